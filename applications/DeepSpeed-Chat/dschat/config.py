@@ -1,0 +1,166 @@
+"""From a dataclass to a command line, a YAML/JSON file, or both; and the exit of every script.
+
+Nothing here imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dschat.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
+
+# Flags that DeepSpeed-Chat users know and this project does not honour -> what to use instead.
+HYBRID_ENGINE = (
+    "the hybrid engine is not used here: generation runs on the trained weights themselves. "
+    "Remove the flag; under ZeRO 3 add --enable_zero3_generation_gather for fast generation"
+)
+REPLACED_FLAGS: dict[str, str] = {
+    "enable_hybrid_engine": HYBRID_ENGINE,
+    "unpin_actor_parameters": HYBRID_ENGINE,
+    "release_inference_cache": HYBRID_ENGINE,
+    "inference_tp_size": HYBRID_ENGINE,
+    "tp_gather_partition_size": HYBRID_ENGINE,
+    "enable_mixed_precision_lora": "mixed-precision ZeRO++ is not supported. Remove the flag and "
+    "use --actor_lora_dim with --actor_zero_stage 2 or 3",
+}
+
+
+def flag(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field with its help line; `default` may be a list."""
+    metadata = {"help": help, **metadata}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_config(
+    config_class: type[ConfigT],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    replaced_flags: Mapping[str, str] = REPLACED_FLAGS,
+) -> ConfigT:
+    """Parse `[config.yaml] [--flag value ...]` into `config_class`; flags override the file.
+
+    Args:
+        config_class: a dataclass made of `flag(...)` fields. If it has a `validate()` method, it
+            is called on the result.
+        argv: the arguments without the program's name; None takes `sys.argv[1:]`.
+        description: shown by `--help`.
+        replaced_flags: known flags that are refused, with what to use instead.
+
+    Raises:
+        UserError: a refused flag, a file that cannot be read, or an unknown name in it.
+        SystemExit: argparse's own errors (exit code 2) and `--help`.
+    """
+    from transformers import HfArgumentParser
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _refuse_replaced(arguments, replaced_flags)
+    parser = HfArgumentParser(config_class, description=description, allow_abbrev=False)  # type: ignore[arg-type]
+    file_values: dict[str, Any] = {}
+    file_at = _config_file_position(arguments)
+    if file_at is not None:
+        path = arguments.pop(file_at)
+        file_values = _read_config_file(path, config_class, replaced_flags)
+        _use_as_defaults(parser, file_values)
+    (config,) = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    validate = getattr(config, "validate", None)
+    if validate is not None:
+        validate()
+    return config
+
+
+def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]) -> None:
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        name = argument[2:].split("=", 1)[0].replace("-", "_")
+        if name in replaced_flags:
+            raise UserError(f"--{name} cannot be honoured: {replaced_flags[name]}.")
+
+
+def _config_file_position(arguments: Sequence[str]) -> int | None:
+    """The config file is the first argument; the DeepSpeed launcher may put --local_rank before."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith(("--local_rank", "--local-rank")):
+            continue
+        is_file = argument.lower().endswith((".yaml", ".yml", ".json"))
+        return i if is_file and not argument.startswith("-") else None
+    return None
+
+
+def _read_config_file(
+    path: str, config_class: type, replaced_flags: Mapping[str, str]
+) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if path.lower().endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"The config file {path!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"The config file {path!r} holds a {type(values).__name__}; "
+            "expected names and values, one flag a line (learning_rate: 1e-5)."
+        )
+    # A run's own config.yaml can be given back: what it records about the run is not a flag.
+    values.pop("run", None)
+    known = {f.name for f in dataclasses.fields(config_class)}
+    for name in values:
+        if name in replaced_flags:
+            raise UserError(f"{path}: {name} cannot be honoured: {replaced_flags[name]}.")
+        if name not in known:
+            raise UserError(
+                f"{path}: unknown name {name!r}. Known names: {', '.join(sorted(known))}."
+            )
+    return values
+
+
+def _use_as_defaults(parser: Any, values: Mapping[str, Any]) -> None:
+    """The file's values take the place of the defaults, through each flag's own type check."""
+    for action in parser._actions:
+        if action.dest not in values:
+            continue
+        value = values[action.dest]
+        if value is not None:
+            convert = action.type or (lambda v: v)
+            items = value if isinstance(value, list) else [value]
+            try:
+                items = [v if isinstance(v, bool) else convert(str(v)) for v in items]
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{action.dest} = {value!r} in the config file: {error}") from error
+            if action.choices is not None and any(v not in action.choices for v in items):
+                choices = ", ".join(map(str, action.choices))
+                raise UserError(f"{action.dest} = {value!r} in the config file; expected {choices}")
+            value = items if action.nargs in ("+", "*") else items[0]
+        action.default = value
+        action.required = False
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main function; a `UserError` becomes one message and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        prefix = "error" if os.environ.get("WORLD_SIZE", "1") == "1" else f"error (rank {rank})"
+        print(f"\n{prefix}: {error}", file=sys.stderr, flush=True)
+        # Other ranks may be waiting in a collective: the launcher ends them when this one exits,
+        # and a normal interpreter shutdown could wait for them instead.
+        sys.stdout.flush()
+        os._exit(1)

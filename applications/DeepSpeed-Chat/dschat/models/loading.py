@@ -1,0 +1,264 @@
+"""Tokenizers and models from Hugging Face folders (or hub names where there is a network).
+
+Nothing from a checkpoint is ever executed: no remote code, and weights are read by transformers'
+safe loaders.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dschat.errors import UserError
+
+DROPOUT_FIELDS = (
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "classifier_dropout",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attn_pdrop",
+)
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The training dtype: bf16 on a GPU that has it and fp32 elsewhere unless named.
+
+    Args:
+        name: "fp32", "bf16", "fp16" or None (choose).
+        device: where the model will run.
+
+    Raises:
+        UserError: fp16 on CPU, bf16 on a GPU without it, or an unknown name.
+    """
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
+    if name not in dtypes:
+        raise UserError(f"--dtype {name!r} is unknown; expected one of {', '.join(dtypes)}.")
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("--dtype fp16 needs a GPU; on CPU use --dtype fp32 or --dtype bf16.")
+    if name == "bf16" and not has_bf16:
+        raise UserError("--dtype bf16: this GPU does not have it; use --dtype fp16 or fp32.")
+    return dtypes[name]
+
+
+def check_model_path(path: str, flag: str) -> None:
+    """Refuse a path that is neither a model folder nor a possible hub name.
+
+    Args:
+        path: what the user gave.
+        flag: the flag's name, for the message.
+    """
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            inside = sorted(p.name for p in Path(path).iterdir())[:8]
+            raise UserError(
+                f"--{flag} {path}: the folder has no config.json (it holds: "
+                f"{', '.join(inside) or 'nothing'}). Give a Hugging Face model folder, for "
+                "example the output folder of an earlier step."
+            )
+        return
+    if Path(path).exists():
+        raise UserError(f"--{flag} {path}: this is a file; expected a Hugging Face model folder.")
+    looks_like_a_hub_name = path.count("/") <= 1 and not path.startswith((".", "/", "~"))
+    if not looks_like_a_hub_name:
+        raise UserError(
+            f"--{flag} {path}: no such folder (looked in {os.getcwd()}). Give a Hugging Face "
+            "model folder or a hub name such as google/gemma-2b."
+        )
+
+
+def _load(loader: Any, path: str, flag: str, **options: Any) -> Any:
+    """`loader.from_pretrained` with failures told as `UserError`."""
+    check_model_path(path, flag)
+    try:
+        return loader.from_pretrained(path, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        where = (
+            "the folder cannot be read as a Hugging Face model"
+            if Path(path).is_dir()
+            else "no such local folder, and it could not be fetched from the Hugging Face hub"
+        )
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(f"--{flag} {path}: {where} ({reason}).") from error
+
+
+def load_tokenizer(
+    path: str,
+    flag: str = "model_name_or_path",
+    end_of_conversation_token: str | None = None,
+    add_eot_token: bool = False,
+    pad_token: str | None = None,
+) -> Any:
+    """A tokenizer whose `eos_token` ends a response and whose `pad_token` exists.
+
+    Args:
+        path: model folder or hub name.
+        flag: the flag that gave `path`, for messages.
+        end_of_conversation_token: ends every response; None takes the tokenizer's own eos.
+        add_eot_token: add `end_of_conversation_token` to the vocabulary if it is not there.
+        pad_token: a token to pad with, where the tokenizer names none.
+
+    Raises:
+        UserError: no such tokenizer, or no usable pad or end token; says what to give.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, path, flag)
+    if end_of_conversation_token is not None:
+        vocabulary = tokenizer.get_vocab()
+        if end_of_conversation_token not in vocabulary:
+            if not add_eot_token:
+                own = f" (its own end token is {tokenizer.eos_token!r})" * bool(tokenizer.eos_token)
+                raise UserError(
+                    f"--end_of_conversation_token {end_of_conversation_token!r} is not a token of "
+                    f"{path}{own}. Leave the flag out to use the tokenizer's own, or add "
+                    "--add_eot_token to add it to the vocabulary."
+                )
+            tokenizer.add_special_tokens({"additional_special_tokens": [end_of_conversation_token]})
+        tokenizer.eos_token = end_of_conversation_token
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"The tokenizer of {path} has no end-of-sequence token. Name one of its tokens with "
+            "--end_of_conversation_token (with --add_eot_token to add a new one)."
+        )
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise UserError(f"--pad_token {pad_token!r} is not a token of {path}.")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token is None:
+        suggestion = tokenizer.unk_token or tokenizer.eos_token
+        raise UserError(
+            f"The tokenizer of {path} has no padding token. Name one of its tokens with "
+            f"--pad_token, for example --pad_token {suggestion!r}."
+        )
+    return tokenizer
+
+
+def configure_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout probability of a model config; None keeps the model's own."""
+    if dropout is None:
+        return
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"Dropout {dropout} is not a probability in [0, 1).")
+    for name in DROPOUT_FIELDS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _load_config(path: str, flag: str, tokenizer: Any, dropout: float | None) -> Any:
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, path, flag)
+    configure_dropout(config, dropout)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+    return config
+
+
+def fit_vocabulary(model: Any, tokenizer: Any, path: str, may_grow: bool) -> None:
+    """Make sure that every token id has an embedding row.
+
+    New rows are added only where the user added a token (`may_grow`).
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    if not may_grow:
+        raise UserError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens but the model has {rows} embedding "
+            "rows. Model and tokenizer do not belong together; use the folder of one model (or "
+            "--add_eot_token, if the difference is the end token that you add)."
+        )
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+
+
+def load_causal_lm(
+    path: str,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    flag: str = "model_name_or_path",
+    dropout: float | None = None,
+    may_grow: bool = False,
+) -> Any:
+    """An `AutoModelForCausalLM` on CPU in `dtype`, its vocabulary checked against the tokenizer.
+
+    Raises:
+        UserError: the path is no such model, or tokenizer and embeddings do not fit.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = _load_config(path, flag, tokenizer, dropout)
+    model = _load(AutoModelForCausalLM, path, flag, config=config, dtype=dtype)
+    fit_vocabulary(model, tokenizer, path, may_grow)
+    return model
+
+
+def load_reward_model(
+    path: str,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    flag: str = "model_name_or_path",
+    dropout: float | None = None,
+    head_may_be_new: bool = False,
+    may_grow: bool = False,
+) -> Any:
+    """An `AutoModelForSequenceClassification` with one output: a reward model or a critic.
+
+    Args:
+        head_may_be_new: True in step 2, where the head is trained; otherwise a checkpoint without
+            a score head is refused, because its scores would be random.
+
+    Raises:
+        UserError: the path is no reward model, or tokenizer and embeddings do not fit.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    config = _load_config(path, flag, tokenizer, dropout)
+    if not head_may_be_new and getattr(config, "num_labels", 1) != 1:
+        raise UserError(
+            f"--{flag} {path}: the classifier has {config.num_labels} outputs; a reward model "
+            "has one."
+        )
+    config.num_labels = 1
+    model, info = _load(
+        AutoModelForSequenceClassification,
+        path,
+        flag,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+    )
+    missing = [name for name in info["missing_keys"] if "score" in name or "classifier" in name]
+    if missing and not head_may_be_new:
+        raise UserError(
+            f"--{flag} {path}: the checkpoint has no reward head ({', '.join(missing)} missing), so "
+            "it is not a reward model. Give the output of step 2 (output_dir/step_N)."
+        )
+    fit_vocabulary(model, tokenizer, path, may_grow)
+    return model
+
+
+def check_same_vocabulary(tokenizer: Any, other: Any, path: str, other_path: str) -> None:
+    """Refuse two models whose token ids do not mean the same tokens.
+
+    Raises:
+        UserError: names the first tokens that differ.
+    """
+    mine, theirs = tokenizer.get_vocab(), other.get_vocab()
+    if mine == theirs:
+        return
+    differing = sorted(set(mine.items()) ^ set(theirs.items()), key=lambda item: item[1])[:5]
+    examples = ", ".join(f"{token!r} (id {index})" for token, index in differing)
+    raise UserError(
+        f"{path} and {other_path} have different vocabularies ({len(mine)} and {len(theirs)} "
+        f"tokens; for example {examples}). Actor, critic, reference and reward model must share "
+        "one tokenizer: train the reward model from the same base model."
+    )

@@ -1,0 +1,107 @@
+"""DeepSpeed's settings, in one place for the three steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dschat.errors import UserError
+
+# What the scripts' own flags decide; a --deepspeed_config file may not say it a second time.
+OWNED_BY_FLAGS = {
+    "train_batch_size": "--per_device_train_batch_size and --gradient_accumulation_steps",
+    "train_micro_batch_size_per_gpu": "--per_device_train_batch_size",
+    "gradient_accumulation_steps": "--gradient_accumulation_steps",
+    "optimizer": "--learning_rate and --weight_decay",
+    "scheduler": "--lr_scheduler_type and --warmup_ratio",
+    "bf16": "--dtype bf16",
+    "fp16": "--dtype fp16",
+}
+
+
+def deepspeed_settings(
+    stage: int,
+    dtype: torch.dtype,
+    micro_batch_size: int,
+    accumulation_steps: int,
+    world_size: int,
+    offload: bool = False,
+    overrides: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The dictionary for `deepspeed.initialize` or `TrainingArguments(deepspeed=...)`.
+
+    Args:
+        stage: ZeRO stage 0, 1, 2 or 3.
+        dtype: float32, bfloat16 or float16 (with dynamic loss scaling).
+        micro_batch_size: per rank.
+        accumulation_steps: micro-batches per optimiser step.
+        world_size: number of ranks.
+        offload: keep the optimiser's state (and under stage 3 the parameters) in CPU memory.
+        overrides: top-level keys merged over the result (see `read_overrides`).
+
+    Raises:
+        UserError: an unknown stage, or offload at stage 0.
+    """
+    if stage not in (0, 1, 2, 3):
+        raise UserError(f"ZeRO stage {stage} does not exist; expected 0, 1, 2 or 3.")
+    if offload and stage == 0:
+        raise UserError("--offload needs a ZeRO stage of 1, 2 or 3; stage 0 has nothing to offload.")
+    zero: dict[str, Any] = {"stage": stage}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    if stage == 3:
+        zero |= {
+            # Without this a stage-3 model cannot be saved as a plain checkpoint.
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": 10_000,
+        }
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation_steps,
+        "train_batch_size": micro_batch_size * accumulation_steps * world_size,
+        "zero_optimization": zero,
+        # DeepSpeed clips at 1.0 even when nothing is said: say it.
+        "gradient_clipping": 1.0,
+        # Our optimiser is torch's AdamW, also where its state is offloaded.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+    if dtype == torch.bfloat16:
+        settings["bf16"] = {"enabled": True}
+    elif dtype == torch.float16:
+        settings["fp16"] = {"enabled": True, "loss_scale_window": 100}
+    for key, value in (overrides or {}).items():
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            settings[key] = {**settings[key], **value}
+        else:
+            settings[key] = value
+    return settings
+
+
+def read_overrides(path: str | None) -> dict[str, Any]:
+    """The user's `--deepspeed_config` JSON file, checked against the scripts' own flags."""
+    if path is None:
+        return {}
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--deepspeed_config {path} cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--deepspeed_config {path}: expected a JSON object.")
+    for key in values:
+        if key in OWNED_BY_FLAGS:
+            raise UserError(
+                f"--deepspeed_config {path}: remove {key!r}; use {OWNED_BY_FLAGS[key]} instead."
+            )
+    if "stage" in values.get("zero_optimization", {}):
+        raise UserError(
+            f"--deepspeed_config {path}: remove 'stage'; use the script's ZeRO stage flag."
+        )
+    return values

@@ -1,0 +1,99 @@
+"""One process or many: start-up, reductions, and what only rank 0 does."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+logger = logging.getLogger("dschat")
+
+
+def init_distributed(local_rank: int = -1) -> torch.device:
+    """Join the process group (one process without a launcher) and return this rank's device.
+
+    NCCL on a GPU, gloo on CPU. Safe to call twice.
+    """
+    # Without LOCAL_SIZE DeepSpeed leaves out its shared-memory op, which leaks /dev/shm.
+    os.environ.pop("LOCAL_SIZE", None)
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": str(max(local_rank, 0)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    import deepspeed
+
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    return device
+
+
+def shut_down() -> None:
+    """Leave the process group in order (ranks that leave early can abort the others)."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """The number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is rank 0."""
+    return rank() == 0
+
+
+def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
+    """Reduce over ranks in place ("sum", "max" or "min") and return the tensor."""
+    if world_size() > 1:
+        ops = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
+        dist.all_reduce(tensor, op=ops[op])
+    return tensor
+
+
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Element-wise float64 sums over ranks: one collective for all of them."""
+    return all_reduce(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+
+
+def union_over_ranks(ids: torch.Tensor, size: int) -> torch.Tensor:
+    """The sorted union over ranks of ids in [0, size)."""
+    if world_size() == 1:
+        return ids
+    member = torch.zeros(size, dtype=torch.int32, device=ids.device)
+    member[ids] = 1
+    return all_reduce(member, "max").nonzero().squeeze(1)
+
+
+def broadcast_object(value: Any, source: int = 0) -> Any:
+    """Rank `source`'s value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def log_main(message: str) -> None:
+    """Print on rank 0 only, past a progress bar."""
+    if is_main():
+        from tqdm import tqdm
+
+        tqdm.write(message)
