@@ -1,0 +1,127 @@
+"""Prompts for RL: token ids, batches that do not depend on the number of ranks, left padding."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from dschat.data.rows import decode_example
+from dschat.data.text import conversation_text, prompt_ids
+from dschat.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """One prompt: its token ids, its text, and the raw fields a reward function needs."""
+
+    ids: list[int]
+    text: str
+    example: dict[str, Any]
+
+
+def build_prompts(
+    dataset: Iterable[Mapping[str, Any]],
+    tokenizer: Any,
+    max_prompt_seq_len: int,
+    num_padding_at_beginning: int = 0,
+) -> tuple[list[PromptExample], int]:
+    """Tokenise the `prompt` column; prompts longer than `max_prompt_seq_len` tokens are left out.
+
+    Returns:
+        The prompts in the data set's order, and how many were left out (logged as well).
+
+    Raises:
+        UserError: no prompt is short enough, or the chat template is missing.
+    """
+    rows = list(dataset)
+    encoded = prompt_ids(tokenizer, [row["prompt"] for row in rows], num_padding_at_beginning)
+    prompts = [
+        PromptExample(
+            ids, conversation_text(row["prompt"], tokenizer), decode_example(row.get("example"))
+        )
+        for row, ids in zip(rows, encoded, strict=True)
+        if len(ids) <= max_prompt_seq_len
+    ]
+    n_too_long = len(rows) - len(prompts)
+    if not prompts:
+        lengths = [len(ids) for ids in encoded] or [0]
+        raise UserError(
+            f"None of the {len(rows)} prompts has {max_prompt_seq_len} tokens or fewer: the "
+            f"shortest has {min(lengths)}, the median {statistics.median(lengths):.0f}. Raise "
+            "--max_prompt_seq_len or give shorter prompts."
+        )
+    if n_too_long:
+        logger.warning(
+            "%d of %d prompts are longer than --max_prompt_seq_len %d and are left out",
+            n_too_long,
+            len(rows),
+            max_prompt_seq_len,
+        )
+    return prompts, n_too_long
+
+
+def collate_prompts(examples: Sequence[PromptExample], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Pad prompts on the left, so that every response starts at the same position.
+
+    Returns:
+        input_ids [B, P] and attention_mask [B, P] (1 on the prompt's own tokens), both int64;
+        P is the longest prompt's length.
+    """
+    import torch
+
+    length = max(len(example.ids) for example in examples)
+    input_ids = torch.full((len(examples), length), pad_token_id, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for i, example in enumerate(examples):
+        start = length - len(example.ids)
+        input_ids[i, start:] = torch.tensor(example.ids, dtype=torch.int64)
+        attention_mask[i, start:] = 1
+    return input_ids, attention_mask
+
+
+def prompt_batches(n: int, global_batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Shuffle `n` prompts and cut them into global batches; the last, partial one is dropped.
+
+    The order depends on `seed` and `epoch` alone, not on the number of ranks.
+
+    Raises:
+        UserError: there is not even one full batch.
+    """
+    if n < global_batch_size:
+        raise UserError(
+            f"There are {n} prompts and a global batch takes {global_batch_size} (ranks x "
+            "--per_device_generation_batch_size x --generation_batches or "
+            "--gradient_accumulation_steps). Lower one of these flags, use fewer ranks, raise "
+            "--max_prompt_seq_len if prompts were left out, or give more data."
+        )
+    order = np.random.default_rng([seed, epoch]).permutation(n).tolist()
+    full = n - n % global_batch_size
+    return [order[i : i + global_batch_size] for i in range(0, full, global_batch_size)]
+
+
+def rank_share(global_batch: Sequence[ItemT], rank: int, world_size: int) -> list[ItemT]:
+    """Items rank, rank + world_size, ... of a global batch.
+
+    Cut into micro-batches of b items each, the j-th micro-batches of all ranks together are the
+    j-th run of b x world_size items of the global batch: the same prompts meet in one update
+    whatever the number of ranks, as long as b x world_size is the same.
+
+    Raises:
+        ValueError: the batch does not divide evenly among the ranks.
+    """
+    if len(global_batch) % world_size:
+        raise ValueError(
+            f"a global batch of {len(global_batch)} items does not divide among {world_size} ranks"
+        )
+    return list(global_batch[rank::world_size])

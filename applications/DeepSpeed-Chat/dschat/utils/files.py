@@ -1,0 +1,186 @@
+"""Files that are either complete or not there under their name; JSON lines; a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dschat.errors import UserError
+
+# torch.save and safetensors raise errors of their own, without errno, when the disk is full.
+NEARLY_FULL_BYTES = 1 << 20
+FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+REFUSED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+def _temporary_sibling(path: Path) -> Path:
+    """A hidden name beside `path`: renaming is atomic only within one file system.
+
+    The process id alone is not enough: containers on one shared file system use the same ids.
+    """
+    return path.parent / f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def _is_disk_full(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL_ERRNOS
+    if "no space left" in str(error).lower():
+        return True
+    is_write_error = isinstance(error, (RuntimeError, OSError)) or "Safetensor" in repr(error)
+    try:
+        return is_write_error and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a full disk or a refused write below `path` into a `UserError` that says what to do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        folder = Path(path).absolute().parent
+        if _is_disk_full(error, folder):
+            raise UserError(
+                f"The disk is full: {path} could not be written ({error}). Nothing half-written is "
+                "left under that name. Free some space there, or give an --output_dir (for cached "
+                "data a --data_output_path) on another disk, and start again."
+            ) from error
+        if _is_refused_write(error, folder):
+            raise UserError(
+                f"{path} could not be written: {error}. Give another path, in a folder that this "
+                "user may write to."
+            ) from error
+        raise
+
+
+def _is_refused_write(error: BaseException, folder: Path) -> bool:
+    if not isinstance(error, OSError) or error.errno not in REFUSED_ERRNOS:
+        return False
+    # What the block reads elsewhere may be refused too: that is another error.
+    return error.filename is not None and Path(error.filename).is_relative_to(folder.absolute())
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` (UTF-8): a reader, or a crash, sees the whole old file or the whole new one.
+
+    Parent folders are made.
+
+    Raises:
+        UserError: the disk is full or the folder may not be written to.
+    """
+    path = Path(os.path.abspath(path))
+    temporary = _temporary_sibling(path)
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON; see `atomic_write_text`."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it gets that name once the block has succeeded.
+
+    All files are flushed to the disk first. A folder that had the name is replaced, and put back
+    if the renaming fails. If the block raises, the temporary folder is removed and `path` is as it
+    was. Where several ranks write into one folder, one of them opens it and tells the others.
+
+    Raises:
+        UserError: the disk is full, the folder may not be written to, or `path` is a file.
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; expected a folder or a free name. Give another path.")
+    temporary = _temporary_sibling(path)
+    with explain_write_errors(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for folder, _, files in os.walk(temporary, topdown=False):
+                for name in files:
+                    _fsync(Path(folder, name))
+                _fsync(Path(folder))
+            _publish(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give `temporary` the name `path`. A folder that is not empty cannot be renamed over."""
+    replaced = temporary.with_name(temporary.name + "-replaced")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, replaced)
+        try:
+            os.rename(temporary, path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if replaced.exists():
+                    os.rename(replaced, path)
+                raise
+            # Another process gave its own folder the name in between: ours is the newer one.
+            shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    _fsync(path.parent)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a file of one JSON object a line; blank lines are skipped.
+
+    Raises:
+        UserError: the file cannot be read, or a line is not a JSON object (its number is given).
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(_json_object(line, f"{path}, line {number}"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    return rows
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error}. Expected one object a line.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where} holds a {type(row).__name__}; expected an object {{...}}.")
+    return row
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, UTF-8, atomically; see `atomic_write_text`."""
+    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
