@@ -29,13 +29,15 @@ def _temporary_sibling(path: Path) -> Path:
 
 
 def _is_disk_full(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL_ERRNOS
-    if "no space left" in str(error).lower():
-        return True
-    is_write_error = isinstance(error, (RuntimeError, OSError)) or "Safetensor" in repr(error)
+    link: BaseException | None = error
+    while link is not None:
+        if getattr(link, "errno", None) in FULL_ERRNOS or "no space left" in str(link).lower():
+            return True
+        link = link.__cause__ or link.__context__
     try:
-        return is_write_error and shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+        return isinstance(error, RuntimeError) and (
+            shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+        )
     except OSError:
         return False
 
@@ -88,17 +90,18 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     path = Path(os.path.abspath(path))
     temporary = _temporary_sibling(path)
-    with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _fsync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -121,8 +124,9 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder or a free name. Give another path.")
     temporary = _temporary_sibling(path)
-    with explain_write_errors(path):
-        try:
+    try:
+        # How full the disk is must be seen before the temporary folder is removed.
+        with explain_write_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
             for folder, _, files in os.walk(temporary, topdown=False):
@@ -130,8 +134,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
             _publish(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(temporary: Path, path: Path) -> None:
