@@ -1,0 +1,154 @@
+"""What every run writes beside its model: config.yaml, metrics.jsonl and TensorBoard logs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dschat.training.distributed import is_main, world_size
+from dschat.utils.files import atomic_write_text, explain_write_errors
+
+LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "peft", "accelerate", "datasets")
+SECRET_NAME = re.compile(r"(^|_)(sk|key|secret|password|passwd|credential|hub_token|auth_token)s?$")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries that decide results."""
+    versions = {"python": platform.python_version()}
+    for name in ("dschat", *LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_commit() -> str | None:
+    """The commit this package runs from, with "-dirty" where tracked files differ from it.
+
+    None where the package does not lie in its own repository (an installed wheel) or git is absent.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        commit = git("rev-parse", "HEAD")
+        return commit + "-dirty" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_config(config: Any, output_dir: str | Path, **run: Any) -> None:
+    """Write output_dir/config.yaml: all resolved settings, and what they ran on under `run`.
+
+    The file can be given back to the script. Values of settings that hold secrets are left out.
+    Only rank 0 writes; the other ranks return at once.
+
+    Args:
+        config: the script's dataclass.
+        output_dir: made if need be.
+        run: further facts about the run (plain values).
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    if not is_main():
+        return
+    import yaml
+
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if not SECRET_NAME.search(name)
+    }
+    settings["run"] = {
+        **run,
+        "world_size": world_size(),
+        "git_commit": git_commit(),
+        "versions": library_versions(),
+    }
+    atomic_write_text(Path(output_dir) / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+
+
+class MetricsLog:
+    """Writes metrics to output_dir/metrics.jsonl (one object a step) and to TensorBoard.
+
+    Rank 0 writes; on other ranks every method does nothing. Usable as a context manager.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        tensorboard_path: str | Path | None = None,
+        append: bool = False,
+    ) -> None:
+        """Open the files.
+
+        Args:
+            output_dir: made if need be.
+            tensorboard_path: folder for TensorBoard's files; None: none are written.
+            append: go on with an existing metrics.jsonl (a resumed run) instead of replacing it.
+        """
+        self.path = Path(output_dir) / "metrics.jsonl"
+        self._file: Any = None
+        self._board: Any = None
+        if not is_main():
+            return
+        with explain_write_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
+        if tensorboard_path is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with explain_write_errors(tensorboard_path):
+                self._board = SummaryWriter(str(tensorboard_path))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one object; `row["step"]` is TensorBoard's step. NaN and infinities become null."""
+        if self._file is None:
+            return
+        finite = {key: _finite(value) for key, value in row.items()}
+        with explain_write_errors(self.path):
+            self._file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for key, value in row.items():
+                if isinstance(value, (int, float)) and key != "step":
+                    self._board.add_scalar(key, value, row.get("step"))
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
