@@ -168,7 +168,8 @@ def fit_vocabulary(model: Any, tokenizer: Any, path: str, may_grow: bool) -> Non
 
     New rows are added only where the user added a token (`may_grow`).
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO 3 empties the shape itself
     if len(tokenizer) <= rows:
         return
     if not may_grow:
