@@ -1,1 +1,25 @@
+"""Policy regularisers: what keeps a policy near its reference. Pure torch.
 
+Every regulariser maps policy logits, reference logits and sampled tokens of N response positions
+to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
+"""
+
+from dschat.regularization.base import Penalty, PolicyRegularizer
+from dschat.regularization.divergences import FDivergence, KLDivergence
+from dschat.regularization.multi_reference import MultiReference
+from dschat.regularization.registry import register, registered_names, regularizer_from_config
+from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.wasserstein import TruncatedWasserstein
+
+__all__ = [
+    "FDivergence",
+    "KLDivergence",
+    "MultiReference",
+    "Penalty",
+    "PolicyRegularizer",
+    "TruncatedWasserstein",
+    "nearest_tokens",
+    "register",
+    "registered_names",
+    "regularizer_from_config",
+]

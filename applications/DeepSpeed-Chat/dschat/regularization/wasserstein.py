@@ -1,0 +1,255 @@
+"""Wasserstein policy regularisation as published: truncated entropic transport between tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dschat.regularization.base import (
+    Penalty,
+    checked_penalty,
+    mean,
+    single_reference,
+)
+from dschat.regularization.diagnosis import diagnose_kernel, diagonal_warning
+from dschat.regularization.kernel_operators import KernelOperator, kernel_operator
+from dschat.regularization.scaling import STABILISER, scale, summarise_plan
+from dschat.regularization.support import (
+    bin_of,
+    binned_distribution,
+    check_support,
+    union_of_tokens,
+)
+from dschat.regularization.token_cost import (
+    nearest_tokens,
+    symmetric_kernel,
+)
+
+
+class TruncatedWasserstein:
+    """Potential of a truncated entropic transport problem between policy and reference.
+
+    Na et al., ICLR 2026, arXiv 2602.01685: W = min <P, C> - epsilon H(P) over plans P between the
+    two distributions, with the distance of token embeddings as cost C. Costs are kept for the
+    ``cost_dim`` nearest tokens only, distributions on a support of the most probable tokens, the
+    rest of the mass in one tail bin that no token can reach. The token penalty is the potential
+    f = epsilon log u of the sampled token after at most ``max_iter`` iterations; a token outside
+    the support gets that of the tail. It is what was published, not a first variation with mean D:
+    the metric ``expected_potential`` (mean of f over the policy) shows the difference. The
+    divergence is the plan's mean cost over the entries of finite cost.
+
+    The truncated problem is infeasible in general, so that f grows with ``max_iter``; and where
+    nearest tokens lie far beyond ``epsilon`` the kernel is the identity in float32 and the penalty
+    is epsilon [log pi + (n - 1) log(pi / rho)]. See ``diagnose`` and ``warning``.
+
+    A batch may be fed in chunks: call ``collect_support`` on each, gather the supports of all
+    ranks, then call the regulariser on each chunk with the result. If all rows of one call have
+    identical policy and reference logits, the penalty is 0; published for the whole batch, this
+    rule acts here on the rows given, since a batch is identical in all its chunks or hardly ever.
+
+    Args:
+        token_embeddings: [V', D], input embeddings of the frozen reference model, V' >= V.
+        cost_dim: nearest tokens per token with a finite cost.
+        top_k: tokens of either distribution that enter the support per position.
+        epsilon: entropic regularisation, in the unit of the costs.
+        max_iter: iterations at most.
+        tol: largest absolute change of u at which a position stops.
+        cost_type: ``L2`` distance or ``cos`` for 1 - cosine.
+        normalize: divide u by its maximum and centre f over the support.
+        pad_token_id: token left out of the support.
+        eos_token_id: token always in the support (also where it is the padding token).
+        block_size: rows per block while the table is built; bounds memory only.
+        cache_dir: folder in which the nearest-token table is kept; None for none.
+
+    Raises:
+        ValueError: on settings outside their range or unusable embeddings.
+    """
+
+    name = "wasserstein"
+    reward_clip: float | None = None
+
+    def __init__(
+        self,
+        token_embeddings: Tensor,
+        cost_dim: int = 512,
+        top_k: int = 128,
+        epsilon: float = 0.01,
+        max_iter: int = 10,
+        tol: float = 1e-6,
+        cost_type: str = "L2",
+        normalize: bool = False,
+        pad_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        block_size: int = 1024,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        if not (cost_dim >= 1 and top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol >= 0):
+            raise ValueError(
+                f"given cost_dim = {cost_dim}, top_k = {top_k}, max_iter = {max_iter}, epsilon = "
+                f"{epsilon}, tol = {tol}, expected the first three at least 1, epsilon above 0 "
+                "and tol at least 0"
+            )
+        self.top_k, self.epsilon = top_k, epsilon
+        self.max_iter, self.tol, self.normalize = max_iter, tol, normalize
+        self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
+        self.table = nearest_tokens(token_embeddings, cost_dim, cost_type, block_size, cache_dir)
+        self._last_kernel: _KernelOnSupport | None = None
+        self._diagnosis = diagnose_kernel(self.table, epsilon)
+
+    @torch.no_grad()
+    def collect_support(
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        token_ids: Tensor,
+        support: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens of these rows' support, joined with an earlier result.
+
+        Args:
+            policy_logits, reference_logits: [N, V], the response positions of a chunk; several
+                references are joined.
+            token_ids: any shape, int64, further tokens: those that follow each position of the
+                batch from the first response token on, after the end of a response too.
+            support: result for earlier chunks.
+
+        Returns:
+            [S] int64, sorted, without repetition.
+        """
+        references = (
+            [reference_logits] if isinstance(reference_logits, Tensor) else reference_logits
+        )
+        return union_of_tokens(
+            logits=[policy_logits, *references],
+            token_ids=[token_ids] if support is None else [token_ids, support],
+            top_k=self.top_k,
+            excluded=self.pad_token_id,
+            included=self.eos_token_id,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        actions: Tensor,
+        support: Tensor | None = None,
+    ) -> Penalty:
+        """Penalise N positions: logits [N, V] twice and sampled tokens [N] int64.
+
+        Args:
+            support: [S] from ``collect_support`` over the whole batch; None takes the support of
+                these rows and actions.
+        """
+        reference_logits = single_reference(policy_logits, reference_logits, actions)
+        self._check_vocabulary(policy_logits.shape[1])
+        if support is None:
+            support = self.collect_support(policy_logits, reference_logits, actions)
+        support = support.to(policy_logits.device)
+        check_support(support, policy_logits.shape[1])
+        policy = binned_distribution(policy_logits, support)
+        reference = binned_distribution(reference_logits, support)
+        kernel = self._kernel(support, policy.dtype)
+        bins = bin_of(actions, support)
+        if torch.equal(policy_logits, reference_logits):
+            solution = _Solution.of_identical_rows(policy)
+        else:
+            blocks = torch.arange(len(bins)).split(kernel.operator.positions_per_block)
+            solution = _Solution.joined(
+                [
+                    self._solve(kernel.operator, policy[:, b], reference[:, b], bins[b])
+                    for b in blocks
+                ]
+            )
+        metrics = {
+            "expected_potential": mean(solution.expected_potential),
+            "marginal_error": mean(solution.marginal_error),
+            "iterations": mean(solution.iterations),
+            "converged": mean(solution.converged),
+            "tail_mass": mean((policy[-1] + reference[-1]) / 2),
+            "kernel_share_above_1e-16": kernel.share_above,
+            "nearest_cost_over_epsilon": self._diagnosis["nearest_cost_over_epsilon"],
+        }
+        return checked_penalty(solution.token, solution.divergence, metrics)
+
+    def _check_vocabulary(self, vocabulary: int) -> None:
+        rows = len(self.table.indices)
+        if vocabulary > rows:
+            raise ValueError(
+                f"given logits over {vocabulary} tokens and {rows} token embeddings, expected an "
+                "embedding for each: pass the reference model's own embeddings, and cut padded "
+                "logits to their number"
+            )
+
+    def _kernel(self, support: Tensor, dtype: torch.dtype) -> _KernelOnSupport:
+        last = self._last_kernel
+        # The chunks of a batch share their support: build its kernel once.
+        if last is None or last.dtype != dtype or not torch.equal(last.support, support):
+            entries = symmetric_kernel(self.table.to(support.device), self.epsilon, support)
+            operator = kernel_operator(entries, dtype, extra_bins=1)
+            last = _KernelOnSupport(support, dtype, operator, entries.share_above)
+            self._last_kernel = last
+        return last
+
+    def _solve(
+        self, operator: KernelOperator, policy: Tensor, reference: Tensor, bins: Tensor
+    ) -> _Solution:
+        """Solve for the columns of ``policy`` and ``reference`` [S + 1, N] at ``bins`` [N]."""
+        scaling = scale(operator, policy, reference, self.max_iter, self.tol)
+        plan = summarise_plan(operator, scaling, policy, reference)
+        potential = self._potential(scaling.u)
+        return _Solution(
+            token=potential.gather(0, bins.unsqueeze(0)).squeeze(0),
+            divergence=plan.cost,
+            expected_potential=(policy * potential).sum(0),
+            marginal_error=plan.marginal_error,
+            iterations=scaling.iterations.to(policy.dtype),
+            converged=scaling.converged.to(policy.dtype),
+        )
+
+    def _potential(self, u: Tensor) -> Tensor:
+        """f [S + 1, N] from the scaling u, as published."""
+        if not self.normalize:
+            return self.epsilon * torch.log(u + STABILISER)
+        relative = (u / u.amax(0)).clamp(min=torch.finfo(torch.float32).tiny)
+        potential = self.epsilon * torch.log(relative)
+        return potential - potential.mean(0)
+
+    def diagnose(self) -> dict[str, float]:
+        """Figures of the nearest-token table at this epsilon, see ``diagnose_kernel``."""
+        return dict(self._diagnosis)
+
+    def warning(self) -> str | None:
+        """What to tell the user if the kernel is numerically diagonal; None if it is not."""
+        return diagonal_warning(self._diagnosis, self.epsilon)
+
+
+class _KernelOnSupport(NamedTuple):
+    support: Tensor
+    dtype: torch.dtype
+    operator: KernelOperator
+    share_above: float
+
+
+class _Solution(NamedTuple):
+    """All [N]."""
+
+    token: Tensor
+    divergence: Tensor
+    expected_potential: Tensor
+    marginal_error: Tensor
+    iterations: Tensor
+    converged: Tensor
+
+    @classmethod
+    def of_identical_rows(cls, policy: Tensor) -> _Solution:
+        zero = policy.new_zeros(policy.shape[1])
+        return cls(zero, zero, zero, zero, iterations=zero, converged=zero + 1)
+
+    @classmethod
+    def joined(cls, parts: list[_Solution]) -> _Solution:
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
