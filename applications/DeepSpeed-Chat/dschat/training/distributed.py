@@ -29,6 +29,8 @@ def init_distributed(local_rank: int = -1) -> torch.device:
         os.environ.setdefault(name, value)
     import deepspeed
 
+    # That op is compiled at first use (most of a minute) even where nothing calls it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -58,6 +60,20 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is rank 0."""
     return rank() == 0
+
+
+def is_first_of_node() -> bool:
+    """Whether this is the first rank on its machine (who builds what the others read from disk)."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def first_failure(message: str | None) -> str | None:
+    """The first rank's failure message, if any rank has one: all ranks go on or stop together."""
+    if world_size() == 1:
+        return message
+    messages: list[str | None] = [None] * world_size()
+    dist.all_gather_object(messages, message)
+    return next((m for m in messages if m is not None), None)
 
 
 def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:

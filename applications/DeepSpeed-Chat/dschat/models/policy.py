@@ -1,0 +1,141 @@
+"""A causal LM as a policy over response tokens, and a sequence classifier as a critic.
+
+Shapes: B sequences, P prompt columns (left-padded), T response columns (right-padded), n active
+positions, i.e. those that predict a response token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dschat.errors import UserError
+from dschat.models.output_layer import OutputLayer, response_logprobs
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids that count from each row's first real token, [B, L] int64."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def predicting_positions(hidden: Tensor, response_length: int) -> Tensor:
+    """[B, P + T, H] -> [B, T, H]: the state before each response token."""
+    return hidden[:, -response_length - 1 : -1]
+
+
+def backbone(model: Any) -> nn.Module:
+    """The model without its head, for plain and for LoRA models."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(plain, plain.base_model_prefix, None)
+    if inner is None or inner is plain:
+        raise UserError(
+            f"{type(plain).__name__} has no body under '{plain.base_model_prefix}'; expected a "
+            "model with a language-model or classification head."
+        )
+    return inner
+
+
+def _last_hidden(body: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    output = body(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=positions(attention_mask),
+        use_cache=False,
+    )
+    return output.last_hidden_state
+
+
+class PolicyModel(nn.Module):
+    """Hidden states or log-probabilities of the response tokens of a batch.
+
+    Attributes:
+        model: the plain `AutoModelForCausalLM` (what is saved).
+        output_layer: its head (see `OutputLayer`).
+    """
+
+    def __init__(self, model: Any, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # A plain attribute, not a second registration of the same parameters.
+        object.__setattr__(self, "output_layer", OutputLayer.of(plain))
+
+    output_layer: OutputLayer
+
+    def share_with_zero3(self) -> None:
+        """Tell ZeRO 3 that this module's forward and backward use the head's weights directly."""
+        import deepspeed
+
+        for parameter in self.output_layer.parameters():
+            deepspeed.zero.register_external_parameter(self, parameter)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor,
+        hidden_only: bool = False,
+    ) -> Tensor:
+        """Log-probabilities [n] of the active response tokens in row order, differentiable.
+
+        Args:
+            input_ids: [B, P + T]. attention_mask: [B, P + T]. response_mask: [B, T] bool.
+            hidden_only: return the states [n, H] that predict those tokens instead.
+        """
+        hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
+        length = response_mask.shape[1]
+        active = predicting_positions(hidden, length)[response_mask]
+        if hidden_only:
+            return active
+        actions = input_ids[:, -length:][response_mask]
+        return response_logprobs(active, self.output_layer, actions, self.temperature)
+
+
+class ValueModel(nn.Module):
+    """A reward model's score at every response position: the critic."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not isinstance(getattr(plain, "score", None), nn.Module):
+            raise UserError(
+                f"{type(plain).__name__} scores no single positions; expected a causal model with "
+                "a linear 'score' head, as step 2 makes."
+            )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+        """Values [B, T] float32 of the states before each response token (0 where masked)."""
+        plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
+        states = predicting_positions(hidden, response_mask.shape[1])
+        values = plain.score(states).squeeze(-1).float()
+        return torch.where(response_mask, values, torch.zeros_like(values))
+
+
+def check_output_layer(model: Any) -> None:
+    """Refuse an architecture whose logits are not what `OutputLayer` computes.
+
+    Raises:
+        UserError: this architecture does something else after its last hidden state.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    device = model.get_input_embeddings().weight.device
+    ids = torch.arange(1, 6, device=device).remainder(size).unsqueeze(0)
+    mask = torch.ones_like(ids)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        hidden = _last_hidden(backbone(model), ids, mask)
+        ours = OutputLayer.of(model).logits(hidden[0]).float()
+    model.train(was_training)
+    error = (ours - expected[0]).abs().max()
+    if not error <= 1e-2 * expected.abs().max().clamp(min=1.0):
+        raise UserError(
+            f"{type(model).__name__} does more than a linear layer after its last hidden state "
+            f"(logits differ by {error:.3g}); this architecture is not supported."
+        )

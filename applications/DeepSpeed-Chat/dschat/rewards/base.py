@@ -1,0 +1,59 @@
+"""What a reward function is, and the check of what it returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from dschat.errors import UserError
+
+
+class RewardFunction(Protocol):
+    """Scores responses.
+
+    Args of a call:
+        prompts: the prompts' texts. responses: the responses' texts, without the end token.
+        examples: for each response the data row its prompt came from, and what the trainer adds:
+            `prompt_ids` and `response_ids` (token ids without padding; the end token included
+            where the response ended with it) for rewards that score tokens.
+
+    Returns:
+        One finite number per response, in order.
+    """
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> list[float]: ...
+
+
+def check_rewards(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> list[float]:
+    """The rewards as floats.
+
+    Raises:
+        UserError: a wrong count, something that is no number, NaN or infinity; names the reward
+            function and the first prompt concerned.
+    """
+    if isinstance(rewards, str) or not hasattr(rewards, "__len__"):
+        raise UserError(
+            f"The reward function {name} returned a {type(rewards).__name__}; expected a list of "
+            f"{len(prompts)} numbers."
+        )
+    if len(rewards) != len(prompts):
+        raise UserError(
+            f"The reward function {name} returned {len(rewards)} rewards for {len(prompts)} "
+            "responses; expected one number for each."
+        )
+    checked = []
+    for reward, prompt in zip(rewards, prompts, strict=True):
+        try:
+            number = float("nan") if isinstance(reward, str) else float(reward)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not math.isfinite(number):
+            raise UserError(
+                f"The reward function {name} returned {reward!r} where a finite number was "
+                f"expected, for the prompt {prompt[-200:]!r}."
+            )
+        checked.append(number)
+    return checked

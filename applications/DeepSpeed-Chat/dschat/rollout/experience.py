@@ -1,0 +1,112 @@
+"""What a rollout leaves behind for training: token ids and one number per token, no logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled sequences of one micro-batch on one rank.
+
+    B sequences, P prompt columns (left-padded), T response columns (right-padded).
+
+    Attributes:
+        input_ids: [B, P + T] int64. attention_mask: [B, P + T] int64, 1 on real tokens.
+        response_mask: [B, T] bool, True on response tokens up to and including the end token;
+            a response with no token before the end token is all False (dropped).
+        ended: [B] bool, the response stopped by itself and not at the length limit.
+        dropped: [B] bool, the response has no token of its own.
+        examples: per sequence what a reward function gets besides the texts.
+        prompts, responses: the texts.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+    ended: Tensor
+    dropped: Tensor
+    prompts: list[str]
+    responses: list[str]
+    examples: list[dict[str, Any]]
+
+    @property
+    def actions(self) -> Tensor:
+        """[B, T] the response columns of `input_ids`."""
+        return self.input_ids[:, -self.response_mask.shape[1] :]
+
+    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What `PolicyModel` and `ValueModel` take."""
+        return self.input_ids, self.attention_mask, self.response_mask
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with its scores, ready for updates. All per-token tensors are [B, T] float32.
+
+    Attributes:
+        rollout: the sequences.
+        logprobs: log pi_old of the sampled tokens (at the sampling temperature).
+        reference_logprobs: the same under the (first) reference.
+        values: the critic's before the update.
+        token_penalty: phi_t(a_t). divergence: D_t. Both 0 where masked.
+        scores: [B] what the reward function said.
+        advantages, returns: filled in before the update.
+    """
+
+    rollout: Rollout
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    values: Tensor
+    token_penalty: Tensor
+    divergence: Tensor
+    scores: Tensor
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+    def with_advantages(self, advantages: Tensor, returns: Tensor) -> Experience:
+        """The same experience with its training targets."""
+        return replace(self, advantages=advantages, returns=returns)
+
+
+def make_rollout(
+    prompt_ids: list[list[int]],
+    response_ids: list[list[int]],
+    prompts: list[str],
+    responses: list[str],
+    examples: list[dict[str, Any]],
+    end_token_id: int,
+    pad_token_id: int,
+    device: torch.device,
+) -> Rollout:
+    """Pad one micro-batch to its own longest prompt and response.
+
+    Args:
+        prompt_ids, response_ids: without padding; a response that ended by itself ends with
+            `end_token_id`.
+    """
+    batch = len(prompt_ids)
+    width_prompt = max(len(p) for p in prompt_ids)
+    width_response = max(1, *(len(r) for r in response_ids))
+    ids = torch.full((batch, width_prompt + width_response), pad_token_id, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    mask = torch.zeros(batch, width_response, dtype=torch.bool)
+    ended = torch.zeros(batch, dtype=torch.bool)
+    dropped = torch.zeros(batch, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
+        start, stop = width_prompt - len(prompt), width_prompt + len(response)
+        ids[row, start:stop] = torch.tensor(prompt + response)
+        attention[row, start:stop] = 1
+        ended[row] = bool(response) and response[-1] == end_token_id
+        dropped[row] = len(response) - int(ended[row]) == 0
+        mask[row, : len(response)] = not bool(dropped[row])
+    examples = [
+        {**example, "prompt_ids": prompt, "response_ids": response}
+        for example, prompt, response in zip(examples, prompt_ids, response_ids, strict=True)
+    ]
+    tensors = (x.to(device) for x in (ids, attention, mask, ended, dropped))
+    return Rollout(*tensors, prompts=prompts, responses=responses, examples=examples)

@@ -1,0 +1,141 @@
+"""Sampling from the tempered policy, the same whatever the number of ranks.
+
+transformers generates; only the choice of a token is ours. Each prompt of the global batch has its
+own row of uniform numbers, and a token is where the cumulative probability passes that number.
+So a response depends on the weights, the seed and the prompt's place in the global batch, not on
+which rank, or beside which other prompts, it was sampled. It is also cheaper than `multinomial`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+
+def uniform_numbers(
+    global_batch_size: int, length: int, seed: int, step: int, rank: int = 0, world_size: int = 1
+) -> Tensor:
+    """This rank's rows (rank, rank + world_size, ...) of the step's uniform numbers in [0, 1).
+
+    Returns:
+        [global_batch_size / world_size, length] float64 on CPU.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    numbers = torch.rand(global_batch_size, length, generator=generator, dtype=torch.float64)
+    return numbers[rank::world_size]
+
+
+def sample_by_inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """[B, V] logits and [B] uniform numbers -> [B] token ids ~ softmax(logits / temperature).
+
+    Probabilities add up in float64, so that a token's chance is its probability to within 1e-12
+    also at 256,000 tokens; a token of probability 0 is never chosen.
+    """
+    probabilities = (logits.float() / temperature).softmax(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    threshold = uniform.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return index.clamp(max=logits.shape[-1] - 1)
+
+
+class _InverseCDF(LogitsProcessor):
+    """Leaves one token possible: the sampled one, which transformers' greedy search then takes."""
+
+    def __init__(self, uniform: Tensor, temperature: float, prompt_length: int) -> None:
+        self.uniform = uniform
+        self.temperature = temperature
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        step = input_ids.shape[1] - self.prompt_length
+        token = sample_by_inverse_cdf(scores, self.uniform[:, step], self.temperature)
+        chosen = torch.full_like(scores, -torch.inf)
+        return chosen.scatter_(1, token.unsqueeze(1), 0.0)
+
+
+@contextmanager
+def whole_model(engine: Any, gather: bool) -> Iterator[Any]:
+    """The actor's plain model, ready to generate.
+
+    Under ZeRO 3 with `gather` all parameters are gathered once and the engine's hooks are taken
+    off meanwhile: with the hooks on, ranks that generate different numbers of tokens would wait
+    for each other for ever.
+    """
+    model = engine.module.model
+    if not gather:
+        yield model
+        return
+    import deepspeed
+    from trl.models.utils import add_hooks, remove_hooks
+
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        remove_hooks(engine)
+        try:
+            yield model
+        finally:
+            add_hooks(engine)
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    uniform: Tensor | None,
+    max_new_tokens: int,
+    temperature: float,
+    end_token_id: int,
+    pad_token_id: int,
+    synced_gpus: bool = False,
+) -> list[list[int]]:
+    """Sample one response per prompt (greedy where `uniform` is None).
+
+    Args:
+        model: an `AutoModelForCausalLM` in eval mode.
+        input_ids, attention_mask: [B, P], left-padded.
+        uniform: [B, max_new_tokens] numbers in [0, 1) (see `uniform_numbers`).
+        synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
+
+    Returns:
+        B lists of response ids, the end token included where the response ended by itself.
+    """
+    processors = LogitsProcessorList()
+    if uniform is not None:
+        numbers = uniform.to(input_ids.device)
+        processors.append(_InverseCDF(numbers, temperature, input_ids.shape[1]))
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=end_token_id,
+        pad_token_id=pad_token_id,
+        use_cache=True,
+    )
+    own_settings = copy.deepcopy(model.generation_config)
+    # A model folder may bring a top_p or a repetition penalty of its own; the policy whose
+    # divergence is measured is the plain tempered softmax.
+    model.generation_config = settings
+    try:
+        sequences = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            logits_processor=processors,
+            generation_config=settings,
+            synced_gpus=synced_gpus,
+        )
+    finally:
+        model.generation_config = own_settings
+    responses = sequences[:, input_ids.shape[1] :].tolist()
+    return [_until_end(response, end_token_id, max_new_tokens) for response in responses]
+
+
+def _until_end(response: list[int], end_token_id: int, limit: int) -> list[int]:
+    """Cut what was padded after the end token."""
+    if end_token_id in response:
+        return response[: response.index(end_token_id) + 1]
+    return response[:limit]

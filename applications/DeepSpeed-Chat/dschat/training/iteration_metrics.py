@@ -1,0 +1,98 @@
+"""What an iteration reports: means over all ranks' responses and tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from dschat.rollout.experience import Experience
+from dschat.training import distributed
+
+
+def iteration_metrics(
+    experiences: list[Experience],
+    penalty_sums: dict[str, float],
+    coefficient: float,
+    device: torch.device,
+) -> dict[str, float]:
+    """Means over the responses that have a token, and over their tokens, of all ranks.
+
+    Args:
+        penalty_sums: the regulariser's metrics as sums over active positions, and `positions`.
+        coefficient: of the penalty.
+
+    Returns:
+        `reward` (what the reward function said) with its std, `penalised_reward`,
+        `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
+        (log pi - log rho of the sampled tokens), lengths, shares and counts.
+    """
+    sums = _local_sums(experiences)
+    names = sorted(n for n in penalty_sums if n != "positions")
+    keys = [*sums, "positions", *names]
+    local = [*sums.values(), penalty_sums.get("positions", 0.0), *(penalty_sums[n] for n in names)]
+    total = dict(zip(keys, distributed.sum_over_ranks(local, device), strict=True))
+    responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
+    mean = total["reward"] / responses
+    variance = max(total["reward_squared"] / responses - mean**2, 0.0)
+    return {
+        "reward": mean,
+        "reward_std": math.sqrt(variance),
+        "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
+        "divergence": total["divergence"] / tokens,
+        "divergence_per_response": total["divergence"] / responses,
+        "token_penalty": total["token_penalty"] / tokens,
+        "log_ratio": total["log_ratio"] / tokens,
+        "value": total["value"] / tokens,
+        "response_length": total["tokens"] / responses,
+        "ended": total["ended"] / responses,
+        "responses": total["responses"],
+        "response_tokens": total["tokens"],
+        "dropped": total["dropped"],
+        **{f"penalty/{n}": total[n] / max(total["positions"], 1.0) for n in names},
+    }
+
+
+def _local_sums(experiences: list[Experience]) -> dict[str, float]:
+    sums = dict.fromkeys(
+        (
+            "responses",
+            "dropped",
+            "tokens",
+            "reward",
+            "reward_squared",
+            "ended",
+            "divergence",
+            "token_penalty",
+            "log_ratio",
+            "value",
+        ),
+        0.0,
+    )
+    for e in experiences:
+        kept = ~e.rollout.dropped
+        mask = e.rollout.response_mask
+        scores = e.scores[kept].double()
+        sums["responses"] += float(kept.sum())
+        sums["dropped"] += float(e.rollout.dropped.sum())
+        sums["tokens"] += float(mask.sum())
+        sums["reward"] += float(scores.sum())
+        sums["reward_squared"] += float(scores.square().sum())
+        sums["ended"] += float((e.rollout.ended & kept).sum())
+        for name, values in (
+            ("divergence", e.divergence),
+            ("token_penalty", e.token_penalty),
+            ("log_ratio", e.logprobs - e.reference_logprobs),
+            ("value", e.values),
+        ):
+            sums[name] += float(values.double()[mask].sum())
+    return sums
+
+
+def progress_line(metrics: dict[str, float]) -> str:
+    """What the progress bar shows."""
+    return (
+        f"reward {metrics['reward']:.3f}, divergence {metrics['divergence']:.4f}, "
+        f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"
+        + (f", dropped {metrics['dropped']:.0f}" if metrics["dropped"] else "")
+    )

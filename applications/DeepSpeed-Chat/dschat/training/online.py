@@ -1,0 +1,143 @@
+"""One function for every online script: `train_online(config, penalty)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dschat.data.prompts import prompt_batches
+from dschat.errors import UserError
+from dschat.regularization import PolicyRegularizer, regularizer_from_config
+from dschat.training import distributed
+from dschat.training.online_config import OnlineConfig
+from dschat.training.online_setup import (
+    check_padding,
+    load_models,
+    load_prompts,
+    load_tokenizers,
+    make_engine,
+    start,
+)
+from dschat.training.online_trainer import OnlineTrainer
+from dschat.training.run_files import MetricsLog, write_config
+
+
+def train_online(config: OnlineConfig, penalty: str) -> None:
+    """Step 3: align a policy by PPO under a penalty.
+
+    Args:
+        config: the script's settings.
+        penalty: a name of the regularisers' registry; its options are read from `config`.
+
+    Raises:
+        UserError: something the user gave cannot be used.
+    """
+    device, dtype = start(config)
+    trainer = build_trainer(config, penalty, device, dtype)
+    with trainer.log:
+        trainer.train()
+    distributed.shut_down()
+
+
+def build_trainer(
+    config: OnlineConfig, penalty: str, device: torch.device, dtype: torch.dtype
+) -> OnlineTrainer:
+    """Load, check and connect everything; cheap checks come before long loads."""
+    tokenizer = load_tokenizers(config)
+    check_padding(config, tokenizer)
+    prompts = load_prompts(config, tokenizer)
+    steps = optimizer_steps(config, len(prompts))
+    models = load_models(config, tokenizer, dtype, device)
+    embeddings = models.reference.policy.model.get_input_embeddings().weight.detach()
+    regularizer = build_regularizer(config, penalty, embeddings.to(device), tokenizer)
+    report(config, regularizer, len(prompts), steps)
+    actor = make_engine(models.actor, "actor", config, dtype, steps)
+    critic = make_engine(models.critic, "critic", config, dtype, steps)
+    assert config.output_dir is not None
+    write_config(config, config.output_dir, penalty=penalty, dtype=str(dtype), device=str(device))
+    board = config.tensorboard_path or str(Path(config.output_dir) / "tensorboard")
+    return OnlineTrainer(
+        config=config,
+        actor=actor,
+        critic=critic,
+        references=[models.reference],
+        reward=models.reward,
+        regularizer=regularizer,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        device=device,
+        log=MetricsLog(config.output_dir, board if config.enable_tensorboard else None),
+    )
+
+
+def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
+    """Optimiser steps of the whole run."""
+    per_iteration = config.per_device_generation_batch_size * config.generation_rounds()
+    batches = prompt_batches(
+        n_prompts, per_iteration * distributed.world_size(), config.seed, epoch=0
+    )
+    micro_batches = per_iteration // config.per_device_training_batch_size
+    updates = config.ppo_epochs * micro_batches // config.gradient_accumulation_steps
+    return len(batches) * config.num_train_epochs * updates
+
+
+def build_regularizer(
+    config: OnlineConfig, penalty: str, embeddings: torch.Tensor, tokenizer: Any
+) -> PolicyRegularizer:
+    """The named regulariser; one rank of each node builds what is cached, the others read it.
+
+    Args:
+        embeddings: [V, H] the reference's input embeddings, on the device of training.
+    """
+    perturb = getattr(config, "gaussian_perturb", 0.0)
+    if perturb:
+        generator = torch.Generator().manual_seed(config.seed)
+        noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
+        embeddings = (1 - perturb) * embeddings + perturb * noise
+    assert config.output_dir is not None
+    cache = Path(config.data_output_path or config.output_dir) / "nearest_tokens"
+
+    def build() -> PolicyRegularizer:
+        return regularizer_from_config(
+            config,
+            name=penalty,
+            token_embeddings=embeddings,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            cache_dir=cache,
+        )
+
+    built, failure = None, None
+    if distributed.is_first_of_node():
+        try:
+            built = build()
+        except (ValueError, OSError) as error:
+            failure = str(error)
+    failure = distributed.first_failure(failure)
+    if failure is not None:
+        raise UserError(f"The penalty {penalty!r} cannot be made: {failure}")
+    return built if built is not None else build()
+
+
+def report(
+    config: OnlineConfig, regularizer: PolicyRegularizer, n_prompts: int, steps: int
+) -> None:
+    """Say at the start what is about to happen, and what is odd about the penalty."""
+    diagnose = getattr(regularizer, "diagnose", None)
+    if diagnose is not None:
+        facts = ", ".join(f"{name} {value:.4g}" for name, value in diagnose().items())
+        distributed.log_main(f"{regularizer.name}: {facts}")
+    warning = getattr(regularizer, "warning", lambda: None)()
+    if warning:
+        distributed.log_main(f"WARNING: {warning}")
+    rounds = config.generation_rounds()
+    if rounds != config.generation_batches:
+        distributed.log_main(
+            f"{rounds} generation batches per iteration, so that "
+            f"{config.gradient_accumulation_steps} accumulated micro-batches come from one policy."
+        )
+    distributed.log_main(
+        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps."
+    )

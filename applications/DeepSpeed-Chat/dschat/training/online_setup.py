@@ -1,0 +1,227 @@
+"""Everything an online run needs, built from its settings: models, engines, prompts, penalty."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dschat.config import require
+from dschat.data.load import load_data
+from dschat.data.prompts import PromptExample, build_prompts
+from dschat.models.loading import (
+    check_same_vocabulary,
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    resolve_dtype,
+)
+from dschat.models.lora import add_lora
+from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
+from dschat.rewards.reward_model import RewardModel
+from dschat.rollout.scoring import Reference
+from dschat.training import distributed
+from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
+from dschat.training.online_config import OnlineConfig
+from dschat.training.optimizer import adamw
+from dschat.training.schedule import schedule
+from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
+
+
+@dataclass
+class Models:
+    """The four models, before DeepSpeed has them."""
+
+    actor: PolicyModel
+    critic: ValueModel
+    reference: Reference
+    reward: RewardModel
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch alike on every rank."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def quiet_libraries() -> None:
+    """Hide warnings of libraries about each other that a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|deepspeed")
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def load_tokenizers(config: OnlineConfig) -> Any:
+    """The one tokenizer of actor, reference, critic and reward model."""
+    options = {
+        "end_of_conversation_token": config.end_of_conversation_token,
+        "add_eot_token": config.add_eot_token,
+        "pad_token": config.pad_token,
+    }
+    actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
+    assert actor is not None
+    assert critic is not None
+    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **options)  # type: ignore[arg-type]
+    other = load_tokenizer(critic, "critic_model_name_or_path", **options)  # type: ignore[arg-type]
+    check_same_vocabulary(tokenizer, other, actor, critic)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_models(
+    config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, device: torch.device
+) -> Models:
+    """Actor and reference from one folder, critic and reward model from the other."""
+    actor_path, critic_path = config.actor_model_name_or_path, config.critic_model_name_or_path
+    assert actor_path is not None
+    assert critic_path is not None
+    grow = config.add_eot_token
+    resting = torch.device("cpu") if config.offload_reference_model else None
+
+    def causal_lm(dropout: float | None) -> Any:
+        return load_causal_lm(
+            actor_path, tokenizer, dtype, "actor_model_name_or_path", dropout, grow
+        )
+
+    def classifier(dropout: float | None) -> Any:
+        return load_reward_model(
+            critic_path, tokenizer, dtype, "critic_model_name_or_path", dropout, may_grow=grow
+        )
+
+    actor = causal_lm(config.actor_dropout)
+    check_output_layer(actor)
+    check_room(actor.config, config)
+    critic = classifier(config.critic_dropout)
+    for model, checkpointing in (
+        (actor, config.actor_gradient_checkpointing),
+        (critic, config.critic_gradient_checkpointing),
+    ):
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # The same weights read twice would differ in rows added at random for a new token.
+    reference = causal_lm(None)
+    reference.load_state_dict(actor.state_dict())
+    reward = classifier(None)
+    reward.load_state_dict(critic.state_dict())
+    batch = config.per_device_training_batch_size
+    return Models(
+        actor=PolicyModel(_with_lora(actor, "actor", config), config.temperature),
+        critic=ValueModel(_with_lora(critic, "critic", config)),
+        reference=Reference(PolicyModel(reference, config.temperature), device, resting),
+        reward=RewardModel(reward, tokenizer.pad_token_id, batch, device, resting),
+    )
+
+
+def _with_lora(model: Any, role: str, config: OnlineConfig) -> Any:
+    dim = getattr(config, f"{role}_lora_dim")
+    if dim == 0:
+        return model
+    name = getattr(config, f"{role}_lora_module_name")
+    return add_lora(model, dim, name, config.only_optimize_lora, f"{role}_lora_module_name")
+
+
+def check_room(model_config: Any, config: OnlineConfig) -> None:
+    """Refuse a prompt and response budget beyond the model's context."""
+    limit = getattr(model_config, "max_position_embeddings", None)
+    wanted = config.max_prompt_seq_len + config.max_answer_seq_len
+    require(
+        limit is None or wanted <= limit,
+        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
+        f"{config.max_answer_seq_len} = {wanted} tokens, but the model's context is {limit}. "
+        "Lower one of the two.",
+    )
+
+
+def check_padding(config: OnlineConfig, tokenizer: Any) -> None:
+    """Refuse a `--num_padding_at_beginning` that the tokenizer does not do."""
+    if config.num_padding_at_beginning is None:
+        return
+    ids = tokenizer("a")["input_ids"]
+    found = 0
+    while found < len(ids) and ids[found] == tokenizer.pad_token_id:
+        found += 1
+    require(
+        config.num_padding_at_beginning == found,
+        f"--num_padding_at_beginning {config.num_padding_at_beginning}, but this tokenizer starts "
+        f"a text with {found} padding tokens. Give {found}, or leave the flag out.",
+    )
+
+
+def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
+    """The RL part of the data as prompts short enough."""
+    data = load_data(
+        config.data_path,
+        phase="rl",
+        data_split=config.data_split,
+        seed=config.seed,
+        data_output_path=config.data_output_path,
+    )
+    prompts, left_out = build_prompts(data.train, tokenizer, config.max_prompt_seq_len)
+    if left_out:
+        distributed.log_main(
+            f"{left_out} of {left_out + len(prompts)} prompts are longer than "
+            f"--max_prompt_seq_len {config.max_prompt_seq_len} and are left out."
+        )
+    return prompts
+
+
+def make_engine(
+    module: torch.nn.Module,
+    role: str,
+    config: OnlineConfig,
+    dtype: torch.dtype,
+    optimizer_steps: int,
+) -> Any:
+    """A DeepSpeed engine around the actor's or the critic's module.
+
+    Args:
+        role: "actor" or "critic": whose flags apply.
+        optimizer_steps: of the whole run, for the schedule.
+    """
+    import deepspeed
+
+    stage = getattr(config, f"{role}_zero_stage")
+    settings = deepspeed_settings(
+        stage,
+        dtype,
+        config.per_device_training_batch_size,
+        config.gradient_accumulation_steps,
+        distributed.world_size(),
+        config.offload,
+        read_overrides(config.deepspeed_config),
+    )
+    if stage == 3 and isinstance(module, PolicyModel):
+        module.share_with_zero3()
+    optimizer = adamw(
+        module,
+        getattr(config, f"{role}_learning_rate"),
+        getattr(config, f"{role}_weight_decay"),
+        getattr(config, f"{role}_lora_learning_rate") or DEFAULT_LORA_LEARNING_RATE,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        lr_scheduler=schedule(
+            config.lr_scheduler_type, config.num_warmup_steps, config.warmup_ratio, optimizer_steps
+        ),
+        config=settings,
+    )
+    return engine
+
+
+def start(config: OnlineConfig) -> tuple[torch.device, torch.dtype]:
+    """Join the other ranks, seed, and settle device and dtype."""
+    quiet_libraries()
+    device = distributed.init_distributed(config.local_rank)
+    dtype = resolve_dtype(config.dtype, device)
+    seed_everything(config.seed)
+    return device, dtype

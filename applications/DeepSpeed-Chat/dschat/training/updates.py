@@ -1,0 +1,83 @@
+"""The two updates of an iteration: clipped policy loss and clipped value loss.
+
+A loss is a sum over this rank's tokens divided by the token count of the whole optimiser step, all
+ranks and all accumulated micro-batches together, so that nothing depends on how the batch is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dschat.algorithms import ppo_diagnostics, ppo_policy_loss, value_loss
+from dschat.rollout.experience import Experience
+from dschat.training import distributed
+
+POLICY_CLIP = 0.2
+VALUE_CLIP = 0.2
+
+
+def policy_logprobs(actor: Any, experience: Experience) -> Tensor:
+    """[B, T] current log-probabilities of an experience's tokens, differentiable."""
+    flat = actor(*experience.rollout.model_inputs())
+    mask = experience.rollout.response_mask
+    full = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
+    return full.masked_scatter(mask, flat)
+
+
+def token_count(step: Sequence[Experience]) -> float:
+    """Active tokens of one optimiser step over all ranks."""
+    local = float(sum(int(e.rollout.response_mask.sum()) for e in step))
+    device = step[0].rollout.response_mask.device
+    return distributed.sum_over_ranks([local], device)[0]
+
+
+def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, float]:
+    """One optimiser step of actor and critic over its accumulated micro-batches.
+
+    Args:
+        actor, critic: DeepSpeed engines whose accumulation is `len(step)`.
+        step: the micro-batches of this rank.
+
+    Returns:
+        Metrics (the same on all ranks); empty if no rank has a token, and then nothing is done.
+    """
+    count = token_count(step)
+    if count == 0:
+        return {}
+    # DeepSpeed averages over ranks and accumulated micro-batches; ours are shares of one sum.
+    factor = distributed.world_size() * len(step)
+    sums = torch.zeros(5, dtype=torch.float64, device=step[0].logprobs.device)
+    for experience in step:
+        mask = experience.rollout.response_mask
+        assert experience.advantages is not None
+        assert experience.returns is not None
+        logprobs = policy_logprobs(actor, experience)
+        policy = ppo_policy_loss(
+            logprobs, experience.logprobs, experience.advantages, mask, POLICY_CLIP, count
+        )
+        actor.backward(policy * factor)
+        actor.step()
+        values = critic(*experience.rollout.model_inputs())
+        value = value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, count)
+        critic.backward(value * factor)
+        critic.step()
+        parts = ppo_diagnostics(logprobs, experience.logprobs, mask, POLICY_CLIP)
+        sums += torch.stack(
+            [
+                policy.detach().double(),
+                value.detach().double(),
+                *(parts[name].double() / count for name in ("clip_fraction", "update_kl", "ratio")),
+            ]
+        )
+    names = ("policy_loss", "value_loss", "clip_fraction", "update_kl", "ratio")
+    metrics = dict(zip(names, distributed.all_reduce(sums).tolist(), strict=True))
+    for name, engine in (("actor", actor), ("critic", critic)):
+        norm = engine.get_global_grad_norm()
+        if norm is not None:
+            metrics[f"{name}_grad_norm"] = float(norm)
+        metrics[f"{name}_lr"] = float(engine.get_lr()[0])
+    return metrics
