@@ -60,10 +60,13 @@ def text(value: Any, name: str) -> str:
     return value
 
 
-def optional_text(raw: RawRow, name: str) -> str | None:
-    """The field as a text, or None where it is absent, not a string, or empty."""
-    value = raw.get(name)
-    return value if isinstance(value, str) and value.strip() else None
+def mapping(value: Any, name: str) -> Mapping[str, Any]:
+    """`value` as an object with fields; see `text`."""
+    if value is None:
+        raise RowError(f"missing field {name!r}")
+    if not isinstance(value, Mapping):
+        raise RowError(f"field {name!r} is not an object")
+    return value
 
 
 def number(value: Any, name: str) -> float:

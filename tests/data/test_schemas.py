@@ -1,0 +1,177 @@
+"""What the rows of every data set become, and which of them cannot be used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dschat.data.rows import Row, RowError
+from dschat.data.schemas import SCHEMAS, detect_schema
+from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
+from dschat.errors import UserError
+
+BY_NAME = {schema.name: schema for schema in SCHEMAS}
+
+
+def rows(name: str, raw: dict[str, Any], phase: Any) -> list[Row]:
+    return BY_NAME[name].rows(raw, phase)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_schema_is_found_from_the_columns(name: str, makers: Any) -> None:
+    assert detect_schema([makers[name](i) for i in range(3)], "here").name == name
+
+
+def test_unknown_columns_are_listed_with_the_known_schemas() -> None:
+    with pytest.raises(UserError) as caught:
+        detect_schema([{"text": "a"}, {"label": 1}], "some.jsonl")
+    message = str(caught.value)
+    assert "some.jsonl" in message
+    assert "label, text" in message
+    for schema in SCHEMAS:
+        assert schema.name in message
+
+
+def test_question_and_answer_without_a_final_answer_is_not_gsm8k() -> None:
+    with pytest.raises(UserError, match="answer, question"):
+        detect_schema([{"question": "a", "answer": "b"}], "here")
+
+
+def test_preferences_pass_as_they_are(makers: Any) -> None:
+    raw = {**makers["preferences"](3), "tests": [1]}
+    prompt, chosen, rejected = raw["prompt"], raw["chosen"], raw["rejected"]
+    assert rows("preferences", raw, "sft") == [Row(prompt, chosen)]
+    assert rows("preferences", raw, "reward") == [Row(prompt, chosen, rejected)]
+    assert rows("preferences", raw, "rl") == [Row(prompt, example={"tests": [1]})]
+    assert rows("preferences", {"prompt": prompt}, "rl") == [Row(prompt)]
+    assert rows("preferences", {"prompt": prompt, "chosen": chosen}, "sft")[0].chosen == chosen
+
+
+def test_summaries_of_posts_and_articles(makers: Any) -> None:
+    (post,) = rows("summaries", makers["summaries"](1), "reward")
+    assert post.prompt == "POST\nSubreddit: r/tea\nMy kettle number 1 broke.\nTL;DR: "
+    assert (post.chosen, post.rejected) == (" Second of 1", " First of 1")
+    (article,) = rows("summaries", makers["summaries"](4), "reward")
+    assert article.prompt == "ARTICLE\n(CNN) -- Kettle 4 recalled.\nTL;DR: "
+    assert (article.chosen, article.rejected) == (" First of 4", " Second of 4")
+    raw = makers["summaries"](0)
+    raw["info"]["subreddit"] = None
+    assert rows("summaries", raw, "rl")[0].prompt == "POST\nMy kettle number 0 broke.\nTL;DR: "
+
+
+def test_webgpt_prefers_the_higher_score_and_loses_its_citations(makers: Any) -> None:
+    (row,) = rows("webgpt", makers["webgpt"](0), "reward")
+    assert row.prompt == " Human: Why 0? Assistant:"
+    assert row.chosen == " It is 0."
+    assert row.rejected == " Because of 0 (really)."
+    tie = makers["webgpt"](3)
+    with pytest.raises(RowError, match="no answer was preferred"):
+        rows("webgpt", tie, "reward")
+    assert rows("webgpt", tie, "sft")[0].chosen == " Because of 3 (really)."
+
+
+def test_apps_gives_each_solution_in_sft_and_each_problem_in_rl(makers: Any) -> None:
+    raw = makers["apps"](7)
+    prompt = "### Problem:\nPrint 7.\n\n### Response:\n"
+    assert rows("apps", raw, "sft") == [Row(prompt, "print(7)"), Row(prompt, "print(7 + 0)")]
+    (row,) = rows("apps", raw, "rl")
+    assert (row.prompt, row.chosen) == (prompt, None)
+    assert row.example["input_output"] == raw["input_output"]
+    assert row.example["difficulty"] == "introductory"
+    assert "starter_code" in row.example
+    with pytest.raises(RowError, match="no solution"):
+        rows("apps", {**raw, "solutions": ""}, "sft")
+    for tests in ("", "{}", json.dumps({"inputs": [], "outputs": []})):
+        with pytest.raises(RowError, match="no unit tests"):
+            rows("apps", {**raw, "input_output": tests}, "rl")
+
+
+def test_apps_tests_may_hold_integers_of_many_digits(makers: Any) -> None:
+    tests = '{"inputs": [[' + "9" * 5000 + ']], "outputs": [[1]]}'
+    assert len(rows("apps", {**makers["apps"](0), "input_output": tests}, "rl")) == 1
+
+
+def test_gsm8k_asks_for_and_shows_the_format(makers: Any) -> None:
+    raw = makers["gsm8k"](71)
+    (row,) = rows("gsm8k", raw, "sft")
+    assert row.prompt == [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": "What is 71 + 1?"},
+    ]
+    assert row.chosen == ("<reasoning>\nIt is 71+1 = 72.\n</reasoning>\n<answer>\n72\n</answer>")
+    assert rows("gsm8k", raw, "rl")[0].example == raw
+    with pytest.raises(RowError, match="no final answer"):
+        rows("gsm8k", {**raw, "answer": "72"}, "rl")
+
+
+def test_conversations_with_and_without_a_prompt_of_their_own(makers: Any) -> None:
+    raw = makers["chat preferences"](2)
+    prompt = [{"role": "user", "content": "Tell me of 2."}]
+    expected = Row(prompt, "Much of 2.", "Nothing of 2.")
+    assert rows("chat preferences", raw, "reward") == [expected]
+    assert rows("chat preferences", raw, "sft") == [Row(prompt, "Much of 2.")]
+    scores = {"score_chosen": 8.0, "score_rejected": 3.0}
+    assert rows("chat preferences", raw, "rl") == [Row(prompt, example=scores)]
+    # A prompt that is a text repeats the question.
+    assert rows("chat preferences", {**raw, "prompt": "Tell me"}, "reward") == [expected]
+    explicit = {"prompt": prompt, "chosen": raw["chosen"][1:], "rejected": "Nothing of 2."}
+    assert detect_schema([explicit], "here").name == "chat preferences"
+    assert rows("chat preferences", explicit, "reward") == [expected]
+    assert rows("chat preferences", {**raw, "prompt": prompt}, "reward") == [expected]
+    assert rows("chat preferences", {"prompt": prompt}, "rl") == [Row(prompt)]
+
+
+def message(role: str, content: Any = "x") -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"chosen": None}, "missing field 'chosen'"),
+        ({"chosen": []}, "empty 'chosen'"),
+        ({"chosen": 5}, "not a list of messages"),
+        ({"chosen": ["text"]}, "not a list of messages"),
+        ({"chosen": [message("user"), message("user")]}, "is not the assistant's"),
+        ({"chosen": [message("assistant")]}, "no prompt before"),
+        ({"chosen": [message("user"), message("assistant", 3)]}, "is not a string"),
+        ({"chosen": [message("user"), message("assistant", " ")]}, "empty"),
+        ({"chosen": [message("user"), message("assistant")]}, "the same prompt"),
+        ({"prompt": [message("user")]}, "do not follow the prompt"),
+    ],
+)
+def test_unusable_conversations(makers: Any, change: dict, problem: str) -> None:
+    with pytest.raises(RowError, match=problem):
+        rows("chat preferences", {**makers["chat preferences"](1), **change}, "reward")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("value", [None, "", "  ", 5, 0.5, True, [], [None], {}, {"text": 1}])
+def test_no_value_of_any_field_is_an_error_of_the_program(
+    name: str, value: Any, makers: Any
+) -> None:
+    """Either the row can be used or it is a `RowError`; nothing else is raised."""
+    for phase in BY_NAME[name].phases:
+        for field in makers[name](1):
+            try:
+                made = rows(name, {**makers[name](1), field: value}, phase)
+            except RowError:
+                continue
+            for row in made:
+                assert isinstance(row.prompt, str | list)
+                for response in (row.chosen, row.rejected):
+                    assert response is None or (isinstance(response, str) and response.strip())
+
+
+def test_equal_responses_teach_no_preference(makers: Any) -> None:
+    raw = {**makers["preferences"](0), "rejected": " Good answer 0."}
+    with pytest.raises(RowError, match="the same"):
+        rows("preferences", raw, "reward")
+    assert len(rows("preferences", raw, "sft")) == 1
+
+
+def test_half_a_character_is_a_problem(makers: Any) -> None:
+    raw = {**makers["preferences"](0), "chosen": json.loads('"broken \\ud83d"')}
+    with pytest.raises(RowError, match="Unicode"):
+        rows("preferences", raw, "sft")
