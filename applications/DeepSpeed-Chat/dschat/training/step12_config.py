@@ -32,7 +32,9 @@ class FineTuningConfig:
     data_split: str = flag(
         "2,4,4", "How the training rows are divided between steps 1, 2 and 3, as proportions."
     )
-    data_output_path: str | None = flag(None, "Folder for prepared data, kept for the next run.")
+    data_output_path: str | None = flag(
+        None, "Folder for prepared data, kept for the next run; unset: ~/.cache/dschat/data."
+    )
     model_name_or_path: str | None = flag(
         None, "The model to start from: a Hugging Face model folder or a hub name. Required."
     )
@@ -185,8 +187,8 @@ class RewardModelingConfig(FineTuningConfig):
     )
     eval_interval: int = flag(
         0,
-        "Evaluate and save output_dir/step_N every so many micro-steps; 0: after each epoch. The "
-        "last micro-step is always evaluated and saved.",
+        "Evaluate and save output_dir/step_N every so many micro-steps; 0: evaluate after each "
+        "epoch. The last micro-step is always evaluated and saved.",
     )
     eval_iters: int = flag(
         100,

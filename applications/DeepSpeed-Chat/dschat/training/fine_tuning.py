@@ -1,0 +1,301 @@
+"""What steps 1 and 2 share: start-up, the Trainer's arguments, evaluation and progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
+
+from dschat.errors import UserError
+from dschat.models.loading import check_model_path, load_tokenizer, resolve_dtype
+from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
+from dschat.training.distributed import init_distributed, is_main, log_main, rank, world_size
+from dschat.training.optimizer import adamw
+from dschat.training.run_files import MetricsLog, write_config
+from dschat.training.step12_config import FineTuningConfig
+
+DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before the data and the model are loaded."""
+
+    device: torch.device
+    dtype: torch.dtype
+    tokenizer: Any
+    end_token: str
+    output_dir: Path
+    log: MetricsLog
+
+
+def start(config: FineTuningConfig) -> Start:
+    """Check what can be checked early, join the process group, open the run's files.
+
+    Raises:
+        UserError: see `load_tokenizer`, `resolve_dtype` and `write_config`.
+    """
+    assert config.model_name_or_path is not None
+    assert config.output_dir is not None
+    check_model_path(config.model_name_or_path, "model_name_or_path")
+    device = init_distributed(config.local_rank)
+    _quiet_libraries()
+    dtype = resolve_dtype(config.dtype, device)
+    tokenizer = load_tokenizer(
+        config.model_name_or_path,
+        end_of_conversation_token=config.end_of_conversation_token,
+        add_eot_token=config.add_eot_token,
+        pad_token=config.pad_token,
+    )
+    tokenizer.padding_side = "right"
+    output_dir = Path(config.output_dir)
+    board = config.tensorboard_path or output_dir / "tensorboard"
+    resolved = dataclasses.replace(
+        config,
+        dtype=DTYPE_NAMES[dtype],
+        end_of_conversation_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        tensorboard_path=str(board) if config.enable_tensorboard else None,
+        deepspeed=True,
+        local_rank=-1,
+    )
+    write_config(resolved, output_dir, device=device.type)
+    log = MetricsLog(output_dir, board if config.enable_tensorboard else None)
+    set_seed(config.seed)
+    return Start(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log)
+
+
+def _quiet_libraries() -> None:
+    """No telemetry and no progress bars but our own; warnings stay."""
+    import datasets
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    # These tell of what is as it should be.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    if not is_main():
+        datasets.disable_progress_bars()
+        transformers_logging.set_verbosity_error()
+
+
+def data_folder(config: FineTuningConfig) -> str:
+    """Where prepared data is kept."""
+    return config.data_output_path or str(Path.home() / ".cache" / "dschat" / "data")
+
+
+def trainer_arguments(
+    arguments_class: Any, config: FineTuningConfig, begun: Start, **further: Any
+) -> Any:
+    """TRL's arguments. While they live, ZeRO 3 partitions every model as it is loaded."""
+    settings = deepspeed_settings(
+        config.zero_stage,
+        begun.dtype,
+        config.per_device_train_batch_size,
+        config.gradient_accumulation_steps,
+        world_size(),
+        config.offload,
+        read_overrides(config.deepspeed_config),
+    )
+    return arguments_class(
+        output_dir=str(begun.output_dir),
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_eval_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=settings["gradient_clipping"],
+        num_train_epochs=config.num_train_epochs,
+        lr_scheduler_type=config.lr_scheduler_type,
+        # A number below 1 is a share of all steps.
+        warmup_steps=config.num_warmup_steps or config.warmup_ratio,
+        seed=config.seed,
+        bf16=begun.dtype == torch.bfloat16,
+        fp16=begun.dtype == torch.float16,
+        use_cpu=begun.device.type == "cpu",
+        dataloader_pin_memory=begun.device.type != "cpu",
+        deepspeed=settings,
+        max_length=None,  # the data layer has cut the texts
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **further,
+    )
+
+
+class FineTuningTrainer:
+    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, and our progress in place of theirs."""
+
+    config: FineTuningConfig
+
+    def use(self, config: FineTuningConfig, progress: TrainerCallback) -> None:
+        """Take our settings; call it before training."""
+        self.config = config
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        self.add_callback(progress)  # type: ignore[attr-defined]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer asks for this; see `adamw`."""
+        if self.optimizer is None:
+            self.optimizer: Any = adamw(
+                self.model if model is None else model,  # type: ignore[attr-defined]
+                self.config.learning_rate,
+                self.config.weight_decay,
+                self.config.lora_learning_rate,
+            )
+        return self.optimizer
+
+
+def tokenised(rows: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], what: str) -> Any:
+    """`encode` mapped over a `datasets.Dataset`; rows that it marks with `keep` False are left out.
+
+    Args:
+        rows: the data layer's rows.
+        encode: row -> columns of token ids, and `keep`.
+        what: for progress and messages, such as "training rows".
+
+    Raises:
+        UserError: there were rows, and none is left.
+    """
+    import datasets
+
+    fingerprint = f"{datasets.fingerprint.generate_random_fingerprint()}"
+    encoded = rows.map(
+        encode,
+        remove_columns=rows.column_names,
+        desc=f"Tokenising {what}",
+        # Hashing the tokenizer to look for a cached result costs more than it saves.
+        load_from_cache_file=False,
+        new_fingerprint=fingerprint,
+    )
+    kept = [i for i, keep in enumerate(encoded["keep"]) if keep]
+    if len(kept) < len(encoded):
+        log_main(
+            f"{len(encoded) - len(kept)} of {len(encoded)} {what} left out: nothing of the "
+            "response is left within --max_seq_len."
+        )
+    if not kept and len(encoded):
+        raise UserError(
+            f"None of the {len(encoded)} {what} can be used: the prompts alone fill --max_seq_len. "
+            "Give a larger --max_seq_len."
+        )
+    return encoded.remove_columns("keep").select(kept)
+
+
+def held_out_batches(
+    rows: Any, collate: Callable[..., Any], batch_size: int, device: torch.device, limit: int = 0
+) -> Iterator[tuple[dict[str, torch.Tensor], bool]]:
+    """This rank's share of the rows in batches, each with whether it counts.
+
+    Every rank gets as many batches as the others, because a forward pass is collective under
+    ZeRO 3; those that fill up do not count.
+
+    Args:
+        rows: tokenised `datasets.Dataset`.
+        collate: list of rows -> batch of tensors.
+        batch_size: rows per batch.
+        device: where the tensors go.
+        limit: at most so many batches; 0: all.
+    """
+    ranks = world_size()
+    batches = -(-(-(-len(rows) // ranks)) // batch_size)
+    for i in range(min(batches, limit) if limit else batches):
+        first = i * batch_size * ranks + rank()
+        last = min(first + batch_size * ranks, len(rows))
+        indices = list(range(first, last, ranks))
+        batch = collate([rows[j] for j in indices or [0]])
+        yield {name: tensor.to(device) for name, tensor in batch.items()}, bool(indices)
+
+
+class Progress(TrainerCallback):
+    """Counts micro-steps; evaluates and saves when due; shows a bar; writes metrics.jsonl.
+
+    A row holds one optimiser step with the evaluation made at it, if any. Row 0 is the evaluation
+    before training.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        evaluate: Callable[[bool], dict[str, float]],
+        save: Callable[[int], None],
+        interval: int = 0,
+        print_loss: bool = False,
+    ) -> None:
+        """Set up.
+
+        Args:
+            log: where the rows go.
+            evaluate: called with whether it is the last evaluation; returns metrics.
+            save: called with the number of micro-steps done.
+            interval: evaluate and save every so many micro-steps; 0: evaluate after each epoch and
+                save at the end.
+            print_loss: print the loss of every step.
+        """
+        self.log, self.evaluate, self.save = log, evaluate, save
+        self.interval, self.print_loss = interval, print_loss
+        self.micro_step = self.epoch_length = self.last_micro_step = 0
+        self.result: dict[str, float] = {}
+        self._pending: dict[str, float] = {}
+        self._bar: Any = None
+        self._since = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate the model as it comes."""
+        from tqdm import tqdm
+
+        self.epoch_length = len(kwargs["train_dataloader"])
+        self.last_micro_step = self.epoch_length * int(args.num_train_epochs)
+        row = self.evaluate(False)
+        self.log.write({"step": 0, "micro_step": 0, **row})
+        self._bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not is_main())
+        self._since = time.perf_counter()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A micro-step within an optimiser step."""
+        self._count()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The micro-step that completes an optimiser step."""
+        self._count()
+        self._bar.update()
+
+    def _count(self) -> None:
+        self.micro_step += 1
+        last = self.micro_step == self.last_micro_step
+        if last or self.micro_step % (self.interval or self.epoch_length) == 0:
+            self._pending = self.result = self.evaluate(last)
+            if last or self.interval:
+                self.save(self.micro_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Write the row of one optimiser step."""
+        if not logs or "loss" not in logs:  # the Trainer's summary at the end
+            return
+        now = time.perf_counter()
+        row = {"step": state.global_step, "micro_step": self.micro_step, **logs, **self._pending}
+        self.log.write({**row, "seconds": round(now - self._since, 3)})
+        self._since, self._pending = now, {}
+        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        if self.print_loss:
+            log_main(f"step {state.global_step}: loss {logs['loss']:.6f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self._bar.close()

@@ -1,0 +1,113 @@
+"""Writing a model in training as a plain Hugging Face folder, whatever ZeRO stage it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dschat.errors import UserError
+from dschat.models.lora import merged_state_dict
+from dschat.training.distributed import first_failure, is_main
+from dschat.utils.files import atomic_directory, explain_write_errors
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
+
+
+@contextlib.contextmanager
+def _gathered(parameter: torch.nn.Parameter) -> Iterator[None]:
+    """The whole parameter inside, where ZeRO 3 has partitioned it (then collective)."""
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield
+
+
+@torch.no_grad()
+def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The whole weights on CPU at rank 0, an empty dictionary elsewhere; all ranks must call it.
+
+    Tied weights appear once. One parameter at a time is gathered, so that no GPU holds the model
+    twice.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        with _gathered(parameter):
+            if is_main():
+                value = parameter.detach().cpu()
+                # What ZeRO 3 gathers is freed when the block ends.
+                state[name] = value.clone() if hasattr(parameter, "ds_id") else value
+    if is_main():
+        saved = model.state_dict().keys()
+        state |= {n: b.detach().cpu() for n, b in model.named_buffers() if n in saved}
+    return state
+
+
+def save_model_folder(
+    model: Any, tokenizer: Any, path: str | Path, keep_other_files: bool = False
+) -> None:
+    """Write model and tokenizer to `path`, whole or not at all; all ranks must call it.
+
+    LoRA adapters are merged, so that `AutoModel...from_pretrained(path)` is all it takes to load.
+
+    Args:
+        model: a transformers model or a `PeftModel`, not the DeepSpeed engine around it.
+        tokenizer: saved beside it.
+        path: the folder. An existing one is replaced.
+        keep_other_files: put the model's files into the existing folder beside what is there.
+
+    Raises:
+        UserError: the disk is full or the folder may not be written to; on all ranks.
+    """
+    from peft import PeftModel
+
+    state = gathered_state_dict(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    failure: Exception | None = None
+    if is_main():
+        try:
+            if base is not model:
+                state = merged_state_dict(model, state)
+            folder = _into_existing(Path(path)) if keep_other_files else atomic_directory(path)
+            with folder as temporary:
+                base.save_pretrained(temporary, state_dict=state)
+                tokenizer.save_pretrained(temporary)
+        except Exception as error:
+            failure = error
+    message = first_failure(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise UserError(message)
+
+
+@contextlib.contextmanager
+def _into_existing(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; its files move into `path` once the block has succeeded.
+
+    The disk can only fill up before the first of them moves. config.json goes first and comes
+    last: without it the folder is not a model, so a crash between leaves none that mixes two.
+    """
+    with explain_write_errors(path / "model"):
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=path))
+        try:
+            yield temporary
+            new = sorted(os.listdir(temporary), key=lambda name: name == "config.json")
+            (path / "config.json").unlink(missing_ok=True)
+            for pattern in WEIGHT_PATTERNS:
+                for stale in path.glob(pattern):
+                    stale.unlink()
+            for name in new:
+                os.replace(temporary / name, path / name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

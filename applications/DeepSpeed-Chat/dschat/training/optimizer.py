@@ -1,0 +1,53 @@
+"""AdamW as DeepSpeed-Chat sets it up: which weights decay, and the adapters' own learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dschat.models.lora import is_lora
+
+BETAS = (0.9, 0.95)
+
+
+def parameter_groups(
+    model: torch.nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    lora_learning_rate: float | None = None,
+) -> list[dict[str, Any]]:
+    """Trainable parameters in up to four groups: base or LoRA, decayed or not.
+
+    Biases and norms (everything with fewer than two dimensions) have no weight decay.
+
+    Args:
+        model: with or without adapters, partitioned by ZeRO 3 or not.
+        learning_rate: of the base weights.
+        weight_decay: of matrices.
+        lora_learning_rate: of the adapters; None: `learning_rate`.
+    """
+    members: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 empties the shape
+            members.setdefault((is_lora(name), len(shape) >= 2), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": lora_learning_rate if lora and lora_learning_rate else learning_rate,
+        }
+        for (lora, decays), parameters in members.items()
+    ]
+
+
+def adamw(
+    model: torch.nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    lora_learning_rate: float | None = None,
+) -> torch.optim.AdamW:
+    """torch's AdamW over `parameter_groups` (DeepSpeed's own would be compiled at first use)."""
+    groups = parameter_groups(model, learning_rate, weight_decay, lora_learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS)

@@ -1,0 +1,191 @@
+"""Step 2: a reward model from preference pairs (TRL's RewardTrainer under DeepSpeed)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import (
+    DataCollatorForPreference,
+    RewardTrainer,
+    suppress_seqcls_warning,
+)
+
+from dschat.data.load import load_data
+from dschat.data.text import encode_pair
+from dschat.models.loading import load_reward_model
+from dschat.models.lora import add_lora
+from dschat.training.distributed import log_main, shut_down, sum_over_ranks
+from dschat.training.fine_tuning import (
+    FineTuningTrainer,
+    Progress,
+    Start,
+    data_folder,
+    held_out_batches,
+    start,
+    tokenised,
+    trainer_arguments,
+)
+from dschat.training.model_folder import save_model_folder
+from dschat.training.step12_config import RewardModelingConfig
+
+
+class PreferenceTrainer(FineTuningTrainer, RewardTrainer):
+    """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+
+
+def run_reward_modeling(config: RewardModelingConfig) -> None:
+    """Train, save to output_dir/step_N, and leave the process group: what the script calls."""
+    train_reward_model(config)
+    shut_down()
+
+
+def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
+    """Train a model with one score per text so that chosen scores exceed rejected ones.
+
+    The loss is -log sigmoid(score(chosen) - score(rejected)) (Bradley-Terry; Ouyang et al. 2022,
+    arXiv 2203.02155). The score is read at a text's last token.
+
+    Returns:
+        The last evaluation; see `pairwise_accuracy`.
+
+    Raises:
+        UserError: anything in the settings, the data, the model or the disk that the user can mend.
+    """
+    begun = start(config)
+    with begun.log:
+        train, held_out = load_pairs(config, begun)
+        arguments = trainer_arguments(RewardConfig, config, begun, disable_dropout=False)
+        trainer = PreferenceTrainer(
+            model=load_model(config, begun),
+            args=arguments,
+            train_dataset=train,
+            processing_class=begun.tokenizer,
+        )
+
+        def evaluate(last: bool) -> dict[str, float]:
+            if len(held_out) == 0:
+                return {}
+            return pairwise_accuracy(
+                trainer.model_wrapped,
+                held_out,
+                begun.tokenizer.pad_token_id,
+                config.per_device_eval_batch_size,
+                begun.device,
+                limit=0 if last else config.eval_iters,
+            )
+
+        def save(micro_step: int) -> None:
+            path = begun.output_dir / f"step_{micro_step}"
+            save_model_folder(trainer.model, begun.tokenizer, path)
+            log_main(f"Saved the reward model to {path}")
+
+        progress = Progress(begun.log, evaluate, save, config.eval_interval, config.print_loss)
+        trainer.use(config, progress)
+        trainer.train()
+    return progress.result
+
+
+def load_model(config: RewardModelingConfig, begun: Start) -> Any:
+    """The model to train, with adapters where they are asked for; its head may be new."""
+    assert config.model_name_or_path is not None
+    with suppress_seqcls_warning():  # step 1's model has no score head yet: as it should be
+        model = load_reward_model(
+            config.model_name_or_path,
+            begun.tokenizer,
+            begun.dtype,
+            dropout=config.dropout,
+            head_may_be_new=True,
+            may_grow=config.add_eot_token,
+        )
+    if config.compute_fp32_loss:
+        model.register_forward_hook(_scores_in_fp32)
+    if config.lora_dim == 0:
+        return model
+    return add_lora(model, config.lora_dim, config.lora_module_name, config.only_optimize_lora)
+
+
+def _scores_in_fp32(module: Any, inputs: Any, output: Any) -> Any:
+    """A forward hook: the loss is computed from float32 scores."""
+    output.logits = output.logits.float()
+    return output
+
+
+def load_pairs(config: RewardModelingConfig, begun: Start) -> tuple[Any, Any]:
+    """Tokenised training and held-out pairs with the columns chosen_ids and rejected_ids."""
+    data = load_data(
+        config.data_path,
+        phase="reward",
+        data_split=config.data_split,
+        seed=config.seed,
+        data_output_path=data_folder(config),
+    )
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        ids = {
+            f"{which}_ids": encode_pair(
+                begun.tokenizer,
+                row["prompt"],
+                row[which],
+                begun.end_token,
+                config.max_seq_len,
+                config.num_padding_at_beginning,
+            )["input_ids"]
+            for which in ("chosen", "rejected")
+        }
+        # Cut to the same tokens, the two texts cannot teach a preference.
+        return {**ids, "keep": ids["chosen_ids"] != ids["rejected_ids"]}
+
+    return (
+        tokenised(data.train, encode, "training pairs"),
+        tokenised(data.eval, encode, "held-out pairs"),
+    )
+
+
+@torch.no_grad()
+def pairwise_accuracy(
+    model: Any,
+    rows: Any,
+    pad_token_id: int,
+    batch_size: int,
+    device: torch.device,
+    limit: int = 0,
+) -> dict[str, float]:
+    """How often the chosen response scores higher, and the mean scores, over all ranks' pairs.
+
+    Args:
+        model: gives one score per text; all ranks must call.
+        rows: tokenised pairs with chosen_ids and rejected_ids.
+        pad_token_id: for the collator.
+        batch_size: pairs per forward pass.
+        device: the model's.
+        limit: at most so many batches per rank; 0: all.
+
+    Returns:
+        eval_accuracy, eval_chosen_score, eval_rejected_score (means), eval_pairs (their number).
+    """
+    model.eval()
+    sums = [0.0, 0.0, 0.0, 0.0]
+    collate = DataCollatorForPreference(pad_token_id)
+    for batch, counts in held_out_batches(rows, collate, batch_size, device, limit):
+        scores = model(**batch, use_cache=False).logits.squeeze(-1).double()
+        chosen, rejected = scores.chunk(2)
+        if counts:
+            parts = ((chosen > rejected).double().sum(), chosen.sum(), rejected.sum())
+            sums = [s + p.item() for s, p in zip(sums, parts, strict=False)] + [
+                sums[3] + len(chosen)
+            ]
+    model.train()
+    right, chosen_sum, rejected_sum, pairs = sum_over_ranks(sums, device)
+    accuracy, better, worse = right / pairs, chosen_sum / pairs, rejected_sum / pairs
+    log_main(
+        f"Held-out accuracy {accuracy:.2%} of {pairs:.0f} pairs; mean score {better:.3f} chosen, "
+        f"{worse:.3f} rejected"
+    )
+    return {
+        "eval_accuracy": accuracy,
+        "eval_chosen_score": better,
+        "eval_rejected_score": worse,
+        "eval_pairs": pairs,
+    }

@@ -1,0 +1,178 @@
+"""Step 1: supervised fine-tuning (TRL's SFTTrainer under DeepSpeed)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from dschat.data.load import load_data
+from dschat.data.text import encode_pair
+from dschat.models.loading import load_causal_lm
+from dschat.models.lora import add_lora
+from dschat.training.distributed import log_main, shut_down, sum_over_ranks
+from dschat.training.fine_tuning import (
+    FineTuningTrainer,
+    Progress,
+    Start,
+    data_folder,
+    held_out_batches,
+    start,
+    tokenised,
+    trainer_arguments,
+)
+from dschat.training.model_folder import save_model_folder
+from dschat.training.step12_config import SupervisedConfig
+
+IGNORED = -100
+
+
+class SupervisedTrainer(FineTuningTrainer, SFTTrainer):
+    """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+
+
+def run_sft(config: SupervisedConfig) -> None:
+    """Train, save to output_dir, and leave the process group: what the script calls."""
+    train_sft(config)
+    shut_down()
+
+
+def train_sft(config: SupervisedConfig) -> dict[str, float]:
+    """Fine-tune a causal language model on chosen responses.
+
+    output_dir becomes a model folder, with config.yaml and metrics.jsonl in it.
+
+    Returns:
+        The last evaluation: eval_loss, eval_perplexity and eval_tokens (held-out tokens).
+
+    Raises:
+        UserError: anything in the settings, the data, the model or the disk that the user can mend.
+    """
+    begun = start(config)
+    with begun.log:
+        train, held_out = load_rows(config, begun)
+        arguments = trainer_arguments(SFTConfig, config, begun)
+        trainer = SupervisedTrainer(
+            model=load_model(config, begun),
+            args=arguments,
+            train_dataset=train,
+            processing_class=begun.tokenizer,
+            data_collator=DataCollatorForLanguageModeling(begun.tokenizer.pad_token_id),
+        )
+        if config.compute_fp32_loss:
+            base = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+            add_fused_lm_head(
+                base, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy", "is_top1")
+            )
+
+        def evaluate(last: bool) -> dict[str, float]:
+            if len(held_out) == 0:
+                return {}
+            return perplexity(
+                trainer.model_wrapped,
+                held_out,
+                begun.tokenizer.pad_token_id,
+                config.per_device_eval_batch_size,
+                begun.device,
+            )
+
+        def save(micro_step: int) -> None:
+            save_model_folder(
+                trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True
+            )
+
+        progress = Progress(begun.log, evaluate, save, print_loss=config.print_loss)
+        trainer.use(config, progress)
+        trainer.train()
+    log_main(f"Saved the fine-tuned model to {begun.output_dir}")
+    return progress.result
+
+
+def load_model(config: SupervisedConfig, begun: Start) -> Any:
+    """The model to train, with adapters where they are asked for."""
+    assert config.model_name_or_path is not None
+    model = load_causal_lm(
+        config.model_name_or_path,
+        begun.tokenizer,
+        begun.dtype,
+        dropout=config.dropout,
+        may_grow=config.add_eot_token,
+    )
+    if config.lora_dim == 0:
+        return model
+    return add_lora(model, config.lora_dim, config.lora_module_name, config.only_optimize_lora)
+
+
+def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
+    """Tokenised training and held-out rows with the columns input_ids and labels."""
+    data = load_data(
+        config.data_path,
+        phase="sft",
+        data_split=config.data_split,
+        seed=config.seed,
+        data_output_path=data_folder(config),
+        sft_only_data_path=config.sft_only_data_path,
+    )
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        pair = encode_pair(
+            begun.tokenizer, row["prompt"], row["chosen"], begun.end_token, config.max_seq_len
+        )
+        return labelled(pair["input_ids"], pair["completion_mask"], config.completion_only_loss)
+
+    return (
+        tokenised(data.train, encode, "training rows"),
+        tokenised(data.eval, encode, "held-out rows"),
+    )
+
+
+def labelled(
+    input_ids: list[int], completion_mask: list[int], completion_only: bool
+) -> dict[str, Any]:
+    """Labels for one text: the ids themselves, or -100 where nothing is to be learnt.
+
+    Returns:
+        input_ids, labels (same length) and keep: whether anything of the response is learnt.
+    """
+    labels = [
+        token if mask or not completion_only else IGNORED
+        for token, mask in zip(input_ids, completion_mask, strict=True)
+    ]
+    # The first token is never predicted.
+    return {"input_ids": input_ids, "labels": labels, "keep": any(completion_mask[1:])}
+
+
+@torch.no_grad()
+def perplexity(
+    model: Any, rows: Any, pad_token_id: int, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """exp of the mean negative log-likelihood per trained token, over all ranks' rows.
+
+    Args:
+        model: with TRL's fused output layer (`add_fused_lm_head`); all ranks must call.
+        rows: tokenised rows with input_ids and labels.
+        pad_token_id: for the collator.
+        batch_size: rows per forward pass.
+        device: the model's.
+
+    Returns:
+        eval_loss, eval_perplexity, eval_tokens.
+    """
+    model.eval()
+    total, tokens = 0.0, 0.0
+    collate = DataCollatorForLanguageModeling(pad_token_id)
+    for batch, counts in held_out_batches(rows, collate, batch_size, device):
+        output = model(**batch, use_cache=False, fused_lm_head=True)
+        if counts:
+            total -= output.log_probs.sum(dtype=torch.float64).item()
+            tokens += output.label_mask.sum().item()
+    model.train()
+    total, tokens = sum_over_ranks([total, tokens], device)
+    loss = total / tokens
+    value = math.exp(loss) if loss < 700 else math.inf
+    log_main(f"Held-out perplexity {value:.4g} (loss {loss:.4f} over {tokens:.0f} tokens)")
+    return {"eval_loss": loss, "eval_perplexity": value, "eval_tokens": tokens}
