@@ -85,10 +85,12 @@ def read_or_write(
         UserError: the entry cannot be written, or whatever `make` raises.
     """
     for _ in range(ATTEMPTS):
+        # Asked first: an entry that another process publishes during the read is not torn.
+        was_there = path.exists()
         entry = _read(path)
         if entry is not None:
             return entry
-        if path.exists():
+        if was_there:
             logger.warning("the cached data in %s is not complete: it is made again", path)
             shutil.rmtree(path, ignore_errors=True)
         with atomic_directory(path, replace=False) as temporary:

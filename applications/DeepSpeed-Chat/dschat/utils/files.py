@@ -110,12 +110,13 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it gets that name once the block has succeeded.
 
     All files are flushed to the disk first. A folder that had the name is replaced, and put back
-    if the renaming fails. If the block raises, the temporary folder is removed and `path` is as it
-    was. Where several ranks write into one folder, one of them opens it and tells the others.
+    if the renaming fails; with `replace=False` it is kept and the new one dropped. If the block
+    raises, the temporary folder is removed and `path` is as it was. Where several ranks write into
+    one folder, one of them opens it and tells the others.
 
     Raises:
         UserError: the disk is full, the folder may not be written to, or `path` is a file.
@@ -133,17 +134,18 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
                 for name in files:
                     _fsync(Path(folder, name))
                 _fsync(Path(folder))
-            _publish(temporary, path)
+            _publish(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(temporary: Path, path: Path, replace: bool) -> None:
     """Give `temporary` the name `path`. A folder that is not empty cannot be renamed over."""
     replaced = temporary.with_name(temporary.name + "-replaced")
     while True:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, replaced)
+        if replace:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, replaced)
         try:
             os.rename(temporary, path)
             break
@@ -152,6 +154,8 @@ def _publish(temporary: Path, path: Path) -> None:
                 if replaced.exists():
                     os.rename(replaced, path)
                 raise
+            if not replace:
+                return
             # Another process gave its own folder the name in between: ours is the newer one.
             shutil.rmtree(replaced, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
