@@ -108,6 +108,9 @@ def test_long_texts_are_cut_on_the_right(tiny_tokenizer: Any) -> None:
 
 def test_the_end_token_must_be_one_token(tiny_tokenizer: Any) -> None:
     assert end_token_id(tiny_tokenizer, "<eos>") == tiny_tokenizer.eos_token_id
+    # One token, but the unknown one.
+    with pytest.raises(UserError, match="--end_of_conversation_token 'ü'"):
+        end_token_id(tiny_tokenizer, "ü")
     with pytest.raises(UserError, match=r"<\|end\|>.*becomes 7 tokens.*--add_eot_token"):
         encode_pair(tiny_tokenizer, "a", "b", "<|end|>", 10)
 

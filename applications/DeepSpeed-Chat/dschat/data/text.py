@@ -80,7 +80,8 @@ def end_token_id(tokenizer: Any, end_token: str) -> int:
         UserError: it is not one token of this tokenizer.
     """
     ids = tokenizer(end_token, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or end_token not in tokenizer.get_vocab():
+    # The vocabulary is not asked: building that dictionary for every row takes hours.
+    if len(ids) != 1 or tokenizer.convert_ids_to_tokens(ids[0]) != end_token:
         raise UserError(
             f"--end_of_conversation_token {end_token!r} is not a token of "
             f"{tokenizer.name_or_path!r}: it becomes {len(ids)} tokens, so generation could not "
