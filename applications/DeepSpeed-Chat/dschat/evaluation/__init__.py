@@ -1,0 +1,1 @@
+"""Measuring trained policies: rewards, divergences from the reference, text statistics."""

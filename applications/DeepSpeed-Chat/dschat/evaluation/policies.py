@@ -1,0 +1,133 @@
+"""One policy on held-out prompts: its rewards, its distance from the reference, its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.evaluation.text_statistics import distinct_n
+from dschat.models.policy import PolicyModel
+from dschat.regularization import PolicyRegularizer
+from dschat.rewards import RewardFunction
+from dschat.rollout.experience import Rollout, make_rollout
+from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.scoring import PenaltyScorer, Reference
+
+
+@dataclass(frozen=True)
+class PolicyReport:
+    """What `evaluate_policy` found.
+
+    Attributes:
+        reward, reward_error: mean and standard error over responses.
+        divergences: by name, the mean per response of the sum over its tokens.
+        length: mean tokens per response, the end token included.
+        ended: share of responses that ended by themselves.
+        distinct_2: share of different word bigrams.
+        responses, rewards: one per prompt.
+    """
+
+    reward: float
+    reward_error: float
+    divergences: dict[str, float]
+    length: float
+    ended: float
+    distinct_2: float
+    responses: list[str]
+    rewards: list[float]
+
+
+@torch.no_grad()
+def evaluate_policy(
+    policy: Any,
+    prompts: Sequence[PromptExample],
+    tokenizer: Any,
+    reference: Reference,
+    reward: RewardFunction,
+    regularizers: Mapping[str, PolicyRegularizer],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 64,
+) -> PolicyReport:
+    """Sample one response per prompt and measure it.
+
+    Policies evaluated with one seed draw the same random numbers for the same prompt, so that
+    their difference is not one of luck.
+
+    Args:
+        policy: an `AutoModelForCausalLM`.
+        regularizers: divergences to measure, by column name.
+    """
+    device = next(policy.parameters()).device
+    model = PolicyModel(policy, temperature).eval()
+    uniform = uniform_numbers(len(prompts), max_new_tokens, seed, step=0)
+    rollouts: list[Rollout] = []
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        ids, attention = collate_prompts(batch, tokenizer.pad_token_id)
+        responses = generate(
+            policy,
+            ids.to(device),
+            attention.to(device),
+            uniform[start : start + batch_size],
+            max_new_tokens,
+            temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+        rollouts.append(
+            make_rollout(
+                [p.ids for p in batch],
+                responses,
+                [p.text for p in batch],
+                texts,
+                [p.example for p in batch],
+                tokenizer.eos_token_id,
+                tokenizer.pad_token_id,
+                device,
+            )
+        )
+    divergences = {
+        name: _mean_per_response(model, rollouts, regularizer, reference, temperature)
+        for name, regularizer in regularizers.items()
+    }
+    return _report(rollouts, reward, divergences)
+
+
+def _mean_per_response(
+    model: PolicyModel,
+    rollouts: list[Rollout],
+    regularizer: PolicyRegularizer,
+    reference: Reference,
+    temperature: float,
+) -> float:
+    scores, _, _ = PenaltyScorer(regularizer, [reference], temperature)(model, rollouts)
+    total = sum(float(s.divergence.double().sum()) for s in scores)
+    return total / sum(len(r.responses) for r in rollouts)
+
+
+def _report(
+    rollouts: list[Rollout], reward: RewardFunction, divergences: dict[str, float]
+) -> PolicyReport:
+    prompts = [p for r in rollouts for p in r.prompts]
+    responses = [t for r in rollouts for t in r.responses]
+    examples = [e for r in rollouts for e in r.examples]
+    rewards = [float(x) for x in reward(prompts, responses, examples)]
+    spread = torch.tensor(rewards, dtype=torch.float64)
+    lengths = [len(e["response_ids"]) for e in examples]
+    return PolicyReport(
+        reward=float(spread.mean()),
+        reward_error=float(spread.std() / len(rewards) ** 0.5) if len(rewards) > 1 else 0.0,
+        divergences=divergences,
+        length=sum(lengths) / len(lengths),
+        ended=float(torch.cat([r.ended for r in rollouts]).float().mean()),
+        distinct_2=distinct_n(responses, 2),
+        responses=responses,
+        rewards=rewards,
+    )
