@@ -1,0 +1,77 @@
+"""Several references as a weighted sum."""
+
+import pytest
+import torch
+from dschat.regularization import FDivergence, KLDivergence, MultiReference, TruncatedWasserstein
+
+WEIGHTS = [0.2, 0.5, 0.3]
+
+
+def inputs(rng):
+    policy, *references = torch.randn(4, 6, 11, generator=rng, dtype=torch.float64)
+    return policy, references, torch.randint(11, (6,), generator=rng)
+
+
+def test_reverse_kl_subtracts_the_weighted_mean_of_reference_log_probs(rng):
+    policy, references, actions = inputs(rng)
+    penalty = MultiReference(KLDivergence("exact"), WEIGHTS)(policy, references, actions)
+    log_mixture = sum(
+        w * reference.log_softmax(-1) for w, reference in zip(WEIGHTS, references, strict=True)
+    )
+    difference = policy.log_softmax(-1) - log_mixture
+    torch.testing.assert_close(penalty.token, difference[torch.arange(6), actions])
+    exact = (policy.softmax(-1) * difference).sum(-1)
+    torch.testing.assert_close(penalty.divergence, exact)
+
+
+def test_all_weight_on_one_reference_is_that_reference(rng):
+    policy, references, actions = inputs(rng)
+    for inner in (FDivergence("js", form="gradient"), KLDivergence()):
+        alone = inner(policy, references[1], actions)
+        weighted = MultiReference(inner, [0.0, 1.0, 0.0])(policy, references, actions)
+        torch.testing.assert_close(weighted.token, alone.token)
+        torch.testing.assert_close(weighted.divergence, alone.divergence)
+        assert weighted.metrics["log_ratio/ref_1"] == pytest.approx(alone.metrics["log_ratio"])
+        assert weighted.metrics["divergence/ref_1"] == pytest.approx(float(alone.divergence.mean()))
+
+
+def test_padded_widths_are_cut_to_the_shared_one(rng):
+    policy, references, actions = inputs(rng)
+    wide = [torch.cat([reference, torch.randn(6, k)], 1) for k, reference in enumerate(references)]
+    regularizer = MultiReference(KLDivergence("exact"), WEIGHTS)
+    plain = regularizer(policy, references, actions)
+    padded = regularizer(torch.cat([policy, torch.randn(6, 5)], 1), wide, actions)
+    torch.testing.assert_close(padded.token, plain.token)
+    torch.testing.assert_close(padded.divergence, plain.divergence)
+
+
+def test_transport_shares_one_support_over_references(rng):
+    policy, references, actions = inputs(rng)
+    inner = TruncatedWasserstein(
+        torch.randn(11, 3, generator=rng), cost_dim=4, top_k=2, epsilon=1.0, eos_token_id=1
+    )
+    regularizer = MultiReference(inner, WEIGHTS)
+    support = regularizer.collect_support(policy, references, actions)
+    apart = [inner.collect_support(policy, each, actions) for each in references]
+    assert torch.equal(support, torch.cat(apart).unique())
+    penalty = regularizer(policy, references, actions, support=support)
+    parts = [inner(policy, each, actions, support) for each in references]
+    expected = sum(w * part.token for w, part in zip(WEIGHTS, parts, strict=True))
+    torch.testing.assert_close(penalty.token, expected)
+    assert not hasattr(MultiReference(KLDivergence(), WEIGHTS), "collect_support")
+
+
+@pytest.mark.parametrize(
+    "weights", [[], [0.5, 0.6], [1.5, -0.5], [float("nan"), 1.0], [0.5, 0.5 + 1e-4]]
+)
+def test_weights_that_are_no_distribution_are_refused(weights):
+    with pytest.raises(ValueError, match="sum 1"):
+        MultiReference(KLDivergence(), weights)
+
+
+def test_another_number_of_references_is_refused(rng):
+    policy, references, actions = inputs(rng)
+    regularizer = MultiReference(KLDivergence(), WEIGHTS)
+    for given in (references[:2], references[0]):
+        with pytest.raises(ValueError, match="3 weights"):
+            regularizer(policy, given, actions)

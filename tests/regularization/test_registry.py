@@ -1,0 +1,103 @@
+"""Configurations become regularisers; what would do nothing or is unknown is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from dschat.regularization import (
+    FDivergence,
+    KLDivergence,
+    TruncatedWasserstein,
+    register,
+    registered_names,
+    regularizer_from_config,
+)
+
+
+def build(regularizer, *parts, **options):
+    return regularizer_from_config(SimpleNamespace(regularizer=regularizer, **options), *parts)
+
+
+def test_kl_takes_its_estimator():
+    regularizer = build("kl", kl_estimator="k3")
+    assert isinstance(regularizer, KLDivergence)
+    assert regularizer.estimator == "k3"
+    assert regularizer.reward_clip is None
+
+
+def test_f_divergence_takes_its_options():
+    regularizer = build(
+        "f_divergence",
+        f_div="alpha",
+        f_div_alpha=0.2,
+        f_div_form="gradient",
+        f_div_low_var=False,
+        kl_estimator="k1",
+    )
+    assert isinstance(regularizer, FDivergence)
+    assert (regularizer.name, regularizer.form) == ("alpha", "gradient")
+    policy, reference = torch.randn(2, 3, 5)
+    actions = torch.tensor([0, 1, 2])
+    expected = FDivergence("alpha", 0.2, "gradient")(policy, reference, actions)
+    torch.testing.assert_close(regularizer(policy, reference, actions).token, expected.token)
+    assert build("f_divergence", f_div="fkl", f_div_low_var=True).low_variance
+
+
+def test_reverse_kl_keeps_the_published_clip_in_the_value_form_only():
+    published = build("f_divergence", f_div="rkl", f_div_form="value")
+    assert isinstance(published, FDivergence)
+    assert published.reward_clip == 2.5
+    estimated = build("f_divergence", f_div="rkl", f_div_form="value", kl_estimator="k2")
+    assert isinstance(estimated, KLDivergence)
+    assert (estimated.estimator, estimated.reward_clip) == ("k2", 2.5)
+    unbiased = build("f_divergence", f_div="rkl", f_div_form="gradient", kl_estimator="k3")
+    assert isinstance(unbiased, KLDivergence)
+    assert (unbiased.estimator, unbiased.reward_clip) == ("k3", None)
+
+
+def test_wasserstein_takes_its_options_and_keeps_defaults_for_none():
+    embeddings = torch.randn(20, 4)
+    regularizer = build(
+        "wasserstein",
+        embeddings,
+        0,
+        1,
+        cost_dim=5,
+        cost_type="cos",
+        epsilon=None,
+        max_iter=None,
+        tol=None,
+        top_k=3,
+        normalize=True,
+        block_size=7,
+    )
+    assert isinstance(regularizer, TruncatedWasserstein)
+    assert regularizer.table.costs.shape == (20, 5)
+    assert (regularizer.epsilon, regularizer.max_iter, regularizer.tol) == (0.01, 10, 1e-6)
+    assert regularizer.normalize
+    assert (regularizer.top_k, regularizer.pad_token_id, regularizer.eos_token_id) == (3, 0, 1)
+    assert build("wasserstein", embeddings, epsilon=0.5).epsilon == 0.5
+
+
+def test_what_cannot_be_built_is_refused():
+    with pytest.raises(ValueError, match=", ".join(registered_names())):
+        build("kullback")
+    with pytest.raises(ValueError, match="token embeddings"):
+        build("wasserstein")
+    with pytest.raises(ValueError, match="--kl_estimator k3"):
+        build("f_divergence", f_div="js", kl_estimator="k3")
+    with pytest.raises(ValueError, match="rkl, fkl"):
+        build("f_divergence", f_div="hellinger")
+
+
+def test_names_are_taken_once(monkeypatch):
+    monkeypatch.setattr("dschat.regularization.registry._FACTORIES", {})
+
+    @register("mine")
+    def factory(config, parts):
+        return KLDivergence()
+
+    assert registered_names() == ["mine"]
+    assert isinstance(build("mine"), KLDivergence)
+    with pytest.raises(ValueError, match="taken are mine"):
+        register("mine")(factory)

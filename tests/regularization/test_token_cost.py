@@ -1,0 +1,197 @@
+"""The nearest-token table against brute force, and its file."""
+
+import numpy as np
+import pytest
+import torch
+from dschat.regularization.table_cache import cache_path
+from dschat.regularization.token_cost import nearest_tokens, symmetric_kernel
+from scipy.spatial.distance import cdist
+
+METRICS = {"L2": "euclidean", "cos": "cosine"}
+
+
+def brute_force(embeddings, cost_type):
+    """[V, V] float64 distances with infinity on the diagonal."""
+    points = embeddings.double().numpy()
+    distances = torch.from_numpy(cdist(points, points, METRICS[cost_type]))
+    return distances.fill_diagonal_(torch.inf)
+
+
+@pytest.mark.parametrize("cost_type", ["L2", "cos"])
+@pytest.mark.parametrize("k", [1, 5, 40, 500])
+@pytest.mark.parametrize("block_size", [7, 1024])
+def test_table_is_brute_force(cost_type, k, block_size, rng):
+    # A common offset makes the identity |x|^2 - 2 x.y + |y|^2 cancel badly.
+    embeddings = torch.randn(61, 6, generator=rng) + 20.0 * (cost_type == "L2")
+    table = nearest_tokens(embeddings, k, cost_type, block_size)
+    distances = brute_force(embeddings, cost_type)
+    k = min(k, 60)
+    assert table.indices.shape == table.costs.shape == (61, k)
+    expected = distances.topk(k, largest=False).values.float()
+    torch.testing.assert_close(table.costs, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        distances.gather(1, table.indices.long()).float(), expected, rtol=1e-4, atol=1e-6
+    )
+    assert all(len(set(row.tolist())) == k for row in table.indices)
+
+
+def test_many_tokens_use_the_grouped_selection(rng):
+    embeddings = torch.randn(2500, 8, generator=rng)
+    table = nearest_tokens(embeddings, 20, block_size=300)
+    expected = brute_force(embeddings, "L2").topk(20, largest=False)
+    torch.testing.assert_close(table.costs, expected.values.float(), rtol=1e-5, atol=1e-6)
+    assert (table.indices == expected.indices).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("cost_type", ["L2", "cos"])
+def test_equal_rows_are_neighbours_at_no_cost_and_never_oneself(cost_type, rng):
+    embeddings = torch.randn(50, 4, generator=rng)
+    embeddings[7] = embeddings[3]
+    embeddings[40:] = 0.0  # rows that only pad the vocabulary
+    table = nearest_tokens(embeddings, 6, cost_type)
+    assert torch.isfinite(table.costs).all()
+    assert not (table.indices == torch.arange(50)[:, None]).any()
+    assert table.indices[3, 0] == 7
+    assert table.indices[7, 0] == 3
+    assert float(table.costs[3, 0]) == 0.0
+    assert (table.costs[40:] == 0).all()
+    assert (table.indices[40:] >= 40).all()
+
+
+def test_nearly_equal_rows_keep_their_relative_accuracy(rng):
+    embeddings = torch.randn(30, 64, generator=rng)
+    embeddings[1] = embeddings[0] + 1e-4 * torch.randn(64, generator=rng)
+    table = nearest_tokens(embeddings, 3)
+    assert table.indices[0, 0] == 1
+    exact = (embeddings[0].double() - embeddings[1].double()).norm()
+    assert float(table.costs[0, 0]) == pytest.approx(float(exact), rel=1e-2)
+
+
+def test_the_file_is_used_and_belongs_to_its_embeddings(tmp_path, rng, monkeypatch):
+    embeddings = torch.randn(40, 4, generator=rng)
+    built = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
+    path = cache_path(embeddings, 5, "L2", tmp_path)
+    assert [path] == list(tmp_path.iterdir())
+
+    def refuse(*_):
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("dschat.regularization.token_cost._build_table", refuse)
+    again = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
+    assert torch.equal(again.indices, built.indices)
+    assert torch.equal(again.costs, built.costs)
+    changed = embeddings.clone()
+    changed[3, 2] += 1e-6
+    for other in (
+        (changed, 5, "L2"),
+        (embeddings, 4, "L2"),
+        (embeddings, 5, "cos"),
+        (embeddings.bfloat16(), 5, "L2"),
+    ):
+        with pytest.raises(AssertionError, match="built again"):
+            nearest_tokens(*other, cache_dir=tmp_path)
+
+
+def damage_by_cutting(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_by_emptying(path):
+    path.write_bytes(b"")
+
+
+def damage_by_another_key(path):
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "key": np.array("nearest_tokens_of_something_else")})
+
+
+def damage_by_wild_indices(path):
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "indices": arrays["indices"] + 39})
+
+
+def damage_by_a_flipped_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_cutting,
+        damage_by_emptying,
+        damage_by_another_key,
+        damage_by_wild_indices,
+        damage_by_a_flipped_bit,
+    ],
+)
+def test_a_damaged_file_is_built_again(damage, tmp_path, rng):
+    embeddings = torch.randn(40, 4, generator=rng)
+    built = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
+    path = cache_path(embeddings, 5, "L2", tmp_path)
+    sound = path.read_bytes()
+    damage(path)
+    again = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
+    assert torch.equal(again.indices, built.indices)
+    assert path.read_bytes() == sound
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_only_warns(tmp_path, rng):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.warns(UserWarning, match="choose another cache folder"):
+        table = nearest_tokens(torch.randn(9, 2, generator=rng), 3, cache_dir=blocked / "tables")
+    assert table.costs.shape == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "options", "message"),
+    [
+        (torch.zeros(5), {}, "V, D"),
+        (torch.zeros(5, 2, dtype=torch.int64), {}, "floating-point"),
+        (torch.full((5, 2), torch.nan), {}, "NaN"),
+        (torch.zeros(5, 2), {"cost_type": "L1"}, "L2, cos"),
+        (torch.zeros(5, 2), {"k": 0}, "at least 1"),
+    ],
+)
+def test_unusable_inputs_are_refused(embeddings, options, message):
+    with pytest.raises(ValueError, match=message):
+        nearest_tokens(embeddings, **{"k": 2, **options})
+
+
+def dense_kernel(embeddings, k, epsilon):
+    """exp(-C / epsilon) where one of the pair is among the k nearest of the other; float64."""
+    distances = brute_force(embeddings, "L2")
+    nearest = torch.zeros_like(distances).scatter_(1, distances.topk(k, largest=False).indices, 1.0)
+    kernel = torch.exp(-distances / epsilon) * torch.maximum(nearest, nearest.T)
+    return kernel.fill_diagonal_(1.0)
+
+
+@pytest.mark.parametrize("epsilon", [0.02, 0.5, 50.0])
+def test_symmetric_kernel_is_brute_force_on_the_support(epsilon, rng):
+    embeddings = torch.randn(60, 5, generator=rng)
+    support = torch.randperm(60, generator=rng)[:25].sort().values
+    kernel = symmetric_kernel(nearest_tokens(embeddings, 7), epsilon, support)
+    dense = torch.eye(25)
+    dense[kernel.rows, kernel.columns] = kernel.values
+    expected = dense_kernel(embeddings, 7, epsilon)[support][:, support].float()
+    expected[expected < torch.finfo(torch.float32).tiny] = 0.0
+    torch.testing.assert_close(dense, expected, rtol=1e-3, atol=0.0)
+    assert torch.equal(dense, dense.T)
+    assert (kernel.values > 0).all()
+    off_diagonal = expected.count_nonzero() - 25
+    assert len(kernel.values) == off_diagonal
+    assert not (kernel.rows == kernel.columns).any()
+
+
+def test_symmetric_kernel_without_any_neighbour_in_the_support(rng):
+    table = nearest_tokens(torch.arange(10.0)[:, None], 1)
+    kernel = symmetric_kernel(table, 1.0, torch.tensor([0, 4, 8]))
+    assert len(kernel.values) == kernel.finite_entries == 0
+    assert kernel.share_above == 0.0
+    with pytest.raises(ValueError, match="positive"):
+        symmetric_kernel(table, 0.0, torch.tensor([0]))
