@@ -273,8 +273,8 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The micro-step that completes an optimiser step."""
-        self._count()
         self._bar.update()
+        self._count()
 
     def _count(self) -> None:
         self.micro_step += 1

@@ -64,7 +64,8 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
             data_collator=DataCollatorForLanguageModeling(begun.tokenizer.pad_token_id),
         )
         if config.compute_fp32_loss:
-            base = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+            wrapped: Any = trainer.model
+            base = wrapped.get_base_model() if config.lora_dim else wrapped
             add_fused_lm_head(
                 base, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy", "is_top1")
             )
