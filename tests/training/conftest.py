@@ -1,0 +1,52 @@
+"""Preference data for training tests, and the settings of a run of a few steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preferences import rows
+
+
+@pytest.fixture(scope="session")
+def preference_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl (16 rows) and test.jsonl (5 rows)."""
+    folder = tmp_path_factory.mktemp("preferences")
+    for name, part in (("train", rows(16)), ("test", rows(5, first=100))):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def settings(preference_dir: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the flags of a short run; keyword arguments override them."""
+
+    def make(**flags: Any) -> dict[str, Any]:
+        return {
+            "data_path": [str(preference_dir)],
+            "data_output_path": str(preference_dir / "prepared"),
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 4,
+            "max_seq_len": 64,
+            "learning_rate": 1e-2,
+            **flags,
+        }
+
+    return make
+
+
+@pytest.fixture
+def read_metrics() -> Callable[[str | Path], list[dict[str, Any]]]:
+    """Reads a run's metrics.jsonl without the times in it."""
+
+    def read(output_dir: str | Path) -> list[dict[str, Any]]:
+        lines = (Path(output_dir) / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+    return read
