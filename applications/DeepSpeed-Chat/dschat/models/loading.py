@@ -223,7 +223,8 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     config = _load_config(path, flag, tokenizer, dropout)
-    if not head_may_be_new and getattr(config, "num_labels", 1) != 1:
+    is_classifier = any("Classification" in name for name in config.architectures or [])
+    if not head_may_be_new and is_classifier and config.num_labels != 1:
         raise UserError(
             f"--{flag} {path}: the classifier has {config.num_labels} outputs; a reward model "
             "has one."

@@ -1,4 +1,4 @@
-"""One function for every online script: `train_online(config, penalty)`."""
+"""One function for every online script: `train_online(config)`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.training import distributed
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_setup import (
-    check_padding,
+    data_folder,
     load_models,
     load_prompts,
     load_tokenizers,
@@ -24,39 +24,34 @@ from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.run_files import MetricsLog, write_config
 
 
-def train_online(config: OnlineConfig, penalty: str) -> None:
-    """Step 3: align a policy by PPO under a penalty.
-
-    Args:
-        config: the script's settings.
-        penalty: a name of the regularisers' registry; its options are read from `config`.
+def train_online(config: OnlineConfig) -> None:
+    """Step 3: align a policy by PPO under the penalty that `config` names.
 
     Raises:
         UserError: something the user gave cannot be used.
     """
     device, dtype = start(config)
-    trainer = build_trainer(config, penalty, device, dtype)
+    trainer = build_trainer(config, device, dtype)
     with trainer.log:
         trainer.train()
     distributed.shut_down()
 
 
 def build_trainer(
-    config: OnlineConfig, penalty: str, device: torch.device, dtype: torch.dtype
+    config: OnlineConfig, device: torch.device, dtype: torch.dtype
 ) -> OnlineTrainer:
     """Load, check and connect everything; cheap checks come before long loads."""
     tokenizer = load_tokenizers(config)
-    check_padding(config, tokenizer)
     prompts = load_prompts(config, tokenizer)
     steps = optimizer_steps(config, len(prompts))
     models = load_models(config, tokenizer, dtype, device)
     embeddings = models.reference.policy.model.get_input_embeddings().weight.detach()
-    regularizer = build_regularizer(config, penalty, embeddings.to(device), tokenizer)
+    regularizer = build_regularizer(config, embeddings.to(device), tokenizer)
     report(config, regularizer, len(prompts), steps)
     actor = make_engine(models.actor, "actor", config, dtype, steps)
     critic = make_engine(models.critic, "critic", config, dtype, steps)
     assert config.output_dir is not None
-    write_config(config, config.output_dir, penalty=penalty, dtype=str(dtype), device=str(device))
+    write_config(config, config.output_dir, penalty=regularizer.name, dtype=str(dtype), device=str(device))
     board = config.tensorboard_path or str(Path(config.output_dir) / "tensorboard")
     return OnlineTrainer(
         config=config,
@@ -84,9 +79,9 @@ def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
 
 
 def build_regularizer(
-    config: OnlineConfig, penalty: str, embeddings: torch.Tensor, tokenizer: Any
+    config: OnlineConfig, embeddings: torch.Tensor, tokenizer: Any
 ) -> PolicyRegularizer:
-    """The named regulariser; one rank of each node builds what is cached, the others read it.
+    """The regulariser; one rank of each node builds what is cached, the others read it.
 
     Args:
         embeddings: [V, H] the reference's input embeddings, on the device of training.
@@ -96,13 +91,11 @@ def build_regularizer(
         generator = torch.Generator().manual_seed(config.seed)
         noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
         embeddings = (1 - perturb) * embeddings + perturb * noise
-    assert config.output_dir is not None
-    cache = Path(config.data_output_path or config.output_dir) / "nearest_tokens"
+    cache = data_folder(config) / "nearest_tokens"
 
     def build() -> PolicyRegularizer:
         return regularizer_from_config(
             config,
-            name=penalty,
             token_embeddings=embeddings,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -117,7 +110,7 @@ def build_regularizer(
             failure = str(error)
     failure = distributed.first_failure(failure)
     if failure is not None:
-        raise UserError(f"The penalty {penalty!r} cannot be made: {failure}")
+        raise UserError(f"The penalty {config.regularizer!r} cannot be made: {failure}")
     return built if built is not None else build()
 
 

@@ -5,8 +5,8 @@ Only the standard library and `dschat.config` are imported, so that `--help` ans
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from dschat.config import flag, require
 from dschat.training.step12_config import SCHEDULERS
@@ -17,7 +17,13 @@ KL_ESTIMATORS = ["k1", "k2", "k3", "exact"]
 
 @dataclass
 class OnlineConfig:
-    """What every online run (PPO) has, whatever its penalty and its reward."""
+    """What every online run (PPO) has, whatever its penalty and its reward.
+
+    Attributes:
+        regularizer: the penalty's name in the regularisers' registry, named by the subclass.
+    """
+
+    regularizer: ClassVar[str]
 
     # Data
     data_path: list[str] = flag(
@@ -40,10 +46,8 @@ class OnlineConfig:
     critic_model_name_or_path: str | None = flag(
         None, "The reward model, which the critic starts from as well: step 2's output. Required."
     )
-    num_padding_at_beginning: int | None = flag(
-        None,
-        "Padding tokens that the tokenizer itself puts before a text (1 for OPT, 0 elsewhere). "
-        "Only checked against the tokenizer: ends are found by length here.",
+    num_padding_at_beginning: int = flag(
+        0, "Pad tokens that every text starts with, as OPT models (1) were trained."
     )
     end_of_conversation_token: str | None = flag(
         None, "Token that ends a response; unset: the tokenizer's own end token."
@@ -218,6 +222,7 @@ def _require_ranges(config: Any) -> None:
         "print_answers_interval",
     ]
     not_negative = [
+        "num_padding_at_beginning",
         "num_warmup_steps",
         "save_steps",
         "test_stop_step",
@@ -248,6 +253,8 @@ def _require_ranges(config: Any) -> None:
 class DivergenceConfig(OnlineConfig):
     """main.py: the policy is held near its reference by KL or an f-divergence."""
 
+    regularizer: ClassVar[str] = "f_divergence"
+
     f_div: str = flag(
         "rkl",
         "The divergence: rkl (reverse KL), fkl (forward KL), js, alpha, tv (total variation), chi.",
@@ -265,8 +272,8 @@ class DivergenceConfig(OnlineConfig):
     )
     kl_estimator: str = flag(
         "exact",
-        "How the logged reverse KL is measured (with --f_div rkl --f_div_form gradient); the "
-        "training signal is the same for all.",
+        "How the logged reverse KL is measured (with --f_div rkl); the training signal is the same "
+        "for all.",
         choices=KL_ESTIMATORS,
     )
 
@@ -281,10 +288,9 @@ class DivergenceConfig(OnlineConfig):
             self.f_div != "alpha" or 0 < self.f_div_alpha < 1,
             f"--f_div_alpha {self.f_div_alpha}: expected a number between 0 and 1.",
         )
-        default = next(f.default for f in fields(self) if f.name == "kl_estimator")
         require(
-            self.kl_estimator == default or (self.f_div, self.f_div_form) == ("rkl", "gradient"),
-            "--kl_estimator works with --f_div rkl --f_div_form gradient only: the other "
+            self.kl_estimator == "exact" or (self.f_div == "rkl" and not self.f_div_low_var),
+            "--kl_estimator works with --f_div rkl without --f_div_low_var only: the other "
             "divergences are logged exactly.",
         )
 
@@ -292,6 +298,8 @@ class DivergenceConfig(OnlineConfig):
 @dataclass
 class WassersteinConfig(OnlineConfig):
     """main_wpr.py: the policy is held near its reference by a Wasserstein penalty."""
+
+    regularizer: ClassVar[str] = "wasserstein"
 
     cost_dim: int = flag(512, "k1: transport is possible to a token's so many nearest tokens.")
     cost_type: str = flag(

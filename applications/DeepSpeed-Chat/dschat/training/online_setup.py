@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not distributed.is_main():
+        logging.getLogger("dschat").setLevel(logging.ERROR)
 
 
 def load_tokenizers(config: OnlineConfig) -> Any:
@@ -141,19 +144,10 @@ def check_room(model_config: Any, config: OnlineConfig) -> None:
     )
 
 
-def check_padding(config: OnlineConfig, tokenizer: Any) -> None:
-    """Refuse a `--num_padding_at_beginning` that the tokenizer does not do."""
-    if config.num_padding_at_beginning is None:
-        return
-    ids = tokenizer("a")["input_ids"]
-    found = 0
-    while found < len(ids) and ids[found] == tokenizer.pad_token_id:
-        found += 1
-    require(
-        config.num_padding_at_beginning == found,
-        f"--num_padding_at_beginning {config.num_padding_at_beginning}, but this tokenizer starts "
-        f"a text with {found} padding tokens. Give {found}, or leave the flag out.",
-    )
+def data_folder(config: OnlineConfig) -> Path:
+    """Where prepared data and tables are kept for the next run."""
+    assert config.output_dir is not None
+    return Path(config.data_output_path or Path(config.output_dir) / "data")
 
 
 def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
@@ -163,14 +157,11 @@ def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
         phase="rl",
         data_split=config.data_split,
         seed=config.seed,
-        data_output_path=config.data_output_path,
+        data_output_path=str(data_folder(config)),
     )
-    prompts, left_out = build_prompts(data.train, tokenizer, config.max_prompt_seq_len)
-    if left_out:
-        distributed.log_main(
-            f"{left_out} of {left_out + len(prompts)} prompts are longer than "
-            f"--max_prompt_seq_len {config.max_prompt_seq_len} and are left out."
-        )
+    prompts, _ = build_prompts(
+        data.train, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
+    )
     return prompts
 
 

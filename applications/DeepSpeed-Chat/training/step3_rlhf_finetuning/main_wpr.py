@@ -13,11 +13,11 @@ from dschat.training.online_config import WassersteinConfig
 
 
 def main() -> None:
-    """Parse the settings, name the penalty, train."""
+    """Parse the settings and train."""
     config = parse_config(WassersteinConfig, description=__doc__)
     from dschat.training.online import train_online
 
-    train_online(config, penalty="wasserstein")
+    train_online(config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""What a user gives wrongly to step 3: one message each that says what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import TRAINING, run_script
+from online_fixtures import make_trainer, online_settings
+
+from dschat.config import parse_config
+from dschat.errors import UserError
+from dschat.training.online_config import DivergenceConfig, WassersteinConfig
+
+CASES: list[tuple[dict[str, Any], str]] = [
+    ({"actor_model_name_or_path": "./nowhere"}, "no such folder.*nowhere|nowhere.*no such folder"),
+    ({"critic_model_name_or_path": "/nowhere"}, "no such folder"),
+    ({"actor_model_name_or_path": None}, "Give the policy"),
+    ({"output_dir": None}, "--output_dir"),
+    ({"data_path": ["no/such-data"]}, "openai/summarize_from_feedback"),
+    ({"data_path": ["./no_such_folder"]}, "no_such_folder"),
+    ({"max_prompt_seq_len": 500, "max_answer_seq_len": 100}, "context is 512.*Lower"),
+    ({"max_prompt_seq_len": 3}, "max_prompt_seq_len"),
+    ({"per_device_generation_batch_size": 6}, "no multiple of"),
+    ({"gradient_accumulation_steps": 3}, "do not divide"),
+    ({"per_device_generation_batch_size": 400}, "64 prompts"),
+    ({"dtype": "fp16"}, "fp16 needs a GPU"),
+    ({"dtype": "int8"}, "fp32, bf16, fp16"),
+    ({"end_of_conversation_token": "<|nothing|>"}, "add_eot_token"),
+    ({"actor_zero_stage": 4}, "0, 1, 2 or 3"),
+    ({"offload": True}, "stage"),
+    ({"temperature": 0.0}, "above 0"),
+    ({"kl_ctl": -1.0}, "0 or more"),
+    ({"gamma": 1.5}, "from 0 to 1"),
+    ({"f_div": "fkl", "kl_estimator": "k2"}, "kl_estimator"),
+    ({"f_div": "js", "f_div_low_var": True}, "f_div_low_var"),
+    ({"f_div": "alpha", "f_div_alpha": 1.0}, "between 0 and 1"),
+    ({"ngram": 2}, "ngram"),
+    ({"enable_test_mode": True}, "test_stop_step"),
+    ({"actor_lora_dim": 4}, "actor_lora_module_name"),
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
+    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), CASES, ids=[str(c) for c, _ in CASES])
+def test_wrong_settings(settings: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        make_trainer(settings(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": 0.0}, "above 0"),
+        ({"max_iter": 0}, "above 0"),
+        ({"top_k": 0}, "1 or more"),
+        ({"gaussian_perturb": 2.0}, "from 0 to 1"),
+    ],
+)
+def test_wrong_wasserstein_settings(settings: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_trainer(settings(**changes), wasserstein=True)
+
+
+def test_a_folder_without_a_model_says_what_it_holds(settings: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nothing")
+    with pytest.raises(UserError, match="no config.json.*notes.txt"):
+        make_trainer(settings(actor_model_name_or_path=str(folder)))
+
+
+def test_a_language_model_is_no_reward_model(settings: Any, tiny_model_dir: Path) -> None:
+    with pytest.raises(UserError, match="no reward head.*step 2"):
+        make_trainer(settings(critic_model_name_or_path=str(tiny_model_dir)))
+
+
+def test_models_of_different_vocabularies_are_refused(
+    settings: Any, tiny_reward_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tmp_path / "other"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reward_dir)
+    tokenizer.add_tokens(["zebra"])
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match="different vocabularies.*zebra"):
+        make_trainer(settings(critic_model_name_or_path=str(folder)))
+
+
+@pytest.mark.parametrize(("token", "flag"), [("pad_token", "--pad_token"), ("eos_token", "end_of")])
+def test_a_tokenizer_without_a_special_token(
+    settings: Any, tiny_model_dir: Path, tmp_path: Path, token: str, flag: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "no_token"
+    shutil.copytree(tiny_model_dir, folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config[token]
+    path.write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=flag):
+        make_trainer(settings(actor_model_name_or_path=str(folder)))
+
+
+def test_flags_of_the_hybrid_engine_name_what_to_use_instead() -> None:
+    with pytest.raises(UserError, match="enable_hybrid_engine.*enable_zero3_generation_gather"):
+        parse_config(DivergenceConfig, ["--enable_hybrid_engine"])
+
+
+def test_a_config_file_with_an_unknown_name_or_value(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_speed: 3\n")
+    with pytest.raises(UserError, match="unknown name 'learning_speed'"):
+        parse_config(WassersteinConfig, [str(path)])
+    path.write_text("cost_type: taxi\n")
+    with pytest.raises(UserError, match="cost_type.*L2"):
+        parse_config(WassersteinConfig, [str(path)])
+    path.write_text("top_k: many\n")
+    with pytest.raises(UserError, match="top_k"):
+        parse_config(WassersteinConfig, [str(path)])
+
+
+@pytest.mark.slow
+def test_an_error_ends_a_script_with_one_message_and_code_1(settings: Any, tmp_path: Path) -> None:
+    script = TRAINING / "step3_rlhf_finetuning" / "main.py"
+    result = run_script(script, ["--actor_model_name_or_path", "x", "--output_dir", tmp_path])
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "--critic_model_name_or_path" in result.stderr
