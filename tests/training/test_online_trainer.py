@@ -272,3 +272,60 @@ def test_the_reward_models_scores_are_transformers_own(settings: Any) -> None:
         for example, score in zip(e.rollout.examples, e.scores.tolist(), strict=True):
             ids = torch.tensor([example["prompt_ids"] + example["response_ids"]])
             assert float(model(input_ids=ids).logits.detach()) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_lora_adapters_learn_and_are_merged_when_saved(settings: Any, only: bool) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trainer = make_trainer(
+        settings(
+            actor_lora_dim=4,
+            actor_lora_module_name="layers.",
+            critic_lora_dim=4,
+            critic_lora_module_name="layers.",
+            only_optimize_lora=only,
+            actor_zero_stage=2,
+        )
+    )
+    model = trainer.actor.module.model
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    first = trainer.run_iteration(trainer.prompts[:8])
+    assert first["divergence"] == 0  # fresh adapters change nothing
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert any("lora_B" in n for n in moved)
+    assert any("lora_" not in n for n in moved) != only
+    trainer.save()
+    folder = Path(trainer.config.output_dir) / "step-1" / "actor"
+    merged = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = torch.arange(4, 24).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(input_ids=ids).logits, model.eval()(input_ids=ids).logits, atol=1e-5, rtol=1e-4
+        )
+
+
+def test_ppo_learns_a_reward_it_can_reach(settings: Any) -> None:
+    # Reward: the share of tokens from one half of the vocabulary, about 1/2 at first.
+    trainer = make_trainer(
+        settings(
+            kl_ctl=0.0,
+            actor_learning_rate=5e-3,
+            critic_learning_rate=5e-3,
+            num_train_epochs=8,
+            lr_scheduler_type="constant",
+        )
+    )
+
+    def share(prompts: list[str], responses: list[str], examples: list[Any]) -> list[float]:
+        ids = [e["response_ids"] for e in examples]
+        return [sum(token >= 100 for token in r) / len(r) for r in ids]
+
+    trainer.reward = share
+    rows = [
+        trainer.run_iteration([trainer.prompts[(8 * i + j) % 64] for j in range(8)])
+        for i in range(60)
+    ]
+    rewards = [r["reward"] for r in rows]
+    assert sum(rewards[:5]) / 5 < 0.6
+    assert sum(rewards[-5:]) / 5 > 0.85
