@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.config import parse_config
 from dschat.errors import UserError
 from dschat.training.sft import IGNORED, labelled, train_sft
 from dschat.training.step12_config import SupervisedConfig
@@ -124,6 +125,10 @@ def test_adapters_only_leaves_every_other_weight_as_it_was(
     moved = {n for n in after if not torch.equal(after[n], before[n].to(torch.bfloat16))}
     assert moved == {n for n in after if "q_proj" in n}
     assert list((Path(flags["output_dir"]) / "tensorboard").glob("events*"))
+
+    again = parse_config(SupervisedConfig, [str(Path(flags["output_dir"]) / "config.yaml")])
+    assert (again.dtype, again.end_of_conversation_token) == ("bf16", "<eos>")
+    assert again.lora_learning_rate == 1e-1
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,13 @@ def init_distributed(local_rank: int = -1) -> torch.device:
         "MASTER_PORT": "0",
     }.items():
         os.environ.setdefault(name, value)
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found this
     import deepspeed
 
     # That op is compiled at first use (most of a minute) even where nothing calls it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():

@@ -195,7 +195,8 @@ def tokenised(rows: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], wha
             f"None of the {len(encoded)} {what} can be used: the prompts alone fill --max_seq_len. "
             "Give a larger --max_seq_len."
         )
-    return encoded.remove_columns("keep").select(kept)
+    encoded = encoded.remove_columns("keep")
+    return encoded if len(kept) == len(encoded) else encoded.select(kept)
 
 
 def held_out_batches(
