@@ -1,10 +1,9 @@
-"""What steps 1 and 2 share: start-up, the Trainer's arguments, evaluation and progress."""
+"""What steps 1 and 2 share: start-up, the Trainer's arguments, tokenised and held-out rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -222,81 +221,3 @@ def held_out_batches(
         indices = list(range(first, last, ranks))
         batch = collate([rows[j] for j in indices or [0]])
         yield {name: tensor.to(device) for name, tensor in batch.items()}, bool(indices)
-
-
-class Progress(TrainerCallback):
-    """Counts micro-steps; evaluates and saves when due; shows a bar; writes metrics.jsonl.
-
-    A row holds one optimiser step with the evaluation made at it, if any. Row 0 is the evaluation
-    before training.
-    """
-
-    def __init__(
-        self,
-        log: MetricsLog,
-        evaluate: Callable[[bool], dict[str, float]],
-        save: Callable[[int], None],
-        interval: int = 0,
-        print_loss: bool = False,
-    ) -> None:
-        """Set up.
-
-        Args:
-            log: where the rows go.
-            evaluate: called with whether it is the last evaluation; returns metrics.
-            save: called with the number of micro-steps done.
-            interval: evaluate and save every so many micro-steps; 0: evaluate after each epoch and
-                save at the end.
-            print_loss: print the loss of every step.
-        """
-        self.log, self.evaluate, self.save = log, evaluate, save
-        self.interval, self.print_loss = interval, print_loss
-        self.micro_step = self.epoch_length = self.last_micro_step = 0
-        self.result: dict[str, float] = {}
-        self._pending: dict[str, float] = {}
-        self._bar: Any = None
-        self._since = time.perf_counter()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate the model as it comes."""
-        from tqdm import tqdm
-
-        self.epoch_length = len(kwargs["train_dataloader"])
-        self.last_micro_step = self.epoch_length * int(args.num_train_epochs)
-        row = self.evaluate(False)
-        self.log.write({"step": 0, "micro_step": 0, **row})
-        self._bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not is_main())
-        self._since = time.perf_counter()
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A micro-step within an optimiser step."""
-        self._count()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The micro-step that completes an optimiser step."""
-        self._bar.update()
-        self._count()
-
-    def _count(self) -> None:
-        self.micro_step += 1
-        last = self.micro_step == self.last_micro_step
-        if last or self.micro_step % (self.interval or self.epoch_length) == 0:
-            self._pending = self.result = self.evaluate(last)
-            if last or self.interval:
-                self.save(self.micro_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Write the row of one optimiser step."""
-        if not logs or "loss" not in logs:  # the Trainer's summary at the end
-            return
-        now = time.perf_counter()
-        row = {"step": state.global_step, "micro_step": self.micro_step, **logs, **self._pending}
-        self.log.write({**row, "seconds": round(now - self._since, 3)})
-        self._since, self._pending = now, {}
-        self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
-        if self.print_loss:
-            log_main(f"step {state.global_step}: loss {logs['loss']:.6f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        self._bar.close()

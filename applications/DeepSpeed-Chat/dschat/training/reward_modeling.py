@@ -19,7 +19,6 @@ from dschat.models.lora import add_lora
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
     FineTuningTrainer,
-    Progress,
     Start,
     data_folder,
     held_out_batches,
@@ -28,6 +27,7 @@ from dschat.training.fine_tuning import (
     trainer_arguments,
 )
 from dschat.training.model_folder import save_model_folder
+from dschat.training.progress import Progress
 from dschat.training.step12_config import RewardModelingConfig
 
 
