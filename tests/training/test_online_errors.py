@@ -38,6 +38,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"f_div": "js", "f_div_low_var": True}, "f_div_low_var"),
     ({"f_div": "alpha", "f_div_alpha": 1.0}, "between 0 and 1"),
     ({"ngram": 2}, "ngram"),
+    ({"termination_condition": "ppl"}, "not in this version"),
     ({"enable_test_mode": True}, "test_stop_step"),
     ({"actor_lora_dim": 4}, "actor_lora_module_name"),
 ]
@@ -117,6 +118,20 @@ def test_a_tokenizer_without_a_special_token(
 def test_flags_of_the_hybrid_engine_name_what_to_use_instead() -> None:
     with pytest.raises(UserError, match="enable_hybrid_engine.*enable_zero3_generation_gather"):
         parse_config(DivergenceConfig, ["--enable_hybrid_engine"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--enable_ema"], "enable_ema.*not in this version"),
+        (["--kl_ctrl", "0.1"], "kl_ctrl.*--kl_ctl"),
+        (["runs/config.txt"], "argument 'runs/config.txt'"),
+        (["no_such.yaml"], "no_such.yaml"),
+    ],
+)
+def test_unknown_and_unsupported_flags(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(DivergenceConfig, arguments)
 
 
 def test_a_config_file_with_an_unknown_name_or_value(tmp_path: Path) -> None:

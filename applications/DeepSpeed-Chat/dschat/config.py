@@ -22,12 +22,23 @@ HYBRID_ENGINE = (
     "the hybrid engine is not used here: generation runs on the trained weights themselves. "
     "Remove the flag; under ZeRO 3 add --enable_zero3_generation_gather for fast generation"
 )
+NOT_YET = "it is not in this version; "
+MACRO_ACTIONS = "remove it and use --termination_condition fixed --ngram 1 (plain PPO)"
 REPLACED_FLAGS: dict[str, str] = {
     "enable_hybrid_engine": HYBRID_ENGINE,
     "unpin_actor_parameters": HYBRID_ENGINE,
     "release_inference_cache": HYBRID_ENGINE,
     "inference_tp_size": HYBRID_ENGINE,
     "tp_gather_partition_size": HYBRID_ENGINE,
+    "enable_ema": NOT_YET + "remove the flag and use the actor's own checkpoints (--save_steps)",
+    "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
+    "repeat_times": NOT_YET + MACRO_ACTIONS,
+    "parser_cutoff": NOT_YET + MACRO_ACTIONS,
+    "unsupervised_dataset_name": NOT_YET + "remove it: only the RL objective is trained",
+    "unsupervised_dataset_config_name": NOT_YET + "remove it: only the RL objective is trained",
+    "unsup_coef": NOT_YET + "remove it: only the RL objective is trained",
+    "preprocessing_num_workers": "it served the pre-training mix only, which is not in this "
+    "version. Remove the flag",
     "enable_mixed_precision_lora": "mixed-precision ZeRO++ is not supported. Remove the flag and "
     "use --actor_lora_dim with --actor_zero_stage 2 or 3",
 }
@@ -71,7 +82,11 @@ def parse_config(
         path = arguments.pop(file_at)
         file_values = _read_config_file(path, config_class, replaced_flags)
         _use_as_defaults(parser, file_values)
-    (config,) = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    config, unknown = parser.parse_args_into_dataclasses(
+        args=arguments, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise UserError(_unknown_flags(unknown, [f.name for f in dataclasses.fields(config_class)]))
     validate = getattr(config, "validate", None)
     if validate is not None:
         validate()
@@ -85,6 +100,17 @@ def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]
         name = argument[2:].split("=", 1)[0].replace("-", "_")
         if name in replaced_flags:
             raise UserError(f"--{name} cannot be honoured: {replaced_flags[name]}.")
+
+
+def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
+    import difflib
+
+    first = unknown[0]
+    name = first.lstrip("-").split("=", 1)[0]
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"Did you mean {' or '.join('--' + c for c in close)}? " if close else ""
+    what = "flag" if first.startswith("--") else "argument"
+    return f"Unknown {what} {first!r}. {hint}--help lists all flags."
 
 
 def _config_file_position(arguments: Sequence[str]) -> int | None:

@@ -133,10 +133,12 @@ class OnlineConfig:
     )
     # Macro actions
     termination_condition: str = flag(
-        "fixed", "How tokens are grouped into macro actions.", choices=["fixed"]
+        "fixed", "How tokens are grouped into macro actions (only 'fixed' in this version)."
     )
     ngram: int = flag(1, "Tokens in a macro action (only 1, plain PPO, in this version).")
-    value_function: str = flag("equal", "Value of a macro action.", choices=["equal"])
+    value_function: str = flag(
+        "equal", "Value of a macro action: equal, unit or position; the same for --ngram 1."
+    )
     # Output
     output_dir: str | None = flag(None, "Folder for the models, metrics and settings. Required.")
     save_steps: int = flag(
@@ -169,13 +171,23 @@ class OnlineConfig:
             require(getattr(self, name) is not None, f"Give {what}: --{name} FOLDER.")
         _require_ranges(self)
         self._validate_batches()
-        require(
-            self.ngram == 1,
-            f"--ngram {self.ngram}: macro actions are not in this version; use --ngram 1.",
-        )
+        self._validate_macro_actions()
         require(
             not self.enable_test_mode or self.test_stop_step > 0,
             "--enable_test_mode needs --test_stop_step N with N of 1 or more.",
+        )
+
+    def _validate_macro_actions(self) -> None:
+        """Only single tokens are actions; all value functions agree on them."""
+        wanted = f"--termination_condition {self.termination_condition} --ngram {self.ngram}"
+        require(
+            (self.termination_condition, self.ngram) == ("fixed", 1),
+            f"{wanted}: macro actions are not in this version; use --termination_condition fixed "
+            "--ngram 1 (plain PPO).",
+        )
+        require(
+            self.value_function in ("equal", "unit", "position"),
+            f"--value_function {self.value_function!r}: expected equal, unit or position.",
         )
 
     def _validate_batches(self) -> None:
@@ -313,9 +325,6 @@ class WassersteinConfig(OnlineConfig):
     block_size: int = flag(1024, "Rows in a block when the table of nearest tokens is built.")
     gaussian_perturb: float = flag(
         0.0, "Share g of Gaussian noise in the embeddings: (1 - g) E + g N(0, 1)."
-    )
-    transport: str = flag(
-        "published", "The transport penalty: as published.", choices=["published"]
     )
 
     def validate(self) -> None:
