@@ -7,6 +7,7 @@ import torch
 from dschat.regularization import (
     FDivergence,
     KLDivergence,
+    SinkhornDivergence,
     TruncatedWasserstein,
     register,
     registered_names,
@@ -77,6 +78,22 @@ def test_wasserstein_takes_its_options_and_keeps_defaults_for_none():
     assert regularizer.normalize
     assert (regularizer.top_k, regularizer.pad_token_id, regularizer.eos_token_id) == (3, 0, 1)
     assert build("wasserstein", embeddings, epsilon=0.5).epsilon == 0.5
+
+
+def test_transport_chooses_the_sinkhorn_divergence_with_its_own_defaults():
+    options = {"cost_dim": 5, "epsilon": None, "max_iter": None, "tol": None, "top_k": 3}
+    embeddings = torch.randn(20, 4)
+    for name in ("wasserstein", "sinkhorn_divergence"):
+        regularizer = build(name, embeddings, transport="sinkhorn_divergence", **options)
+        assert isinstance(regularizer, SinkhornDivergence)
+        assert (regularizer.epsilon, regularizer.max_iter, regularizer.tol) == (0.05, 200, 1e-3)
+        assert regularizer.top_k == 3
+    published = build("wasserstein", embeddings, transport="published", **options)
+    assert isinstance(published, TruncatedWasserstein)
+    with pytest.raises(ValueError, match="published, sinkhorn_divergence"):
+        build("wasserstein", embeddings, transport="exact")
+    with pytest.raises(ValueError, match="--normalize"):
+        build("sinkhorn_divergence", embeddings, normalize=True)
 
 
 def test_what_cannot_be_built_is_refused():

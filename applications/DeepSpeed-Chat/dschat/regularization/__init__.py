@@ -8,6 +8,7 @@ from dschat.regularization.base import Penalty, PolicyRegularizer
 from dschat.regularization.divergences import FDivergence, KLDivergence
 from dschat.regularization.multi_reference import MultiReference
 from dschat.regularization.registry import register, registered_names, regularizer_from_config
+from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.token_cost import nearest_tokens
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
@@ -17,6 +18,7 @@ __all__ = [
     "MultiReference",
     "Penalty",
     "PolicyRegularizer",
+    "SinkhornDivergence",
     "TruncatedWasserstein",
     "nearest_tokens",
     "register",

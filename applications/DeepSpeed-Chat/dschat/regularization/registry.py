@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dschat.regularization.base import PolicyRegularizer
 from dschat.regularization.divergences import PUBLISHED_REWARD_CLIP, FDivergence, KLDivergence
+from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 
@@ -79,9 +80,10 @@ def regularizer_from_config(
     Args:
         config: any object with the attribute ``regularizer`` and those the named one reads:
             ``kl`` kl_estimator; ``f_divergence`` f_div, f_div_alpha, f_div_form, f_div_low_var and
-            kl_estimator; ``wasserstein`` cost_dim, cost_type, epsilon, max_iter, tol, top_k,
-            normalize and block_size. An attribute that is absent or None stands for the
-            regulariser's own default.
+            kl_estimator; ``wasserstein`` transport (``published`` or ``sinkhorn_divergence``),
+            cost_dim, cost_type, epsilon, max_iter, tol, top_k, normalize and block_size;
+            ``sinkhorn_divergence`` top_k, epsilon, max_iter, tol and cost_type. An
+            attribute that is absent or None stands for the regulariser's own default.
         token_embeddings: [V, D], needed by regularisers that know distances between tokens.
         pad_token_id, eos_token_id: of the tokenizer.
         cache_dir: folder for tables that are worth keeping.
@@ -137,20 +139,32 @@ def _f_divergence(config: Any, parts: ModelParts) -> PolicyRegularizer:
 
 @register("wasserstein")
 def _wasserstein(config: Any, parts: ModelParts) -> PolicyRegularizer:
-    names = (
-        "cost_dim",
-        "cost_type",
-        "epsilon",
-        "max_iter",
-        "tol",
-        "top_k",
-        "normalize",
-        "block_size",
-    )
+    transport = getattr(config, "transport", None) or "published"
+    if transport == "sinkhorn_divergence":
+        return _sinkhorn_divergence(config, parts)
+    if transport != "published":
+        raise ValueError(
+            f"given transport {transport!r}, expected one of published, sinkhorn_divergence"
+        )
+    names = ("cost_dim", "cost_type", "epsilon", "max_iter", "tol", "top_k")
     return TruncatedWasserstein(
         parts.embeddings_for("wasserstein"),
         pad_token_id=parts.pad_token_id,
         eos_token_id=parts.eos_token_id,
         cache_dir=parts.cache_dir,
+        **_given(config, *((name, name) for name in (*names, "normalize", "block_size"))),
+    )
+
+
+@register("sinkhorn_divergence")
+def _sinkhorn_divergence(config: Any, parts: ModelParts) -> PolicyRegularizer:
+    if getattr(config, "normalize", False):
+        raise ValueError(
+            "given --normalize with the Sinkhorn divergence, expected it with the published "
+            "transport only: its potentials need no centring, drop the flag"
+        )
+    names = ("top_k", "epsilon", "max_iter", "tol", "cost_type")
+    return SinkhornDivergence(
+        parts.embeddings_for("sinkhorn_divergence"),
         **_given(config, *((name, name) for name in names)),
     )

@@ -84,7 +84,7 @@ def _check_table_inputs(embeddings: Tensor, k: int, cost_type: str, block_size: 
 
 
 def _build_table(embeddings: Tensor, k: int, cost_type: str, block_size: int) -> NearestTokens:
-    points = _cos_points(embeddings.float()) if cost_type == "cos" else embeddings.float()
+    points = cos_points(embeddings.float()) if cost_type == "cos" else embeddings.float()
     # Distances do not change with the origin; norms around the centre are small, so that less is
     # lost to cancellation.
     points = points - points.mean(0)
@@ -109,7 +109,7 @@ def _build_table(embeddings: Tensor, k: int, cost_type: str, block_size: int) ->
     return NearestTokens(indices, costs)
 
 
-def _cos_points(embeddings: Tensor) -> Tensor:
+def cos_points(embeddings: Tensor) -> Tensor:
     """Points [V, D + 1] whose squared distances are twice 1 - cosine.
 
     The extra coordinate makes zero rows (padding of the vocabulary) unit vectors too, orthogonal

@@ -1,0 +1,116 @@
+"""The Sinkhorn divergence as policy regulariser: transport between tokens, well posed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dschat.regularization.base import Penalty, checked_penalty, mean, single_reference
+from dschat.regularization.sinkhorn_solver import SoftMin, solve, torch_softmin
+from dschat.regularization.token_distance import TokenDistance
+from dschat.regularization.truncation import Truncation, truncate
+
+NUMBERS_PER_BLOCK = 2**22
+"""Largest tensor of a block of positions (16 MiB in float32): bounds memory, not the result."""
+UNCONVERGED_SHARE = 0.01
+
+
+class SinkhornDivergence:
+    """S(pi, rho) = OT(pi, rho) - OT(pi, pi) / 2 - OT(rho, rho) / 2 over token distances.
+
+    OT is entropic transport, min <P, C> + epsilon KL(P || pi x rho) (Feydy et al., AISTATS 2019).
+    S is 0 where the distributions are equal and positive elsewhere; moving mass to near tokens
+    costs less than to far ones. The token penalty is its first variation with respect to pi,
+    shifted so that its mean over the policy is S. Each position has its own bins: the likeliest
+    tokens of both distributions, and a tail with the remaining masses, so that the problem is
+    always feasible; a sampled token that was cut off gets the penalty of the tail.
+
+    Args:
+        token_embeddings: [V', D], input embeddings of the frozen reference model, V' >= V.
+        top_k: tokens of each distribution that get a bin of their own.
+        epsilon: entropic regularisation, as a share of the mean distance of tokens.
+        max_iter: updates at most.
+        tol: L1 marginal error of the plan at which a position stops.
+        cost_type: ``L2`` distance or ``cos`` for 1 - cosine, divided by their mean.
+        softmin: the kernel of the solver.
+
+    Raises:
+        ValueError: on settings outside their range or unusable embeddings.
+    """
+
+    name = "sinkhorn_divergence"
+    reward_clip: float | None = None
+
+    def __init__(
+        self,
+        token_embeddings: Tensor,
+        top_k: int = 128,
+        epsilon: float = 0.05,
+        max_iter: int = 200,
+        tol: float = 1e-3,
+        cost_type: str = "L2",
+        softmin: SoftMin = torch_softmin,
+    ) -> None:
+        if not (top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol > 0):
+            raise ValueError(
+                f"given top_k = {top_k}, max_iter = {max_iter}, epsilon = {epsilon}, tol = {tol}, "
+                "expected the first two at least 1 and the others above 0"
+            )
+        self.top_k, self.epsilon, self.max_iter, self.tol = top_k, epsilon, max_iter, tol
+        self.distance = TokenDistance(token_embeddings, cost_type)
+        self._softmin = softmin
+
+    @torch.no_grad()
+    def __call__(
+        self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor], actions: Tensor
+    ) -> Penalty:
+        """Penalise N positions: logits [N, V] twice and sampled tokens [N] int64."""
+        reference_logits = single_reference(policy_logits, reference_logits, actions)
+        if policy_logits.shape[1] > len(self.distance):
+            raise ValueError(
+                f"given logits over {policy_logits.shape[1]} tokens and {len(self.distance)} token "
+                "embeddings, expected an embedding for each: pass the reference model's own "
+                "embeddings, and cut padded logits to their number"
+            )
+        cut = truncate(policy_logits, reference_logits, self.top_k)
+        bins = cut.bin_of(actions)
+        size = cut.log_policy.shape[1]
+        per_block = max(1, NUMBERS_PER_BLOCK // (size * max(size, self.distance.dimension)))
+        parts = [
+            self._solve(Truncation(*(field[b] for field in cut)), bins[b])
+            for b in torch.arange(len(actions), device=bins.device).split(per_block)
+        ]
+        token, divergence, error, converged, iterations = (
+            torch.cat(c) for c in zip(*parts, strict=True)
+        )
+        metrics = {
+            "marginal_error": mean(error),
+            "converged": mean(converged),
+            "iterations": mean(iterations),
+            "tail_mass": mean((cut.log_policy[:, -1].exp() + cut.log_reference[:, -1].exp()) / 2),
+        }
+        if len(actions) and metrics["converged"] < 1 - UNCONVERGED_SHARE:
+            warnings.warn(
+                f"transport was not solved to a marginal error of --tol {self.tol:g} within "
+                f"--max_iter {self.max_iter} updates at {1 - metrics['converged']:.1%} of the "
+                f"positions (mean error {metrics['marginal_error']:.2g}): raise --max_iter, or "
+                f"--epsilon above {self.epsilon:g}",
+                stacklevel=2,
+            )
+        return checked_penalty(token, divergence, metrics)
+
+    def _solve(self, cut: Truncation, bins: Tensor) -> tuple[Tensor, ...]:
+        """Token penalty, divergence, marginal error, convergence and updates, [B] each."""
+        costs = self.distance.block(cut.tokens, cut.log_policy.dtype) / self.epsilon
+        solved = solve(
+            cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol, self._softmin
+        )
+        variation = self.epsilon * (solved.cross_policy - solved.self_policy)
+        of_reference = self.epsilon * (solved.cross_reference - solved.self_reference)
+        shift = (cut.log_reference.exp() * of_reference).sum(1)
+        divergence = (cut.log_policy.exp() * variation).sum(1) + shift
+        token = variation.gather(1, bins.unsqueeze(1)).squeeze(1) + shift
+        return token, divergence, solved.marginal_error, solved.converged, solved.iterations

@@ -1,0 +1,59 @@
+"""Distributions of a position cut to its most probable tokens and one bin for the tail."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Truncation(NamedTuple):
+    """Policy and reference of N positions over S = 2 top_k + 1 bins.
+
+    Attributes:
+        tokens: [N, S - 1] int64, the likeliest tokens of the policy, then of the reference. One
+            that is in both has its mass at its first place and none at its second.
+        repeated: [N, S - 1] bool, True at such second places.
+        log_policy, log_reference: [N, S], log-masses of the bins, the tail last; -inf if empty.
+    """
+
+    tokens: Tensor
+    repeated: Tensor
+    log_policy: Tensor
+    log_reference: Tensor
+
+    def bin_of(self, token_ids: Tensor) -> Tensor:
+        """Bin [N] of one token per position; the tail's for tokens that were cut off."""
+        found = (self.tokens == token_ids.unsqueeze(1)) & ~self.repeated
+        tail = torch.full_like(token_ids, self.tokens.shape[1])
+        return torch.where(found.any(1), found.int().argmax(1), tail)
+
+
+def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Truncation:
+    """Cut both distributions to the union of their ``top_k`` likeliest tokens, and the tail.
+
+    The bins do not depend on the sampled token: otherwise the mean of the token penalty over the
+    policy would not be the divergence. The tail is summed over its tokens, so that a mass far
+    below rounding is still right.
+
+    Args:
+        policy_logits, reference_logits: [N, V]; float64 stays, all else is computed in float32.
+        top_k: tokens of each distribution, cut to V.
+    """
+    top_k = min(top_k, policy_logits.shape[1])
+    of_policy = policy_logits.topk(top_k, dim=1).indices
+    of_reference = reference_logits.topk(top_k, dim=1).indices
+    tokens = torch.cat([of_policy, of_reference], dim=1)
+    in_policy = torch.zeros_like(policy_logits, dtype=torch.bool).scatter_(1, of_policy, True)
+    repeated = torch.cat(
+        [torch.zeros_like(of_policy, dtype=torch.bool), in_policy.gather(1, of_reference)], dim=1
+    )
+    masses = []
+    for logits in (policy_logits, reference_logits):
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        log_probs = torch.log_softmax(logits, dim=1, dtype=dtype)
+        inside = log_probs.gather(1, tokens).masked_fill_(repeated, -torch.inf)
+        tail = log_probs.scatter_(1, tokens, -torch.inf).logsumexp(1, keepdim=True)
+        masses.append(torch.cat([inside, tail], dim=1))
+    return Truncation(tokens, repeated, *masses)

@@ -1,0 +1,262 @@
+"""The Sinkhorn divergence against linear programmes, limits, differences and full transport."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from dschat.regularization import FDivergence, KLDivergence, MultiReference, SinkhornDivergence
+from dschat.regularization.sinkhorn_solver import torch_softmin
+from dschat.regularization.token_distance import TokenDistance
+from dschat.regularization.truncation import truncate
+from scipy.optimize import linprog
+from scipy.spatial.distance import cdist
+
+VOCABULARY = 8
+TIGHT = {"max_iter": 20000, "tol": 1e-11}
+
+
+def random_embeddings(rng, vocabulary=VOCABULARY):
+    return torch.randn(vocabulary, 3, generator=rng, dtype=torch.float64)
+
+
+def scaled_costs(embeddings, metric="euclidean"):
+    """All distances over their mean, [V, V]."""
+    costs = cdist(embeddings.numpy(), embeddings.numpy(), metric)
+    return torch.from_numpy(costs / (costs.sum() / (len(costs) * (len(costs) - 1))))
+
+
+def random_pair(rng, n=1, vocabulary=VOCABULARY, spread=1.5):
+    return spread * torch.randn(2, n, vocabulary, generator=rng, dtype=torch.float64)
+
+
+def every_token(regularizer, policy, reference):
+    """Token penalties [V] of one position, and its divergence."""
+    vocabulary = policy.shape[-1]
+    penalty = regularizer(
+        policy.expand(vocabulary, -1), reference.expand(vocabulary, -1), torch.arange(vocabulary)
+    )
+    return penalty.token, penalty.divergence[0]
+
+
+@pytest.mark.parametrize(("cost_type", "metric"), [("L2", "euclidean"), ("cos", "cosine")])
+def test_costs_are_distances_over_their_mean_and_the_tail_is_their_average(cost_type, metric, rng):
+    embeddings = random_embeddings(rng)
+    expected = scaled_costs(embeddings, metric)
+    tokens = torch.tensor([[0, 3, 7], [2, 5, 1]])
+    blocks = TokenDistance(embeddings, cost_type).block(tokens, torch.float64)
+    for ids, block in zip(tokens, blocks, strict=True):
+        torch.testing.assert_close(block[:3, :3], expected[ids][:, ids], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(block[3, :3], expected[ids].mean(1), rtol=1e-6, atol=1e-7)
+        assert torch.equal(block, block.T)
+        assert float(block[3, 3]) == 0.0
+
+
+def test_truncation_keeps_every_mass_once(rng):
+    policy, reference = random_pair(rng, n=20, vocabulary=30, spread=3.0)
+    cut = truncate(policy, reference, top_k=6)
+    for logits, masses in ((policy, cut.log_policy), (reference, cut.log_reference)):
+        probabilities = logits.softmax(-1)
+        torch.testing.assert_close(masses.exp().sum(1), torch.ones(20, dtype=torch.float64))
+        for row in range(20):
+            likely = set(policy[row].topk(6).indices.tolist())
+            likely |= set(reference[row].topk(6).indices.tolist())
+            actions = torch.arange(30)
+            one = type(cut)(*(field[row].expand(30, -1) for field in cut))
+            bins = one.bin_of(actions)
+            for token in range(30):
+                if token in likely:
+                    mass = masses[row, bins[token]].exp()
+                    torch.testing.assert_close(mass, probabilities[row, token])
+                else:
+                    assert int(bins[token]) == 12
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 1.0])
+@pytest.mark.parametrize("max_iter", [1, 200])
+@pytest.mark.filterwarnings("ignore:transport was not solved")
+def test_equal_distributions_give_exactly_zero(epsilon, max_iter, rng):
+    policy, _ = random_pair(rng, n=5)
+    regularizer = SinkhornDivergence(random_embeddings(rng), 3, epsilon, max_iter)
+    penalty = regularizer(policy, policy.clone(), torch.arange(5))
+    assert (penalty.token == 0).all()
+    assert (penalty.divergence == 0).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+@pytest.mark.parametrize("top_k", [2, VOCABULARY])
+@pytest.mark.parametrize("cost_type", ["L2", "cos"])
+def test_token_is_the_first_variation_with_mean_divergence(epsilon, top_k, cost_type, rng):
+    regularizer = SinkhornDivergence(
+        random_embeddings(rng), top_k, epsilon, cost_type=cost_type, **TIGHT
+    )
+    policy, reference = random_pair(rng)
+    pi = policy[0].softmax(0)
+    token, divergence = every_token(regularizer, policy, reference)
+    assert float(divergence) > 0
+    torch.testing.assert_close((pi * token).sum(), divergence, rtol=1e-9, atol=1e-12)
+    direction = pi * torch.randn(VOCABULARY, generator=rng, dtype=torch.float64)
+    direction -= pi * direction.sum()
+    step = 1e-5
+    values = [
+        every_token(regularizer, (pi + s * direction).log()[None], reference)[1]
+        for s in (step, -step)
+    ]
+    slope = (values[0] - values[1]) / (2 * step)
+    torch.testing.assert_close((token * direction).sum(), slope, rtol=1e-4, atol=1e-6)
+
+
+def linear_programme(p, q, costs):
+    size = len(p)
+    rows, columns = np.kron(np.eye(size), np.ones(size)), np.kron(np.ones(size), np.eye(size))
+    return linprog(
+        costs.flatten().numpy(),
+        A_eq=np.concatenate([rows, columns]),
+        b_eq=torch.cat([p, q]).numpy(),
+    ).fun
+
+
+def test_small_epsilon_is_the_linear_programme(rng):
+    embeddings = random_embeddings(rng)
+    policy, reference = random_pair(rng)
+    exact = linear_programme(
+        policy[0].softmax(0), reference[0].softmax(0), scaled_costs(embeddings)
+    )
+    regularizer = SinkhornDivergence(embeddings, VOCABULARY, 0.005, max_iter=20000, tol=1e-4)
+    _, divergence = every_token(regularizer, policy, reference)
+    assert float(divergence) == pytest.approx(exact, rel=0.03, abs=0.01)
+
+
+def test_large_epsilon_is_the_energy_distance(rng):
+    embeddings = random_embeddings(rng)
+    policy, reference = random_pair(rng)
+    difference = policy[0].softmax(0) - reference[0].softmax(0)
+    exact = -difference @ scaled_costs(embeddings) @ difference / 2
+    regularizer = SinkhornDivergence(embeddings, VOCABULARY, 1e4, **TIGHT)
+    _, divergence = every_token(regularizer, policy, reference)
+    torch.testing.assert_close(divergence, exact, rtol=1e-3, atol=1e-6)
+
+
+def entropic_value(p, q, costs, epsilon):
+    """min <P, C> + epsilon KL(P || p x q) by scaling in float64, value from the plan itself."""
+    gibbs = p[:, None] * q * torch.exp(-costs / epsilon)
+    u, v = torch.ones_like(p), torch.ones_like(q)
+    for _ in range(20000):
+        u = p / (gibbs @ v)
+        v = q / (gibbs.T @ u)
+    plan = u[:, None] * gibbs * v
+    return (plan * costs).sum() + epsilon * (plan * (plan / (p[:, None] * q)).log()).sum()
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+def test_divergence_is_debiased_full_transport(epsilon, rng):
+    embeddings = random_embeddings(rng)
+    policy, reference = random_pair(rng)
+    p, q = policy[0].softmax(0), reference[0].softmax(0)
+    costs = scaled_costs(embeddings)
+    expected = (
+        entropic_value(p, q, costs, epsilon)
+        - (entropic_value(p, p, costs, epsilon) + entropic_value(q, q, costs, epsilon)) / 2
+    )
+    regularizer = SinkhornDivergence(embeddings, VOCABULARY, epsilon, **TIGHT)
+    _, divergence = every_token(regularizer, policy, reference)
+    torch.testing.assert_close(divergence, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_near_tokens_cost_less_than_far_ones_which_a_kl_cannot_see():
+    """Two policies move the same mass: one to a token near the reference's, one to a far one."""
+    embeddings = torch.tensor([[0.0, 0.0], [0.1, 0.0], [3.0, 4.0], [-4.0, 3.0]])
+    reference = torch.tensor([[0.97, 0.01, 0.01, 0.01]]).log()
+    to_near = torch.tensor([[0.37, 0.61, 0.01, 0.01]]).log()
+    to_far = torch.tensor([[0.37, 0.01, 0.61, 0.01]]).log()
+    action = torch.tensor([0])
+    for blind in (KLDivergence("exact"), FDivergence("js")):
+        near, far = (blind(p, reference, action).divergence for p in (to_near, to_far))
+        torch.testing.assert_close(near, far)
+    transport = SinkhornDivergence(embeddings, 4)
+    near, far = (float(transport(p, reference, action).divergence) for p in (to_near, to_far))
+    assert 0 < near < far / 10
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.05, 1e2])
+@pytest.mark.parametrize("top_k", [2, 7])
+@pytest.mark.filterwarnings("ignore:transport was not solved")
+def test_extreme_distributions_stay_finite_and_not_negative(epsilon, top_k, extreme_logits, rng):
+    policy, reference = extreme_logits
+    regularizer = SinkhornDivergence(torch.randn(7, 3, generator=rng), top_k, epsilon)
+    for action in (0, 3, 6):
+        penalty = regularizer(policy, reference, torch.full((len(policy),), action))
+        assert penalty.token.dtype == torch.float32
+        assert torch.isfinite(penalty.token).all()
+        assert (penalty.divergence >= -1e-4).all()
+        assert all(math.isfinite(value) for value in penalty.metrics.values())
+
+
+def test_chunks_agree_with_one_call_and_empty_ones_are_finite(rng, monkeypatch):
+    monkeypatch.setattr("dschat.regularization.sinkhorn.NUMBERS_PER_BLOCK", 3 * 11 * 11)
+    policy, reference = random_pair(rng, n=10, vocabulary=40)
+    actions = torch.randint(40, (10,), generator=rng)
+    regularizer = SinkhornDivergence(random_embeddings(rng, 40), 5, 0.2)
+    whole = regularizer(policy, reference, actions)
+    pieces = [slice(0, 4), slice(4, 4), slice(4, 10)]
+    parts = [regularizer(policy[p], reference[p], actions[p]) for p in pieces]
+    for field in ("token", "divergence"):
+        joined = torch.cat([getattr(part, field) for part in parts])
+        torch.testing.assert_close(joined, getattr(whole, field), rtol=1e-9, atol=1e-11)
+    for name, value in whole.metrics.items():
+        counts = (4, 0, 6)
+        combined = sum(n * part.metrics[name] for n, part in zip(counts, parts, strict=True)) / 10
+        assert combined == pytest.approx(value, rel=1e-6), name
+
+
+def test_it_says_when_it_did_not_converge(rng):
+    policy, reference = random_pair(rng, n=4)
+    actions = torch.arange(4)
+    embeddings = random_embeddings(rng)
+    with pytest.warns(UserWarning, match="raise --max_iter"):
+        cut_short = SinkhornDivergence(embeddings, 8, 0.01, max_iter=2)(policy, reference, actions)
+    assert cut_short.metrics["converged"] < 1
+    assert cut_short.metrics["marginal_error"] > 1e-3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solved = SinkhornDivergence(embeddings, 8, 0.5)(policy, reference, actions)
+    assert solved.metrics["converged"] == 1
+    assert solved.metrics["marginal_error"] <= 1e-3
+
+
+def test_the_solver_runs_on_the_kernel_it_is_given(rng):
+    calls = []
+
+    def counted(costs, weights):
+        calls.append(costs.shape)
+        return torch_softmin(costs, weights)
+
+    policy, reference = random_pair(rng, n=3)
+    embeddings = random_embeddings(rng)
+    SinkhornDivergence(embeddings, 4, 0.5, softmin=counted)(policy, reference, torch.arange(3))
+    assert len(calls) > 3
+    assert set(calls) == {(3, 9, 9)}
+
+
+def test_several_references_combine(rng):
+    policy, first = random_pair(rng, n=3)
+    second, _ = random_pair(rng, n=3)
+    inner = SinkhornDivergence(random_embeddings(rng), 4, 0.5)
+    both = MultiReference(inner, [0.25, 0.75])(policy, [first, second], torch.arange(3))
+    parts = [inner(policy, each, torch.arange(3)) for each in (first, second)]
+    torch.testing.assert_close(both.token, 0.25 * parts[0].token + 0.75 * parts[1].token)
+
+
+def test_unusable_settings_and_inputs_are_refused(rng):
+    embeddings = random_embeddings(rng)
+    for option in ({"epsilon": 0.0}, {"top_k": 0}, {"max_iter": 0}, {"tol": 0.0}):
+        with pytest.raises(ValueError, match="expected"):
+            SinkhornDivergence(embeddings, **option)
+    with pytest.raises(ValueError, match="L2, cos"):
+        SinkhornDivergence(embeddings, cost_type="L1")
+    with pytest.raises(ValueError, match="mean distance 0"):
+        SinkhornDivergence(torch.ones(5, 3))
+    policy, reference = random_pair(rng, vocabulary=9)
+    with pytest.raises(ValueError, match="9 tokens and 8"):
+        SinkhornDivergence(embeddings)(policy, reference, torch.tensor([0]))
