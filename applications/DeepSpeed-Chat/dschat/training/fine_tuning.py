@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def trainer_arguments(
 
 
 class FineTuningTrainer:
-    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, and our progress in place of theirs."""
+    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, our progress in place of theirs."""
 
     config: FineTuningConfig
 
@@ -214,7 +215,7 @@ def held_out_batches(
         limit: at most so many batches; 0: all.
     """
     ranks = world_size()
-    batches = -(-(-(-len(rows) // ranks)) // batch_size)
+    batches = math.ceil(math.ceil(len(rows) / ranks) / batch_size)
     for i in range(min(batches, limit) if limit else batches):
         first = i * batch_size * ranks + rank()
         last = min(first + batch_size * ranks, len(rows))

@@ -71,7 +71,7 @@ def save_model_folder(
     from peft import PeftModel
 
     state = gathered_state_dict(model)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     failure: Exception | None = None
     if is_main():
         try:
