@@ -14,19 +14,18 @@ class Truncation(NamedTuple):
     Attributes:
         tokens: [N, S - 1] int64, the likeliest tokens of the policy, then of the reference. One
             that is in both has its mass at its first place and none at its second.
-        repeated: [N, S - 1] bool, True at such second places.
         log_policy, log_reference: [N, S], log-masses of the bins, the tail last; -inf if empty.
     """
 
     tokens: Tensor
-    repeated: Tensor
     log_policy: Tensor
     log_reference: Tensor
 
     def bin_of(self, token_ids: Tensor) -> Tensor:
         """Bin [N] of one token per position; the tail's for tokens that were cut off."""
-        found = (self.tokens == token_ids.unsqueeze(1)) & ~self.repeated
+        found = self.tokens == token_ids.unsqueeze(1)
         tail = torch.full_like(token_ids, self.tokens.shape[1])
+        # argmax gives the first place of a token that stands twice.
         return torch.where(found.any(1), found.int().argmax(1), tail)
 
 
@@ -56,4 +55,4 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
         inside = log_probs.gather(1, tokens).masked_fill_(repeated, -torch.inf)
         tail = log_probs.scatter_(1, tokens, -torch.inf).logsumexp(1, keepdim=True)
         masses.append(torch.cat([inside, tail], dim=1))
-    return Truncation(tokens, repeated, *masses)
+    return Truncation(tokens, *masses)
