@@ -1,4 +1,4 @@
-"""`pip install -e .` from this folder installs the package that the root's pyproject.toml describes."""
+"""`pip install -e .` here installs the package that the root's pyproject.toml describes."""
 
 import os
 from pathlib import Path

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from dschat.algorithms import gae, group_advantages, penalty_to_go, rloo_advantages
 
 LENGTHS = [5, 1, 3, 0]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from dschat.algorithms import ppo_diagnostics, ppo_policy_loss, value_loss
 
 CLIP = 0.2

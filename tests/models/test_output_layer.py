@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from dschat.errors import UserError
 from dschat.models import output_layer
 from dschat.models.output_layer import response_logprobs

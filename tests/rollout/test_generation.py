@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
-
 from dschat.rollout.generation import generate, sample_by_inverse_cdf, uniform_numbers
+from scipy import stats
 
 END, PAD = 1, 0
 

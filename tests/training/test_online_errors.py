@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch import TRAINING, run_script
-from online_fixtures import make_trainer, online_settings
-
 from dschat.config import parse_config
 from dschat.errors import UserError
 from dschat.training.online_config import DivergenceConfig, WassersteinConfig
+from launch import TRAINING, run_script
+from online_fixtures import make_trainer, online_settings
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"actor_model_name_or_path": "./nowhere"}, "no such folder.*nowhere|nowhere.*no such folder"),

@@ -61,13 +61,14 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
                 "f_div_form": "gradient",
             },
         ),
-        ("main.py", {"actor_zero_stage": 3, "critic_zero_stage": 3, "offload_reference_model": True}),
+        (
+            "main.py",
+            {"actor_zero_stage": 3, "critic_zero_stage": 3, "offload_reference_model": True},
+        ),
     ],
 )
 def test_two_ranks_do_what_one_does(settings: Any, tmp_path: Path, script: str, changes: Any):
-    one, alone = launch(
-        script, settings(output_dir=str(tmp_path / "one"), **changes)
-    )
+    one, alone = launch(script, settings(output_dir=str(tmp_path / "one"), **changes))
     halves = {"per_device_generation_batch_size": 4, "per_device_training_batch_size": 2}
     two, together = launch(
         script, settings(output_dir=str(tmp_path / "two"), **changes, **halves), ranks=2

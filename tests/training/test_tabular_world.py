@@ -1,4 +1,4 @@
-"""The trainer's own functions in a world small enough to sum over: their expected gradient is exact.
+"""The trainer's own functions in a world small enough to sum over: the gradient is exact.
 
 Vocabulary of 3 tokens, 0 ends a response, at most 3 tokens; the policy is a table of logits, one
 row per prefix. All responses are enumerated, the trainer's targets and loss are computed for each,
@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from dschat.algorithms import masked_sum, ppo_policy_loss
 from dschat.regularization import FDivergence, KLDivergence
 from dschat.rollout.experience import Experience, Rollout
 from dschat.training.targets import with_targets
+from torch import Tensor
 
 TOKENS, LIMIT, BETA = 3, 3, 0.7
 PREFIXES = [p for n in range(LIMIT) for p in itertools.product((1, 2), repeat=n)]
@@ -116,9 +115,7 @@ DIVERGENCES = {
 @pytest.mark.parametrize("name", list(DIVERGENCES))
 def test_the_expected_update_is_the_gradient_of_the_regularised_objective(name: str, seed: int):
     policy, reference, rewards = world(seed)
-    actual = trainers_gradient(
-        policy, reference, rewards, FDivergence(name, form="gradient")
-    )
+    actual = trainers_gradient(policy, reference, rewards, FDivergence(name, form="gradient"))
     expected = objectives_gradient(policy, reference, rewards, DIVERGENCES[name])
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-8)
 

@@ -86,7 +86,7 @@ def parse_config(
         args=arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
-        raise UserError(_unknown_flags(unknown, [f.name for f in dataclasses.fields(config_class)]))
+        raise UserError(_unknown_flags(unknown, list(vars(config))))
     validate = getattr(config, "validate", None)
     if validate is not None:
         validate()

@@ -78,4 +78,3 @@ def plot_runs(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-

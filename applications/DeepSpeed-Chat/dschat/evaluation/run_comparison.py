@@ -74,7 +74,7 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     from dschat.evaluation.policies import evaluate_policy
     from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
     from dschat.models.policy import PolicyModel
-    from dschat.regularization import KLDivergence, TruncatedWasserstein
+    from dschat.regularization import KLDivergence, PolicyRegularizer, TruncatedWasserstein
     from dschat.rewards.reward_model import RewardModel
     from dschat.rollout.scoring import Reference
     from dschat.training.online_setup import quiet_libraries
@@ -98,7 +98,7 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     reference = Reference(PolicyModel(plain, config.temperature), device)
     classifier = load_reward_model(config.reward_model, tokenizer, torch.float32, "reward_model")
     reward = RewardModel(classifier, tokenizer.pad_token_id, 64, device)
-    regularizers = {
+    regularizers: dict[str, PolicyRegularizer] = {
         "KL": KLDivergence("exact"),
         "Wasserstein": TruncatedWasserstein(
             plain.get_input_embeddings().weight.detach(),

@@ -241,8 +241,8 @@ def load_reward_model(
     missing = [name for name in info["missing_keys"] if "score" in name or "classifier" in name]
     if missing and not head_may_be_new:
         raise UserError(
-            f"--{flag} {path}: the checkpoint has no reward head ({', '.join(missing)} missing), so "
-            "it is not a reward model. Give the output of step 2 (output_dir/step_N)."
+            f"--{flag} {path}: the checkpoint has no reward head ({', '.join(missing)} missing), "
+            "so it is not a reward model. Give the output of step 2 (output_dir/step_N)."
         )
     fit_vocabulary(model, tokenizer, path, may_grow)
     return model

@@ -63,6 +63,12 @@ class OutputLayer:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the output layer, V; also where ZeRO 3 has partitioned it."""
+        weight: Any = self.linear.weight
+        return int(getattr(weight, "ds_shape", weight.shape)[0])
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """Weight and, where there is one, bias."""
         found = [self.linear.weight, getattr(self.linear, "bias", None)]
@@ -163,7 +169,7 @@ def response_logprobs(
         rows: positions in a chunk; None takes `chunk_rows(V)`.
     """
     if rows is None:
-        rows = chunk_rows(layer.linear.weight.shape[0])  # type: ignore[union-attr, index]
+        rows = chunk_rows(layer.vocabulary_size)
     bias = getattr(layer.linear, "bias", None)
     return _ResponseLogProbs.apply(
         hidden, layer.linear.weight, bias, actions, temperature, layer, rows

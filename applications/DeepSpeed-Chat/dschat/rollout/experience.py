@@ -108,5 +108,13 @@ def make_rollout(
         {**example, "prompt_ids": prompt, "response_ids": response}
         for example, prompt, response in zip(examples, prompt_ids, response_ids, strict=True)
     ]
-    tensors = (x.to(device) for x in (ids, attention, mask, ended, dropped))
-    return Rollout(*tensors, prompts=prompts, responses=responses, examples=examples)
+    return Rollout(
+        input_ids=ids.to(device),
+        attention_mask=attention.to(device),
+        response_mask=mask.to(device),
+        ended=ended.to(device),
+        dropped=dropped.to(device),
+        prompts=prompts,
+        responses=responses,
+        examples=examples,
+    )

@@ -152,7 +152,9 @@ class PenaltyScorer:
             for rows, policy_logits, reference_logits in chunks.of(i):
                 chosen = actions[rows]
                 penalty = self.regularizer(policy_logits, reference_logits, chosen, **options)
-                first = reference_logits if torch.is_tensor(reference_logits) else reference_logits[0]
+                first = (
+                    reference_logits if torch.is_tensor(reference_logits) else reference_logits[0]
+                )
                 parts.append(
                     (
                         chunk_logprobs(policy_logits, chosen, 1.0)[0],
@@ -180,7 +182,7 @@ class _Chunks:
         self.hidden = hidden
         self.hidden_references = hidden_references
         self.temperature = temperature
-        self.vocabulary_size = self.layers[0].linear.weight.shape[0]  # type: ignore[union-attr, index]
+        self.vocabulary_size = self.layers[0].vocabulary_size
 
     def of(self, i: int) -> Iterator[tuple[slice, Tensor, Tensor | list[Tensor]]]:
         """(rows, policy logits [m, V], reference logits [m, V] or K of them) of micro-batch i."""
@@ -212,7 +214,9 @@ def _join(parts: list[tuple[Tensor, Tensor, Penalty]], device: torch.device) -> 
     )
 
 
-def to_experience(rollout: Rollout, tokens: TokenScores, values: Tensor, scores: Tensor) -> Experience:
+def to_experience(
+    rollout: Rollout, tokens: TokenScores, values: Tensor, scores: Tensor
+) -> Experience:
     """Put [n] scores of active positions back into [B, T] tensors, 0 elsewhere."""
 
     def spread(flat: Tensor) -> Tensor:

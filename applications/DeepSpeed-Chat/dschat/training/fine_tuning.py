@@ -91,11 +91,6 @@ def _quiet_libraries() -> None:
         transformers_logging.set_verbosity_error()
 
 
-def data_folder(config: FineTuningConfig) -> str:
-    """Where prepared data is kept."""
-    return config.data_output_path or str(Path.home() / ".cache" / "dschat" / "data")
-
-
 def trainer_arguments(
     arguments_class: Any, config: FineTuningConfig, begun: Start, **further: Any
 ) -> Any:

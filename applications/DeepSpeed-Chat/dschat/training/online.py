@@ -13,7 +13,6 @@ from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.training import distributed
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_setup import (
-    data_folder,
     load_models,
     load_prompts,
     load_tokenizers,
@@ -21,7 +20,7 @@ from dschat.training.online_setup import (
     start,
 )
 from dschat.training.online_trainer import OnlineTrainer
-from dschat.training.run_files import MetricsLog, write_config
+from dschat.training.run_files import MetricsLog, data_folder, write_config
 
 
 def train_online(config: OnlineConfig) -> None:
@@ -37,9 +36,7 @@ def train_online(config: OnlineConfig) -> None:
     distributed.shut_down()
 
 
-def build_trainer(
-    config: OnlineConfig, device: torch.device, dtype: torch.dtype
-) -> OnlineTrainer:
+def build_trainer(config: OnlineConfig, device: torch.device, dtype: torch.dtype) -> OnlineTrainer:
     """Load, check and connect everything; cheap checks come before long loads."""
     tokenizer = load_tokenizers(config)
     prompts = load_prompts(config, tokenizer)
@@ -51,7 +48,9 @@ def build_trainer(
     actor = make_engine(models.actor, "actor", config, dtype, steps)
     critic = make_engine(models.critic, "critic", config, dtype, steps)
     assert config.output_dir is not None
-    write_config(config, config.output_dir, penalty=regularizer.name, dtype=str(dtype), device=str(device))
+    write_config(
+        config, config.output_dir, penalty=regularizer.name, dtype=str(dtype), device=str(device)
+    )
     board = config.tensorboard_path or str(Path(config.output_dir) / "tensorboard")
     return OnlineTrainer(
         config=config,

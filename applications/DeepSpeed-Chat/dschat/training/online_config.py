@@ -76,7 +76,7 @@ class OnlineConfig:
         "cosine", "Course of the learning rates after the warm-up.", choices=SCHEDULERS
     )
     num_warmup_steps: int = flag(0, "Optimiser steps of linear warm-up.")
-    warmup_ratio: float = flag(0.1, "Warm-up as a share of all optimiser steps, if the former is 0.")
+    warmup_ratio: float = flag(0.1, "Warm-up as a share of all optimiser steps, instead.")
     # PPO
     kl_ctl: float = flag(
         0.05,
@@ -105,7 +105,8 @@ class OnlineConfig:
     )
     critic_gradient_checkpointing: bool = flag(False, "The same for the critic.")
     actor_dropout: float | None = flag(
-        None, "Every dropout probability of the actor; unset: its own (0.0 keeps PPO's ratios at 1)."
+        None,
+        "Every dropout probability of the actor; unset: its own (0.0: PPO's ratios start at 1).",
     )
     critic_dropout: float | None = flag(None, "The same for the critic.")
     actor_lora_dim: int = flag(0, "Rank of the actor's LoRA adapters; 0: none. Merged when saved.")
@@ -315,7 +316,9 @@ class WassersteinConfig(OnlineConfig):
 
     cost_dim: int = flag(512, "k1: transport is possible to a token's so many nearest tokens.")
     cost_type: str = flag(
-        "L2", "Cost between input embeddings: L2 distance or cos (1 - cosine).", choices=["L2", "cos"]
+        "L2",
+        "Cost between input embeddings: L2 distance or cos (1 - cosine).",
+        choices=["L2", "cos"],
     )
     epsilon: float | None = flag(None, "Entropic regularisation; unset: 0.01, as published.")
     max_iter: int | None = flag(None, "Most Sinkhorn iterations; unset: 10, as published.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from dschat.training import distributed
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.online_config import OnlineConfig
 from dschat.training.optimizer import adamw
+from dschat.training.run_files import data_folder
 from dschat.training.schedule import schedule
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 
@@ -109,7 +109,9 @@ def load_models(
         (critic, config.critic_gradient_checkpointing),
     ):
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
     # The same weights read twice would differ in rows added at random for a new token.
     reference = causal_lm(None)
     reference.load_state_dict(actor.state_dict())
@@ -142,12 +144,6 @@ def check_room(model_config: Any, config: OnlineConfig) -> None:
         f"{config.max_answer_seq_len} = {wanted} tokens, but the model's context is {limit}. "
         "Lower one of the two.",
     )
-
-
-def data_folder(config: OnlineConfig) -> Path:
-    """Where prepared data and tables are kept for the next run."""
-    assert config.output_dir is not None
-    return Path(config.data_output_path or Path(config.output_dir) / "data")
 
 
 def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:

@@ -20,7 +20,6 @@ from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
     FineTuningTrainer,
     Start,
-    data_folder,
     held_out_batches,
     start,
     tokenised,
@@ -28,6 +27,7 @@ from dschat.training.fine_tuning import (
 )
 from dschat.training.model_folder import save_model_folder
 from dschat.training.progress import Progress
+from dschat.training.run_files import data_folder
 from dschat.training.step12_config import RewardModelingConfig
 
 
@@ -119,7 +119,7 @@ def load_pairs(config: RewardModelingConfig, begun: Start) -> tuple[Any, Any]:
         phase="reward",
         data_split=config.data_split,
         seed=config.seed,
-        data_output_path=data_folder(config),
+        data_output_path=str(data_folder(config)),
     )
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:

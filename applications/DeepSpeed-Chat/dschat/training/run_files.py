@@ -87,6 +87,13 @@ def write_config(config: Any, output_dir: str | Path, **run: Any) -> None:
     atomic_write_text(Path(output_dir) / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 
+def data_folder(config: Any) -> Path:
+    """Where prepared data and tables are kept for the next run: `--data_output_path`, or a folder
+    in the output folder, so that nothing is written elsewhere unasked.
+    """
+    return Path(config.data_output_path or Path(config.output_dir) / "data")
+
+
 class MetricsLog:
     """Writes metrics to output_dir/metrics.jsonl (one object a step) and to TensorBoard.
 

@@ -18,7 +18,6 @@ from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
     FineTuningTrainer,
     Start,
-    data_folder,
     held_out_batches,
     start,
     tokenised,
@@ -26,6 +25,7 @@ from dschat.training.fine_tuning import (
 )
 from dschat.training.model_folder import save_model_folder
 from dschat.training.progress import Progress
+from dschat.training.run_files import data_folder
 from dschat.training.step12_config import SupervisedConfig
 
 IGNORED = -100
@@ -115,7 +115,7 @@ def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
         phase="sft",
         data_split=config.data_split,
         seed=config.seed,
-        data_output_path=data_folder(config),
+        data_output_path=str(data_folder(config)),
         sft_only_data_path=config.sft_only_data_path,
     )
 

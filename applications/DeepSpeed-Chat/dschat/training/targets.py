@@ -11,9 +11,7 @@ from dschat.rollout.experience import Experience
 REWARD_CLIP = 2.5
 
 
-def token_rewards(
-    experience: Experience, coefficient: float, penalty_clip: float | None
-) -> Tensor:
+def token_rewards(experience: Experience, coefficient: float, penalty_clip: float | None) -> Tensor:
     """[B, T] rewards: -coefficient * phi_t at every token, plus the score at the last.
 
     Args:
