@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The whole pipeline on the embedded example: fine-tuning, reward model, PPO under a KL penalty and
+# PPO under the Wasserstein penalty, then a table, sample responses and a picture. No downloads
+# but the Python packages. A second start goes on from what is there; FRESH=1 starts over.
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+export HF_HUB_OFFLINE=1
+
+SEED="${SEED:-1}"
+OUT="${OUT:-$ROOT/runs/quickstart-seed$SEED}"
+STEPS="$ROOT/applications/DeepSpeed-Chat/training"
+[ "${FRESH:-0}" = 1 ] && rm -rf "$OUT"
+mkdir -p "$OUT"
+begin=$SECONDS
+
+# run NAME MARKER COMMAND...: says what happens, skips what is finished, keeps a log.
+run() {
+  local name="$1" marker="$2"
+  shift 2
+  if [ -e "$OUT/$marker" ]; then
+    echo "== $name: already there ($OUT/$marker)"
+    return
+  fi
+  echo "== $name"
+  "$@"
+  touch "$OUT/$marker"
+}
+
+data=(--data_path "$OUT/example/data" --data_split 2,4,4 --data_output_path "$OUT/cache" --seed "$SEED")
+
+run "1/6 example data and an untrained model" example/done \
+  python -m dschat.example --output_dir "$OUT/example" --seed "$SEED"
+
+run "2/6 step 1: supervised fine-tuning" sft/done \
+  python "$STEPS/step1_supervised_finetuning/main.py" "${data[@]}" \
+  --model_name_or_path "$OUT/example/model" --max_seq_len 160 --completion_only_loss \
+  --per_device_train_batch_size 16 --per_device_eval_batch_size 64 \
+  --learning_rate 2e-3 --num_train_epochs 3 --warmup_ratio 0.05 --output_dir "$OUT/sft"
+
+run "3/6 step 2: reward model" reward_model/done \
+  python "$STEPS/step2_reward_model_finetuning/main.py" "${data[@]}" \
+  --model_name_or_path "$OUT/sft" --max_seq_len 160 \
+  --per_device_train_batch_size 16 --per_device_eval_batch_size 64 \
+  --learning_rate 1e-3 --num_train_epochs 1 --warmup_ratio 0.05 --output_dir "$OUT/reward_model"
+reward_model="$(ls -d "$OUT"/reward_model/step_* | sort -V | tail -n 1)"
+
+ppo=(
+  "${data[@]}"
+  --actor_model_name_or_path "$OUT/sft" --critic_model_name_or_path "$reward_model"
+  --max_prompt_seq_len 120 --max_answer_seq_len 32 --temperature 1.0
+  --per_device_generation_batch_size 64 --per_device_training_batch_size 32 --ppo_epochs 2
+  --actor_learning_rate 3e-4 --critic_learning_rate 1e-3 --warmup_ratio 0.05 --save_steps 0
+  --enable_test_mode --test_stop_step "${PPO_STEPS:-60}"
+)
+run "4/6 step 3: PPO with a KL penalty" ppo_kl/done \
+  python "$STEPS/step3_rlhf_finetuning/main.py" "${ppo[@]}" \
+  --kl_ctl 0.05 --output_dir "$OUT/ppo_kl"
+
+run "5/6 step 3: PPO with the Wasserstein penalty" ppo_wpr/done \
+  python "$STEPS/step3_rlhf_finetuning/main_wpr.py" "${ppo[@]}" \
+  --kl_ctl 0.05 --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
+
+last() { ls -d "$OUT/$1"/step-* | sort -V | tail -n 1; }
+echo "== 6/6 held-out prompts"
+python -m dschat.evaluation.run_comparison \
+  --reference "$OUT/sft" --reward_model "$reward_model" \
+  --policies "SFT=$OUT/sft" "PPO + KL=$(last ppo_kl)/actor" "PPO + WPR=$(last ppo_wpr)/actor" \
+  --runs "PPO + KL=$OUT/ppo_kl" "PPO + WPR=$OUT/ppo_wpr" \
+  --data_path "$OUT/example/data" --num_prompts 256 --max_prompt_seq_len 120 \
+  --max_answer_seq_len 32 --seed "$SEED" --output_dir "$OUT"
+echo "Everything is in $OUT ($((SECONDS - begin)) s)."
