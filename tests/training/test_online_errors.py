@@ -39,6 +39,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"ngram": 2}, "ngram"),
     ({"termination_condition": "ppl"}, "not in this version"),
     ({"enable_test_mode": True}, "test_stop_step"),
+    ({"test_stop_step": 3}, "--enable_test_mode"),
+    ({"actor_zero_stage": 3, "offload": True}, "critic_zero_stage"),
+    ({"enable_zero3_generation_gather": True}, "ZeRO stage 0, where it is whole"),
+    ({"only_optimize_lora": True}, "add --actor_lora_dim"),
+    ({"actor_lora_learning_rate": 1e-3}, "add --actor_lora_dim"),
+    ({"actor_lora_dim": 4, "critic_lora_learning_rate": 1e-3}, "add --critic_lora_dim"),
+    ({"tensorboard_path": "logs"}, "--enable_tensorboard"),
+    ({"add_eot_token": True}, "--end_of_conversation_token"),
     ({"actor_lora_dim": 4}, "actor_lora_module_name"),
 ]
 
@@ -125,6 +133,7 @@ def test_flags_of_the_hybrid_engine_name_what_to_use_instead() -> None:
         (["--enable_ema"], "enable_ema.*not in this version"),
         (["--kl_ctrl", "0.1"], "kl_ctrl.*--kl_ctl"),
         (["runs/config.txt"], "argument 'runs/config.txt'"),
+        (["--seed", "3", "runs/config.yaml"], "comes before all flags"),
         (["no_such.yaml"], "no_such.yaml"),
     ],
 )
@@ -144,6 +153,38 @@ def test_a_config_file_with_an_unknown_name_or_value(tmp_path: Path) -> None:
     path.write_text("top_k: many\n")
     with pytest.raises(UserError, match="top_k"):
         parse_config(WassersteinConfig, [str(path)])
+
+
+def test_a_policy_that_has_diverged_is_said(settings: Any) -> None:
+    import torch
+
+    trainer = make_trainer(settings())
+    rollouts = trainer.sample(trainer.prompts[:8])
+    with torch.no_grad():
+        trainer.actor.module.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="diverged.*learning rate"):
+        trainer.score(rollouts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("broken", "prefix"), [("01", "error: "), ("1", "error (rank 1): ")])
+def test_ranks_tell_of_an_error_once(tmp_path: Path, broken: str, prefix: str) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import os, time\n"
+        "from dschat.config import run_script\n"
+        "from dschat.errors import UserError\n"
+        "def main():\n"
+        f"    if os.environ['RANK'] in {broken!r}:\n"
+        "        raise UserError('no such folder')\n"
+        "    time.sleep(60)\n"
+        "run_script(main)\n"
+    )
+    result = run_script(script, [], ranks=2, timeout=50)
+    assert result.returncode == 1
+    told = [line for line in result.stderr.splitlines() if "no such folder" in line]
+    assert told == [prefix + "no such folder"]
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

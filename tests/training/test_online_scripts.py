@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.config import parse_config
+from dschat.training.online_config import WassersteinConfig
 from launch import TRAINING, run_script
 from online_fixtures import online_settings
 from safetensors.torch import load_file
@@ -108,6 +110,11 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
     written = yaml.safe_load((output / "config.yaml").read_text())
     assert written["seed"] == 11
     assert written["kl_ctl"] == 0.05
+    settled = ("fp32", 10, 1e-6, "<eos>", "<pad>")
+    names = ("dtype", "max_iter", "tol", "end_of_conversation_token", "pad_token")
+    assert tuple(written[name] for name in names) == settled
+    assert written["tensorboard_path"] == str(output / "tensorboard")
+    parse_config(WassersteinConfig, [str(output / "config.yaml")])  # it can be given back
     assert written["run"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert list((output / "tensorboard").iterdir())
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

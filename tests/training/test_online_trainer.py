@@ -160,6 +160,14 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(settings: Any, sta
             torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
+def test_the_learning_rate_that_is_logged_is_the_steps_own(settings: Any) -> None:
+    # 64 prompts, 8 an iteration: 8 optimiser steps from 1e-3 down to 0.
+    trainer = make_trainer(settings(lr_scheduler_type="linear"))
+    rows = [trainer.run_iteration(trainer.prompts[:8]) for _ in range(2)]
+    for role in ("actor", "critic"):
+        assert [r[f"{role}_lr"] for r in rows] == pytest.approx([1e-3, 1e-3 * 7 / 8])
+
+
 def test_one_seed_gives_one_trajectory_and_another_seed_another(settings: Any) -> None:
     def run(seed: int) -> list[dict[str, float]]:
         trainer = make_trainer(settings(seed=seed))

@@ -70,6 +70,8 @@ def test_loss_and_perplexity_are_the_cross_entropy(
     trained = cross_entropy(Path(flags["output_dir"]), tiny_tokenizer, rows(5, 100), whole)
     assert last["eval_perplexity"] == pytest.approx(math.exp(trained), rel=1e-5)
     assert (start["step"], first["step"], last["step"]) == (0, 1, 2)
+    prepared = Path(flags["data_output_path"]).glob("*/*")
+    assert {path.name for path in prepared} == {"train.arrow", "eval.arrow", "meta.json"}
     assert last["micro_step"] == 4
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,10 @@ from typing import Any, TypeVar
 from dschat.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+# How long other ranks wait before they tell of an error: the launcher looks every second.
+SECONDS_FOR_RANK_0 = 5.0
 
 # Flags that DeepSpeed-Chat users know and this project does not honour -> what to use instead.
 HYBRID_ENGINE = (
@@ -110,6 +115,8 @@ def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"Did you mean {' or '.join('--' + c for c in close)}? " if close else ""
     what = "flag" if first.startswith("--") else "argument"
+    if first.lower().endswith(CONFIG_SUFFIXES):
+        hint = "A config file comes before all flags. "
     return f"Unknown {what} {first!r}. {hint}--help lists all flags."
 
 
@@ -118,7 +125,7 @@ def _config_file_position(arguments: Sequence[str]) -> int | None:
     for i, argument in enumerate(arguments):
         if argument.startswith(("--local_rank", "--local-rank")):
             continue
-        is_file = argument.lower().endswith((".yaml", ".yml", ".json"))
+        is_file = argument.lower().endswith(CONFIG_SUFFIXES)
         return i if is_file and not argument.startswith("-") else None
     return None
 
@@ -183,8 +190,12 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        rank = os.environ.get("RANK", "0")
-        prefix = "error" if os.environ.get("WORLD_SIZE", "1") == "1" else f"error (rank {rank})"
+        rank = int(os.environ.get("RANK", "0"))
+        if rank > 0:
+            # Most errors are the same on all ranks, and the launcher ends the others as soon as
+            # rank 0 has told of it: only an error that rank 0 does not have is told here.
+            time.sleep(SECONDS_FOR_RANK_0)
+        prefix = "error" if rank == 0 else f"error (rank {rank})"
         print(f"\n{prefix}: {error}", file=sys.stderr, flush=True)
         # Other ranks may be waiting in a collective: the launcher ends them when this one exits,
         # and a normal interpreter shutdown could wait for them instead.

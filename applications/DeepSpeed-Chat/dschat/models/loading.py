@@ -14,6 +14,8 @@ import torch
 
 from dschat.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DROPOUT_FIELDS = (
     "dropout",
     "attention_dropout",
@@ -36,17 +38,16 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     Raises:
         UserError: fp16 on CPU, bf16 on a GPU without it, or an unknown name.
     """
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name is None:
         return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
-    if name not in dtypes:
-        raise UserError(f"--dtype {name!r} is unknown; expected one of {', '.join(dtypes)}.")
+    if name not in DTYPES:
+        raise UserError(f"--dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}.")
     if name == "fp16" and device.type == "cpu":
         raise UserError("--dtype fp16 needs a GPU; on CPU use --dtype fp32 or --dtype bf16.")
     if name == "bf16" and not has_bf16:
         raise UserError("--dtype bf16: this GPU does not have it; use --dtype fp16 or fp32.")
-    return dtypes[name]
+    return DTYPES[name]
 
 
 def check_model_path(path: str, flag: str) -> None:

@@ -48,7 +48,7 @@ def deepspeed_settings(
     if stage not in (0, 1, 2, 3):
         raise UserError(f"ZeRO stage {stage} does not exist; expected 0, 1, 2 or 3.")
     if offload and stage == 0:
-        raise UserError("--offload needs a ZeRO stage of 1 or more; stage 0 has nothing to offload.")
+        raise UserError("--offload needs a ZeRO stage of 1 or more; stage 0 offloads nothing.")
     zero: dict[str, Any] = {"stage": stage}
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}

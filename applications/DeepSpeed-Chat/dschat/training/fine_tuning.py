@@ -16,14 +16,12 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from dschat.errors import UserError
-from dschat.models.loading import check_model_path, load_tokenizer, resolve_dtype
+from dschat.models.loading import DTYPE_NAMES, check_model_path, load_tokenizer, resolve_dtype
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.distributed import init_distributed, is_main, log_main, rank, world_size
 from dschat.training.optimizer import adamw
-from dschat.training.run_files import MetricsLog, write_config
+from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.step12_config import FineTuningConfig
-
-DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ def start(config: FineTuningConfig) -> Start:
         end_of_conversation_token=tokenizer.eos_token,
         pad_token=tokenizer.pad_token,
         tensorboard_path=str(board) if config.enable_tensorboard else None,
+        data_output_path=str(data_folder(config)),
         deepspeed=True,
         local_rank=-1,
     )
@@ -170,14 +169,15 @@ def tokenised(rows: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], wha
     """
     import datasets
 
-    fingerprint = f"{datasets.fingerprint.generate_random_fingerprint()}"
     encoded = rows.map(
         encode,
         remove_columns=rows.column_names,
         desc=f"Tokenising {what}",
-        # Hashing the tokenizer to look for a cached result costs more than it saves.
+        # Hashing the tokenizer to look for a cached result costs more than it saves, and what is
+        # never looked for should not pile up on the disk, a file for each rank of each run.
         load_from_cache_file=False,
-        new_fingerprint=fingerprint,
+        new_fingerprint=datasets.fingerprint.generate_random_fingerprint(),
+        keep_in_memory=True,
     )
     kept = [i for i, keep in enumerate(encoded["keep"]) if keep]
     if len(kept) < len(encoded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from dschat.data.prompts import prompt_batches
 from dschat.errors import UserError
+from dschat.models.loading import DTYPE_NAMES
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.training import distributed
 from dschat.training.online_config import OnlineConfig
@@ -21,6 +23,7 @@ from dschat.training.online_setup import (
 )
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
+from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 
 
 def train_online(config: OnlineConfig) -> None:
@@ -48,10 +51,8 @@ def build_trainer(config: OnlineConfig, device: torch.device, dtype: torch.dtype
     actor = make_engine(models.actor, "actor", config, dtype, steps)
     critic = make_engine(models.critic, "critic", config, dtype, steps)
     assert config.output_dir is not None
-    write_config(
-        config, config.output_dir, penalty=regularizer.name, dtype=str(dtype), device=str(device)
-    )
-    board = config.tensorboard_path or str(Path(config.output_dir) / "tensorboard")
+    settled = resolved(config, dtype, tokenizer, regularizer)
+    write_config(settled, config.output_dir, penalty=regularizer.name, device=device.type)
     return OnlineTrainer(
         config=config,
         actor=actor,
@@ -62,8 +63,34 @@ def build_trainer(config: OnlineConfig, device: torch.device, dtype: torch.dtype
         tokenizer=tokenizer,
         prompts=prompts,
         device=device,
-        log=MetricsLog(config.output_dir, board if config.enable_tensorboard else None),
+        log=MetricsLog(config.output_dir, settled.tensorboard_path),
     )
+
+
+def resolved(
+    config: OnlineConfig, dtype: torch.dtype, tokenizer: Any, regularizer: PolicyRegularizer
+) -> OnlineConfig:
+    """The settings with what was left open filled in, for config.yaml."""
+    assert config.output_dir is not None
+    values: dict[str, Any] = {
+        "dtype": DTYPE_NAMES[dtype],
+        "end_of_conversation_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "data_output_path": str(data_folder(config)),
+        "deepspeed": True,
+        "local_rank": -1,
+    }
+    if config.enable_tensorboard and config.tensorboard_path is None:
+        values["tensorboard_path"] = str(Path(config.output_dir) / "tensorboard")
+    for role in ("actor", "critic"):
+        name = f"{role}_lora_learning_rate"
+        if getattr(config, f"{role}_lora_dim") and getattr(config, name) is None:
+            values[name] = DEFAULT_LORA_LEARNING_RATE
+    # Defaults of the penalty's own.
+    for name in ("epsilon", "max_iter", "tol"):
+        if hasattr(config, name):
+            values[name] = getattr(regularizer, name)
+    return dataclasses.replace(config, **values)
 
 
 def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:

@@ -6,9 +6,10 @@ Only the standard library and `dschat.config` are imported, so that `--help` ans
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dschat.config import flag, require
+from dschat.training.online_checks import require_partners, require_ranges
 from dschat.training.step12_config import SCHEDULERS
 
 F_DIVERGENCES = ["rkl", "fkl", "js", "alpha", "tv", "chi"]
@@ -34,7 +35,10 @@ class OnlineConfig:
     data_split: str = flag(
         "2,4,4", "How the training rows are divided between steps 1, 2 and 3, as proportions."
     )
-    data_output_path: str | None = flag(None, "Folder for prepared data, kept for the next run.")
+    data_output_path: str | None = flag(
+        None,
+        "Folder for prepared data and tables, kept for the next run; unset: data/ in output_dir.",
+    )
     max_prompt_seq_len: int = flag(
         256, "Prompts longer than this many tokens are left out (and counted)."
     )
@@ -170,13 +174,10 @@ class OnlineConfig:
             "output_dir": "a folder for the results",
         }.items():
             require(getattr(self, name) is not None, f"Give {what}: --{name} FOLDER.")
-        _require_ranges(self)
+        require_ranges(self)
         self._validate_batches()
         self._validate_macro_actions()
-        require(
-            not self.enable_test_mode or self.test_stop_step > 0,
-            "--enable_test_mode needs --test_stop_step N with N of 1 or more.",
-        )
+        require_partners(self)
 
     def _validate_macro_actions(self) -> None:
         """Only single tokens are actions; all value functions agree on them."""
@@ -220,46 +221,6 @@ class OnlineConfig:
             // self.per_device_training_batch_size
         )
         return self.generation_batches * max(1, self.gradient_accumulation_steps // micro_batches)
-
-
-def _require_ranges(config: Any) -> None:
-    at_least_one = [
-        "per_device_generation_batch_size",
-        "per_device_training_batch_size",
-        "generation_batches",
-        "ppo_epochs",
-        "num_train_epochs",
-        "gradient_accumulation_steps",
-        "max_prompt_seq_len",
-        "max_answer_seq_len",
-        "print_answers_interval",
-    ]
-    not_negative = [
-        "num_padding_at_beginning",
-        "num_warmup_steps",
-        "save_steps",
-        "test_stop_step",
-        "seed",
-        "actor_lora_dim",
-        "critic_lora_dim",
-        "kl_ctl",
-        "actor_weight_decay",
-        "critic_weight_decay",
-    ]
-    positive = ["actor_learning_rate", "critic_learning_rate", "temperature"]
-    probabilities = ["gamma", "lam", "warmup_ratio"]
-    for names, holds, expected in (
-        (at_least_one, lambda v: v >= 1, "1 or more"),
-        (not_negative, lambda v: v >= 0, "0 or more"),
-        (positive, lambda v: v > 0, "a number above 0"),
-        (probabilities, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            require(holds(value), f"--{name} {value}: expected {expected}.")
-    for name in ("actor_zero_stage", "critic_zero_stage"):
-        value = getattr(config, name)
-        require(value in (0, 1, 2, 3), f"--{name} {value}: expected 0, 1, 2 or 3.")
 
 
 @dataclass

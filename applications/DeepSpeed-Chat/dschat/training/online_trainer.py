@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from dschat.data.prompts import PromptExample, collate_prompts, prompt_batches, rank_share
+from dschat.errors import UserError
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards
 from dschat.rollout.experience import Experience, Rollout, make_rollout
@@ -210,7 +211,10 @@ class OnlineTrainer:
         """Experience of one generation batch, and sums of the regulariser's metrics."""
         self.actor.eval()
         self.critic.eval()
-        tokens, sums, positions = self.scorer(self.actor, rollouts)
+        try:
+            tokens, sums, positions = self.scorer(self.actor, rollouts)
+        except ValueError as error:
+            raise UserError(f"The penalty cannot be computed: {error}.") from error
         prompts = [p for r in rollouts for p in r.prompts]
         responses = [t for r in rollouts for t in r.responses]
         examples = [e for r in rollouts for e in r.examples]

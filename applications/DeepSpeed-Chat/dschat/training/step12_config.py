@@ -33,7 +33,7 @@ class FineTuningConfig:
         "2,4,4", "How the training rows are divided between steps 1, 2 and 3, as proportions."
     )
     data_output_path: str | None = flag(
-        None, "Folder for prepared data, kept for the next run; unset: ~/.cache/dschat/data."
+        None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
     )
     model_name_or_path: str | None = flag(
         None, "The model to start from: a Hugging Face model folder or a hub name. Required."

@@ -50,6 +50,8 @@ def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, flo
         return {}
     # DeepSpeed averages over ranks and accumulated micro-batches; ours are shares of one sum.
     factor = distributed.world_size() * len(step)
+    # Read before the step: after it the schedule shows the next one's.
+    rates = {f"{n}_lr": float(e.get_lr()[0]) for n, e in (("actor", actor), ("critic", critic))}
     sums = torch.zeros(5, dtype=torch.float64, device=step[0].logprobs.device)
     for experience in step:
         mask = experience.rollout.response_mask
@@ -79,5 +81,4 @@ def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, flo
         norm = engine.get_global_grad_norm()
         if norm is not None:
             metrics[f"{name}_grad_norm"] = float(norm)
-        metrics[f"{name}_lr"] = float(engine.get_lr()[0])
-    return metrics
+    return {**metrics, **rates}
