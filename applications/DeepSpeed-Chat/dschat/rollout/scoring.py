@@ -186,7 +186,7 @@ class _Chunks:
 
     def of(self, i: int) -> Iterator[tuple[slice, Tensor, Tensor | list[Tensor]]]:
         """(rows, policy logits [m, V], reference logits [m, V] or K of them) of micro-batch i."""
-        rows = chunk_rows(self.vocabulary_size)
+        rows = chunk_rows(self.vocabulary_size, self.hidden[i].device)
         for start in range(0, len(self.hidden[i]), rows):
             part = slice(start, start + rows)
             states = [self.hidden[i], *(h[i] for h in self.hidden_references)]
