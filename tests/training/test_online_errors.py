@@ -20,7 +20,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"output_dir": None}, "--output_dir"),
     ({"data_path": ["no/such-data"]}, "openai/summarize_from_feedback"),
     ({"data_path": ["./no_such_folder"]}, "no_such_folder"),
-    ({"max_prompt_seq_len": 500, "max_answer_seq_len": 100}, "context is 512.*Lower"),
+    ({"max_prompt_seq_len": 500, "max_answer_seq_len": 100}, "600 tokens.*context is 512.*Lower"),
     ({"max_prompt_seq_len": 3}, "max_prompt_seq_len"),
     ({"per_device_generation_batch_size": 6}, "no multiple of"),
     ({"gradient_accumulation_steps": 3}, "do not divide"),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
+from dschat.models.context import check_context
 from dschat.models.loading import (
     check_same_vocabulary,
     load_causal_lm,
@@ -102,7 +102,12 @@ def load_models(
 
     actor = causal_lm(config.actor_dropout)
     check_output_layer(actor)
-    check_room(actor.config, config)
+    check_context(
+        actor.config,
+        config.max_prompt_seq_len + config.max_answer_seq_len,
+        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
+        f"{config.max_answer_seq_len}",
+    )
     critic = classifier(config.critic_dropout)
     for model, checkpointing in (
         (actor, config.actor_gradient_checkpointing),
@@ -132,18 +137,6 @@ def _with_lora(model: Any, role: str, config: OnlineConfig) -> Any:
         return model
     name = getattr(config, f"{role}_lora_module_name")
     return add_lora(model, dim, name, config.only_optimize_lora, f"{role}_lora_module_name")
-
-
-def check_room(model_config: Any, config: OnlineConfig) -> None:
-    """Refuse a prompt and response budget beyond the model's context."""
-    limit = getattr(model_config, "max_position_embeddings", None)
-    wanted = config.max_prompt_seq_len + config.max_answer_seq_len
-    require(
-        limit is None or wanted <= limit,
-        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
-        f"{config.max_answer_seq_len} = {wanted} tokens, but the model's context is {limit}. "
-        "Lower one of the two.",
-    )
 
 
 def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:

@@ -14,6 +14,7 @@ from trl.trainer.reward_trainer import (
 
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair
+from dschat.models.context import check_context
 from dschat.models.loading import load_reward_model
 from dschat.models.lora import add_lora
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
@@ -99,6 +100,7 @@ def load_model(config: RewardModelingConfig, begun: Start) -> Any:
             head_may_be_new=True,
             may_grow=config.add_eot_token,
         )
+    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
     if config.compute_fp32_loss:
         model.register_forward_hook(_scores_in_fp32)
     if config.lora_dim == 0:

@@ -12,6 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair
+from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import add_lora
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
@@ -103,6 +104,7 @@ def load_model(config: SupervisedConfig, begun: Start) -> Any:
         dropout=config.dropout,
         may_grow=config.add_eot_token,
     )
+    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
     if config.lora_dim == 0:
         return model
     return add_lora(model, config.lora_dim, config.lora_module_name, config.only_optimize_lora)
