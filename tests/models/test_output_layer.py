@@ -184,3 +184,33 @@ def test_critic_values_are_the_reward_heads_scores_of_prefixes(tiny_reward_dir: 
 def test_backbone_refuses_a_model_without_a_head() -> None:
     with pytest.raises(UserError, match="head"):
         backbone(llama().model)
+
+
+def test_a_frozen_output_layer_gets_no_gradient_and_the_states_get_the_same() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    layer = output_layer.OutputLayer(torch.nn.Linear(32, 90))
+    states, actions = torch.randn(7, 32), torch.arange(7)
+
+    def gradient(frozen: bool) -> tuple[torch.Tensor, int]:
+        layer.linear.requires_grad_(not frozen)
+        hidden = states.clone().requires_grad_()
+        total = response_logprobs(hidden, layer, actions, TEMPERATURE, rows=3).sum()
+        made = 0
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+                nonlocal made
+                result = func(*args, **(kwargs or {}))
+                shape = getattr(result, "shape", None)
+                made += shape == layer.linear.weight.shape and "detach" not in str(func)
+                return result
+
+        with Watch():
+            total.backward()
+        return hidden.grad, made
+
+    (expected, of_trained), (found, of_frozen) = gradient(False), gradient(True)
+    assert torch.equal(found, expected)
+    assert of_trained > 0
+    assert of_frozen == 0

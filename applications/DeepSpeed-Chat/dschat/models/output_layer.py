@@ -133,9 +133,13 @@ class _ResponseLogProbs(torch.autograd.Function):
         hidden, weight, bias, actions = ctx.saved_tensors
         layer, rows = ctx.layer, ctx.rows
         grad_hidden = torch.empty_like(hidden)
-        # Many chunks add up here: in float32 also where the weights are not.
-        grad_weight = torch.zeros_like(weight, dtype=grad.dtype)
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=grad.dtype)
+        # Many chunks add up here: in float32 also where the weights are not. A frozen layer (LoRA)
+        # is spared a tensor of its own size.
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=grad.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = torch.zeros_like(bias, dtype=grad.dtype)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             logits = layer.logits(hidden[part])
@@ -149,12 +153,13 @@ class _ResponseLogProbs(torch.autograd.Function):
                 d_logits.mul_(1 - (logits.to(grad.dtype) / layer.softcap) ** 2)
             d_model = d_logits.to(hidden.dtype)
             grad_hidden[part] = d_model @ weight
-            grad_weight += (d_model.t() @ hidden[part]).to(grad.dtype)
+            if grad_weight is not None:
+                grad_weight += (d_model.t() @ hidden[part]).to(grad.dtype)
             if grad_bias is not None:
                 grad_bias += d_logits.sum(dim=0)
         return (
             grad_hidden,
-            grad_weight.to(weight.dtype),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
             None,
             None,
