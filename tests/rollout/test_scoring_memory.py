@@ -12,7 +12,7 @@ MEASURE = """
 import resource, sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from dschat.models.policy import PolicyModel
-from dschat.regularization import FDivergence, KLDivergence, TruncatedWasserstein
+from dschat.regularization import FDivergence, TruncatedWasserstein
 from dschat.rollout.experience import make_rollout
 from dschat.rollout.scoring import PenaltyScorer, Reference
 
@@ -26,13 +26,12 @@ cpu = torch.device("cpu")
 actor, reference = policy(), Reference(policy(), cpu)
 embeddings = reference.policy.model.get_input_embeddings().weight.detach()
 regularizer = {
-    "kl": lambda: KLDivergence("exact"),
     "js": lambda: FDivergence("js", form="gradient"),
     "wasserstein": lambda: TruncatedWasserstein(embeddings, cost_dim=16, top_k=8),
 }[name]()
-ids = torch.randint(5, vocabulary, (64, 80)).tolist()
+ids = torch.randint(5, vocabulary, (32, 80)).tolist()
 rollouts = [make_rollout([x[:16] for x in rows], [x[16:] for x in rows], [""] * 16, [""] * 16,
-                         [{}] * 16, 1, 0, cpu) for rows in (ids[:16], ids[16:32], ids[32:48], ids[48:])]
+                         [{}] * 16, 1, 0, cpu) for rows in (ids[:16], ids[16:])]
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
@@ -48,9 +47,9 @@ def increase_mib(vocabulary: int, name: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["kl", "js", "wasserstein"])
+@pytest.mark.parametrize("name", ["js", "wasserstein"])
 def test_the_peak_grows_by_less_than_a_few_chunks_when_the_vocabulary_grows_16_fold(name: str):
-    # 4096 positions: logits of the whole batch would take 62 MiB at 4,000 tokens and 1000 MiB at
+    # 2048 positions: logits of the whole batch would take 31 MiB at 4,000 tokens and 500 MiB at
     # 64,000, for policy and reference each; a chunk takes 36 MiB at either.
     small, large = increase_mib(4_000, name), increase_mib(64_000, name)
     assert large - small < 150

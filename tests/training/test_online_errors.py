@@ -69,6 +69,8 @@ def test_wrong_settings(settings: Any, changes: dict[str, Any], message: str) ->
         ({"max_iter": 0}, "above 0"),
         ({"top_k": 0}, "1 or more"),
         ({"gaussian_perturb": 2.0}, "from 0 to 1"),
+        ({"transport": "sinkhorn_divergence", "cost_dim": 5}, "belongs to --transport published"),
+        ({"transport": "sinkhorn_divergence", "normalize": True}, "belongs to --transport publ"),
     ],
 )
 def test_wrong_wasserstein_settings(settings: Any, changes: dict[str, Any], message: str) -> None:

@@ -211,6 +211,17 @@ def test_scoring_never_holds_positions_times_vocabulary(
     assert largest == chunk * vocabulary
 
 
+def test_the_sinkhorn_divergence_is_a_penalty_like_the_others(settings: Any) -> None:
+    trainer = make_trainer(settings(transport="sinkhorn_divergence", top_k=16), wasserstein=True)
+    first = trainer.run_iteration(trainer.prompts[:8])
+    second = trainer.run_iteration(trainer.prompts[8:16])
+    assert trainer.regularizer.name == "sinkhorn_divergence"
+    assert first["divergence"] == pytest.approx(0.0, abs=1e-6)
+    assert second["divergence"] > 0
+    # phi has the divergence as its mean, so that their averages over samples are near each other.
+    assert second["token_penalty"] == pytest.approx(second["divergence"], rel=2.0)
+
+
 def test_published_f_divergence_rewards_are_clipped_and_gradient_forms_are_not(settings: Any):
     value = make_trainer(settings())
     gradient = make_trainer(settings(f_div_form="gradient"))

@@ -275,18 +275,41 @@ class WassersteinConfig(OnlineConfig):
 
     regularizer: ClassVar[str] = "wasserstein"
 
-    cost_dim: int = flag(512, "k1: transport is possible to a token's so many nearest tokens.")
+    transport: str = flag(
+        "published",
+        "published: the truncated potential of the paper's code. sinkhorn_divergence: debiased "
+        "and normalised so that its policy gradient is that of the divergence; its costs are in "
+        "units of the mean token distance.",
+        choices=["published", "sinkhorn_divergence"],
+    )
+    cost_dim: int | None = flag(
+        None,
+        "k1: mass can move to a token's so many nearest tokens; unset: 512 (published only).",
+    )
     cost_type: str = flag(
         "L2",
         "Cost between input embeddings: L2 distance or cos (1 - cosine).",
         choices=["L2", "cos"],
     )
-    epsilon: float | None = flag(None, "Entropic regularisation; unset: 0.01, as published.")
-    max_iter: int | None = flag(None, "Most Sinkhorn iterations; unset: 10, as published.")
-    tol: float | None = flag(None, "A row stops when u changes by no more; unset: 1e-6.")
+    epsilon: float | None = flag(
+        None, "Entropic regularisation; unset: 0.01 (published), 0.05 (sinkhorn_divergence)."
+    )
+    max_iter: int | None = flag(
+        None, "Most Sinkhorn iterations; unset: 10 (published), 200 (sinkhorn_divergence)."
+    )
+    tol: float | None = flag(
+        None,
+        "A position stops when u changes by no more; unset: 1e-6 (published). For "
+        "sinkhorn_divergence: when the marginals are off by no more; unset: 1e-3.",
+    )
     top_k: int = flag(128, "k2: so many most probable tokens of either policy take part.")
-    normalize: bool = flag(False, "Centre the potential f over the support, as published.")
-    block_size: int = flag(1024, "Rows in a block when the table of nearest tokens is built.")
+    normalize: bool = flag(
+        False, "Centre the potential f over the support, as published (published only)."
+    )
+    block_size: int | None = flag(
+        None,
+        "Rows in a block when the table of nearest tokens is built; unset: 1024 (published only).",
+    )
     gaussian_perturb: float = flag(
         0.0, "Share g of Gaussian noise in the embeddings: (1 - g) E + g N(0, 1)."
     )
@@ -296,7 +319,14 @@ class WassersteinConfig(OnlineConfig):
         super().validate()
         for name in ("cost_dim", "top_k", "block_size"):
             value = getattr(self, name)
-            require(value >= 1, f"--{name} {value}: expected 1 or more.")
+            require(value is None or value >= 1, f"--{name} {value}: expected 1 or more.")
+        if self.transport != "published":
+            for name in ("cost_dim", "normalize", "block_size"):
+                require(
+                    not getattr(self, name),
+                    f"--{name} belongs to --transport published: the Sinkhorn divergence takes "
+                    "all costs on its support. Remove the flag.",
+                )
         for name in ("epsilon", "max_iter"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} {value}: expected a number above 0.")
