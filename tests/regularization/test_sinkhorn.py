@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from dschat.regularization import FDivergence, KLDivergence, MultiReference, SinkhornDivergence
-from dschat.regularization.sinkhorn_solver import torch_softmin
+from dschat.regularization.sinkhorn import NUMBERS_PER_BLOCK
+from dschat.regularization.sinkhorn_solver import solve
 from dschat.regularization.token_distance import TokenDistance
 from dschat.regularization.truncation import truncate
 from scipy.optimize import linprog
@@ -194,7 +195,7 @@ def test_extreme_distributions_stay_finite_and_not_negative(epsilon, top_k, extr
 
 
 def test_chunks_agree_with_one_call_and_empty_ones_are_finite(rng, monkeypatch):
-    monkeypatch.setattr("dschat.regularization.sinkhorn.NUMBERS_PER_BLOCK", 3 * 11 * 11)
+    monkeypatch.setitem(NUMBERS_PER_BLOCK, "cpu", 3 * 11 * 11)
     policy, reference = random_pair(rng, n=10, vocabulary=40)
     actions = torch.randint(40, (10,), generator=rng)
     regularizer = SinkhornDivergence(random_embeddings(rng, 40), 5, 0.2)
@@ -225,18 +226,20 @@ def test_it_says_when_it_did_not_converge(rng):
     assert solved.metrics["marginal_error"] <= 1e-3
 
 
-def test_the_solver_runs_on_the_kernel_it_is_given(rng):
-    calls = []
+def test_the_solver_is_an_argument(rng):
+    shapes = []
 
-    def counted(costs, weights):
-        calls.append(costs.shape)
-        return torch_softmin(costs, weights)
+    def counted(log_policy, log_reference, costs, max_iter, tol):
+        shapes.append(costs.shape)
+        return solve(log_policy, log_reference, costs, max_iter, tol)
 
     policy, reference = random_pair(rng, n=3)
-    embeddings = random_embeddings(rng)
-    SinkhornDivergence(embeddings, 4, 0.5, softmin=counted)(policy, reference, torch.arange(3))
-    assert len(calls) > 3
-    assert set(calls) == {(3, 9, 9)}
+    embeddings, actions = random_embeddings(rng), torch.arange(3)
+    given = SinkhornDivergence(embeddings, 8, 0.5, solver=counted)(policy, reference, actions)
+    own = SinkhornDivergence(embeddings, 8, 0.5)(policy, reference, actions)
+    # All 8 tokens are in both distributions' likeliest: 8 bins and the tail.
+    assert shapes == [(3, 9, 9)]
+    assert torch.equal(given.token, own.token)
 
 
 def test_several_references_combine(rng):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dschat.regularization.base import Penalty, checked_penalty, mean, single_reference
-from dschat.regularization.sinkhorn_solver import SoftMin, solve, torch_softmin
+from dschat.regularization.sinkhorn_solver import Solver, solve
 from dschat.regularization.token_distance import TokenDistance
 from dschat.regularization.truncation import Truncation, truncate
 
-NUMBERS_PER_BLOCK = 2**22
-"""Largest tensor of a block of positions (16 MiB in float32): bounds memory, not the result."""
+NUMBERS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
+"""Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
 
 
@@ -35,7 +35,7 @@ class SinkhornDivergence:
         max_iter: updates at most.
         tol: L1 marginal error of the plan at which a position stops.
         cost_type: ``L2`` distance or ``cos`` for 1 - cosine, divided by their mean.
-        softmin: the kernel of the solver.
+        solver: what solves the transport problems of a block of positions.
 
     Raises:
         ValueError: on settings outside their range or unusable embeddings.
@@ -52,7 +52,7 @@ class SinkhornDivergence:
         max_iter: int = 200,
         tol: float = 1e-3,
         cost_type: str = "L2",
-        softmin: SoftMin = torch_softmin,
+        solver: Solver = solve,
     ) -> None:
         if not (top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol > 0):
             raise ValueError(
@@ -61,7 +61,7 @@ class SinkhornDivergence:
             )
         self.top_k, self.epsilon, self.max_iter, self.tol = top_k, epsilon, max_iter, tol
         self.distance = TokenDistance(token_embeddings, cost_type)
-        self._softmin = softmin
+        self._solver = solver
 
     @torch.no_grad()
     def __call__(
@@ -76,12 +76,12 @@ class SinkhornDivergence:
                 "embeddings, and cut padded logits to their number"
             )
         cut = truncate(policy_logits, reference_logits, self.top_k)
-        bins = cut.bin_of(actions)
         size = cut.log_policy.shape[1]
-        per_block = max(1, NUMBERS_PER_BLOCK // (size * max(size, self.distance.dimension)))
+        numbers = NUMBERS_PER_BLOCK.get(actions.device.type, NUMBERS_PER_BLOCK["cpu"])
+        per_block = max(1, numbers // (size * max(size, self.distance.dimension)))
         parts = [
-            self._solve(Truncation(*(field[b] for field in cut)), bins[b])
-            for b in torch.arange(len(actions), device=bins.device).split(per_block)
+            self._solve(cut.rows(block).without_repeats(), actions[block])
+            for block in torch.arange(len(actions), device=actions.device).split(per_block)
         ]
         token, divergence, error, converged, iterations = (
             torch.cat(c) for c in zip(*parts, strict=True)
@@ -102,15 +102,13 @@ class SinkhornDivergence:
             )
         return checked_penalty(token, divergence, metrics)
 
-    def _solve(self, cut: Truncation, bins: Tensor) -> tuple[Tensor, ...]:
+    def _solve(self, cut: Truncation, actions: Tensor) -> tuple[Tensor, ...]:
         """Token penalty, divergence, marginal error, convergence and updates, [B] each."""
         costs = self.distance.block(cut.tokens, cut.log_policy.dtype) / self.epsilon
-        solved = solve(
-            cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol, self._softmin
-        )
+        solved = self._solver(cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol)
         variation = self.epsilon * (solved.cross_policy - solved.self_policy)
         of_reference = self.epsilon * (solved.cross_reference - solved.self_reference)
         shift = (cut.log_reference.exp() * of_reference).sum(1)
         divergence = (cut.log_policy.exp() * variation).sum(1) + shift
-        token = variation.gather(1, bins.unsqueeze(1)).squeeze(1) + shift
+        token = variation.gather(1, cut.bin_of(actions).unsqueeze(1)).squeeze(1) + shift
         return token, divergence, solved.marginal_error, solved.converged, solved.iterations

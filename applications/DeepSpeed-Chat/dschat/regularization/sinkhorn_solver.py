@@ -1,9 +1,17 @@
-"""Log-domain Sinkhorn iteration for the three transport problems of a Sinkhorn divergence.
+"""Sinkhorn iteration for the three transport problems of a Sinkhorn divergence.
 
-Everything is in units of epsilon: ``costs`` are C / epsilon and potentials f / epsilon. With the
-softmin T_q g = -log sum_j exp(log q_j + g_j - C_ij), the optimal potentials of (p, q) satisfy
-f = T_q g and g = T_p f. Source: Feydy et al., "Interpolating between Optimal Transport and MMD
-using Sinkhorn Divergences", AISTATS 2019. The softmin is an argument: a faster one is a drop-in.
+Everything is in units of epsilon: ``costs`` are C / epsilon and potentials f / epsilon. The optimal
+potentials of min <P, C> + epsilon KL(P || p x q) satisfy, with X_i = log sum_{j != i} exp(log q_j +
+g_j - C_ij) and Y_i = log sum_{j != i} exp(log p_j + f_j - C_ij), in every bin i
+
+    exp(f_i) (q_i exp(g_i) + exp(X_i)) = 1    and    exp(g_i) (p_i exp(f_i) + exp(Y_i)) = 1.
+
+Sinkhorn's iteration solves the first for f given g, then the second for g given f (Feydy et al.,
+"Interpolating between Optimal Transport and MMD using Sinkhorn Divergences", AISTATS 2019). Where
+tokens lie many epsilon apart, the terms of the diagonal dominate both, f and g only pass the
+log-ratio of p and q back and forth, and hundreds of updates are needed, the more the nearer p is to
+q. Here both equations of a bin are solved at once for (f_i, g_i) given X_i and Y_i, which is a
+quadratic equation, with X and Y renewed in turn. The solution is the same one.
 """
 
 from __future__ import annotations
@@ -14,15 +22,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SoftMin = Callable[[Tensor, Tensor], Tensor]
-"""(costs [B, S, S] symmetric, weights [B, S] = log q + g) -> T_q g [B, S]."""
+from dschat.regularization.sinkhorn_kernels import Kernel, LogSums, scaling_kernel
 
 LARGEST_EXPONENT = 50.0
-
-
-def torch_softmin(costs: Tensor, weights: Tensor) -> Tensor:
-    """The softmin in plain torch; builds one [B, S, S] tensor."""
-    return -torch.logsumexp(weights.unsqueeze(1) - costs, dim=2)
+SMALLEST_LOG_MASS = -80.0
+"""Log-masses below this count as this: the masses are as good as 0, and all stays finite."""
+SYMMETRIC_STEP = 0.75
+LOG_2 = 0.6931471805599453
 
 
 class Potentials(NamedTuple):
@@ -45,13 +51,17 @@ class Potentials(NamedTuple):
     iterations: Tensor
 
 
+Solver = Callable[[Tensor, Tensor, Tensor, int, float], Potentials]
+"""(log_policy, log_reference, costs, max_iter, tol) -> potentials, as ``solve`` does."""
+
+
 def solve(
     log_policy: Tensor,
     log_reference: Tensor,
     costs: Tensor,
     max_iter: int,
     tol: float,
-    softmin: SoftMin = torch_softmin,
+    kernel: Kernel = scaling_kernel,
 ) -> Potentials:
     """Solve (policy, policy), (reference, reference) and, from their solutions, the cross problem.
 
@@ -60,57 +70,96 @@ def solve(
 
     Args:
         log_policy, log_reference: [B, S], -inf at empty bins.
-        costs: [B, S, S], symmetric, over epsilon.
+        costs: [B, S, S], symmetric, over epsilon; its diagonal is 0 whatever it holds, and is
+            overwritten.
         max_iter: updates at most, of each problem.
         tol: L1 marginal error that counts as solved.
-        softmin: the kernel that computes T.
+        kernel: what sums over the costs.
     """
-    self_policy, policy_error = _solve_symmetric(log_policy, costs, max_iter, tol / 2, softmin)
-    self_reference, reference_error = _solve_symmetric(
-        log_reference, costs, max_iter, tol / 2, softmin
-    )
+    log_policy = log_policy.clamp(min=SMALLEST_LOG_MASS)
+    log_reference = log_reference.clamp(min=SMALLEST_LOG_MASS)
+    costs.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    log_sums = kernel(costs)
+    of_policy, policy_error = _solve_symmetric(log_policy, log_sums, max_iter, tol / 2)
+    of_reference, reference_error = _solve_symmetric(log_reference, log_sums, max_iter, tol / 2)
     # More precision than the self problems have would be lost in the difference.
     threshold = (policy_error + reference_error).clamp(min=tol)
-    f, g = self_policy, self_reference
-    column_error = _marginal_error(log_reference, g, softmin(costs, log_policy + f))
+    f, g = of_policy, of_reference
+    x, y = log_sums(log_reference + g), log_sums(log_policy + f)
+    error = _error(log_policy, f, log_reference + g, x) + _error(
+        log_reference, g, log_policy + f, y
+    )
+    done = error <= threshold
     iterations = torch.zeros(len(f), dtype=torch.int64, device=f.device)
-    done = torch.zeros(len(f), dtype=torch.bool, device=f.device)
-    for update in range(max_iter + 1):
-        new_f = softmin(costs, log_reference + g)
-        error = _marginal_error(log_policy, f, new_f) + column_error
-        done = done | (error <= threshold)
-        if update == max_iter or bool(done.all()):
+    for _ in range(max_iter):
+        if bool(done.all()):
             break
-        # A position that is done is left as it is: it must not depend on the others.
-        f = torch.where(done.unsqueeze(1), f, new_f)
-        new_g = softmin(costs, log_policy + f)
-        g = torch.where(done.unsqueeze(1), g, new_g)
-        # An updated g meets its marginal exactly.
-        column_error = torch.where(done, column_error, torch.zeros_like(column_error))
+        active = ~done.unsqueeze(1)
         iterations += ~done
-    return Potentials(f, g, self_policy, self_reference, error, error <= tol, iterations)
+        new_f, _ = _solve_bins(log_policy, log_reference, x, y)
+        y = torch.where(active, log_sums(log_policy + new_f), y)
+        new_f, new_g = _solve_bins(log_policy, log_reference, x, y)
+        # A position that is done is left as it is: it must not depend on the others.
+        f, g = torch.where(active, new_f, f), torch.where(active, new_g, g)
+        x = torch.where(active, log_sums(log_reference + g), x)
+        y = torch.where(active, log_sums(log_policy + f), y)
+        error = _error(log_policy, f, log_reference + g, x)
+        error = error + _error(log_reference, g, log_policy + f, y)
+        done = done | (error <= threshold)
+    return Potentials(f, g, of_policy, of_reference, error, error <= tol, iterations)
+
+
+def _solve_bins(log_p: Tensor, log_q: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(f, g) that satisfy both equations of every bin, all [B, S].
+
+    With s = exp(f + g) and m = exp(x + y): (1 - q s)(1 - p s) = m s, f = log(1 - q s) - x and
+    g = log(1 - p s) - y. In logs and without cancellation, since at small epsilon m underflows.
+    """
+    log_m = x + y
+    log_sum = torch.logaddexp(log_p, log_q)
+    low, high = torch.minimum(log_p, log_q), torch.maximum(log_p, log_q)
+    log_difference = high + torch.log(-torch.expm1(low - high))
+    log_root = torch.logaddexp(2 * log_m, log_m + LOG_2 + log_sum)
+    log_root = torch.logaddexp(log_root, 2 * log_difference) / 2
+    log_m_root = torch.logaddexp(log_m, log_root)
+    log_denominator = torch.logaddexp(log_sum, log_m_root)
+    # 1 - s times the smaller mass; the other factor follows from the product.
+    log_larger = torch.logaddexp(log_difference, log_m_root) - log_denominator
+    log_smaller = log_m + LOG_2 - log_denominator - log_larger
+    policy_has_more = log_p > log_q
+    f = torch.where(policy_has_more, log_larger, log_smaller) - x
+    g = torch.where(policy_has_more, log_smaller, log_larger) - y
+    return f, g
 
 
 def _solve_symmetric(
-    log_mass: Tensor, costs: Tensor, max_iter: int, tol: float, softmin: SoftMin
+    log_mass: Tensor, log_sums: LogSums, max_iter: int, tol: float
 ) -> tuple[Tensor, Tensor]:
     """Potential [B, S] of the problem of a distribution with itself, and its marginal error [B]."""
-    f = torch.zeros_like(log_mass)
+    mass = log_mass.exp()
+    mass = mass / mass.sum(1, keepdim=True)
+    f = _solve_own_bins(log_mass, log_sums(log_mass))
     for update in range(max_iter + 1):
-        new_f = softmin(costs, log_mass + f)
-        error = _marginal_error(log_mass, f, new_f)
+        x = log_sums(log_mass + f)
+        error = _error(log_mass, f, log_mass + f, x)
         done = error <= tol
         if update == max_iter or bool(done.all()):
             break
-        # The averaged update converges in a few steps where the plain one oscillates.
-        f = torch.where(done.unsqueeze(1), f, (f + new_f) / 2)
+        change = _solve_own_bins(log_mass, x) - f
+        # Undamped, the mean would overshoot by turns for ever; the rest does so among tokens that
+        # lie far from all others.
+        mean_change = (mass * change).sum(1, keepdim=True)
+        step = SYMMETRIC_STEP * (change - mean_change) + mean_change / 2
+        f = torch.where(done.unsqueeze(1), f, f + step)
     return f, error
 
 
-def _marginal_error(log_mass: Tensor, potential: Tensor, updated: Tensor) -> Tensor:
-    """L1 distance [B] of a marginal of the plan from what it should be.
+def _solve_own_bins(log_mass: Tensor, x: Tensor) -> Tensor:
+    """f that satisfies exp(f) (p exp(f) + exp(x)) = 1 in every bin, all [B, S]."""
+    return LOG_2 - torch.logaddexp(x, torch.logaddexp(2 * x, 2 * LOG_2 + log_mass) / 2)
 
-    Row i of the plan sums to p_i exp(f_i - T f_i).
-    """
-    excess = torch.expm1((potential - updated).clamp(max=LARGEST_EXPONENT))
+
+def _error(log_mass: Tensor, potential: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
+    """L1 distance [B] of a marginal of the plan from what it should be."""
+    excess = torch.expm1((potential + torch.logaddexp(weights, sums)).clamp(max=LARGEST_EXPONENT))
     return (log_mass.exp() * excess.abs()).sum(1)

@@ -21,6 +21,22 @@ class Truncation(NamedTuple):
     log_policy: Tensor
     log_reference: Tensor
 
+    def rows(self, positions: Tensor) -> Truncation:
+        """The distributions of some positions."""
+        return Truncation(*(field[positions] for field in self))
+
+    def without_repeats(self) -> Truncation:
+        """The same distributions with as few bins as the position with most tokens needs."""
+        used = (self.log_policy[:, :-1] != -torch.inf) | (self.log_reference[:, :-1] != -torch.inf)
+        kept = int(used.sum(1).max()) if len(used) else used.shape[1]
+        order = used.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
+        bins = torch.cat([order, torch.full_like(used[:, :1], used.shape[1], dtype=torch.int64)], 1)
+        return Truncation(
+            self.tokens.gather(1, order),
+            self.log_policy.gather(1, bins),
+            self.log_reference.gather(1, bins),
+        )
+
     def bin_of(self, token_ids: Tensor) -> Tensor:
         """Bin [N] of one token per position; the tail's for tokens that were cut off."""
         found = self.tokens == token_ids.unsqueeze(1)
