@@ -1,4 +1,4 @@
-"""The high-water mark of scoring does not grow with the vocabulary: each size in its own process."""
+"""The high-water mark of scoring does not grow with the vocabulary (a process for each size)."""
 
 from __future__ import annotations
 
