@@ -110,8 +110,8 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
     written = yaml.safe_load((output / "config.yaml").read_text())
     assert written["seed"] == 11
     assert written["kl_ctl"] == 0.05
-    settled = ("fp32", 10, 1e-6, "<eos>", "<pad>")
-    names = ("dtype", "max_iter", "tol", "end_of_conversation_token", "pad_token")
+    settled = ("fp32", 10, 1e-6, 1024, "<eos>", "<pad>")
+    names = ("dtype", "max_iter", "tol", "block_size", "end_of_conversation_token", "pad_token")
     assert tuple(written[name] for name in names) == settled
     assert written["tensorboard_path"] == str(output / "tensorboard")
     parse_config(WassersteinConfig, [str(output / "config.yaml")])  # it can be given back

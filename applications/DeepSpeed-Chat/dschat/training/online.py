@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,10 @@ def resolved(
         name = f"{role}_lora_learning_rate"
         if getattr(config, f"{role}_lora_dim") and getattr(config, name) is None:
             values[name] = DEFAULT_LORA_LEARNING_RATE
-    # Defaults of the penalty's own.
-    for name in ("epsilon", "max_iter", "tol"):
-        if hasattr(config, name):
-            values[name] = getattr(regularizer, name)
+    # What is unset is left to the penalty's own default (see `regularizer_from_config`).
+    for name, parameter in inspect.signature(type(regularizer)).parameters.items():
+        if name in vars(config) and getattr(config, name) is None:
+            values[name] = parameter.default
     return dataclasses.replace(config, **values)
 
 
