@@ -49,7 +49,7 @@ def rollouts_of(trainer: Any, responses: list[list[int]]) -> list[Any]:
 def ready(trainer: Any, rollouts: list[Any]) -> list[Any]:
     """Scored rollouts with advantages."""
     experiences, _ = trainer.score(rollouts)
-    return [with_targets(e, 0.05, None, 1.0, 0.95) for e in experiences]
+    return [with_targets(e, 0.05, None, 1.0, 0.95, 2.5) for e in experiences]
 
 
 @pytest.mark.parametrize(

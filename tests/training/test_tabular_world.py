@@ -72,6 +72,7 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor, regula
         regularizer.reward_clip,
         gamma=1.0,
         lam=1.0,
+        score_clip=2.5,
     )
     total = torch.zeros_like(policy)
     for i in range(len(RESPONSES)):

@@ -34,7 +34,7 @@ def deepspeed_settings(
     """The dictionary for `deepspeed.initialize` or `TrainingArguments(deepspeed=...)`.
 
     Args:
-        stage: ZeRO stage 0, 1, 2 or 3.
+        stage: ZeRO stage 0, 1, 2 or 3; with bf16 and fp16, 0 is run as 1.
         dtype: float32, bfloat16 or float16 (with dynamic loss scaling).
         micro_batch_size: per rank.
         accumulation_steps: micro-batches per optimiser step.
@@ -49,6 +49,11 @@ def deepspeed_settings(
         raise UserError(f"ZeRO stage {stage} does not exist; expected 0, 1, 2 or 3.")
     if offload and stage == 0:
         raise UserError("--offload needs a ZeRO stage of 1 or more; stage 0 offloads nothing.")
+    if stage == 0 and dtype != torch.float32:
+        # At stage 0 DeepSpeed's half-precision optimiser takes a step on zero gradients at set-up
+        # and ends elsewhere than the other stages (docs/log.md); stage 1 on any number of ranks
+        # does the same work with fp32 master weights.
+        stage = 1
     zero: dict[str, Any] = {"stage": stage}
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}

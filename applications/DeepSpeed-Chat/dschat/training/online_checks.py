@@ -29,6 +29,7 @@ def require_ranges(config: Any) -> None:
         "actor_lora_dim",
         "critic_lora_dim",
         "kl_ctl",
+        "clip_reward_value",
         "actor_weight_decay",
         "critic_weight_decay",
     ]

@@ -87,6 +87,9 @@ class OnlineConfig:
         "Coefficient of the penalty, whatever the penalty is (the paper's tables are said to use "
         "0.01 on TL;DR and 0.005 on HH-RLHF).",
     )
+    clip_reward_value: float = flag(
+        2.5, "Scores of responses are clipped to plus or minus this before training (0: not)."
+    )
     gamma: float = flag(1.0, "Discount per token.")
     lam: float = flag(0.95, "Lambda of generalised advantage estimation.")
     temperature: float = flag(

@@ -100,6 +100,15 @@ def load_models(
             critic_path, tokenizer, dtype, "critic_model_name_or_path", dropout, may_grow=grow
         )
 
+    # The frozen models go to their device before the next is loaded, so that the host's memory
+    # holds one model per rank at a time. One seed, so that rows of a new token are the same.
+    torch.manual_seed(config.seed)
+    frozen = causal_lm(None)
+    reference = Reference(PolicyModel(frozen, config.temperature), device, resting)
+    torch.manual_seed(config.seed)
+    batch = config.per_device_training_batch_size
+    reward = RewardModel(classifier(None), tokenizer.pad_token_id, batch, device, resting)
+    torch.manual_seed(config.seed)
     actor = causal_lm(config.actor_dropout)
     check_output_layer(actor)
     check_context(
@@ -117,17 +126,11 @@ def load_models(
             model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
-    # The same weights read twice would differ in rows added at random for a new token.
-    reference = causal_lm(None)
-    reference.load_state_dict(actor.state_dict())
-    reward = classifier(None)
-    reward.load_state_dict(critic.state_dict())
-    batch = config.per_device_training_batch_size
     return Models(
         actor=PolicyModel(_with_lora(actor, "actor", config), config.temperature),
         critic=ValueModel(_with_lora(critic, "critic", config)),
-        reference=Reference(PolicyModel(reference, config.temperature), device, resting),
-        reward=RewardModel(reward, tokenizer.pad_token_id, batch, device, resting),
+        reference=reference,
+        reward=reward,
     )
 
 

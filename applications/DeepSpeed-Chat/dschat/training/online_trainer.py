@@ -233,7 +233,8 @@ class OnlineTrainer:
         config = self.config
         clip = getattr(self.regularizer, "reward_clip", None)
         experiences = [
-            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam) for e in experiences
+            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam, config.clip_reward_value)
+            for e in experiences
         ]
         self.actor.train()
         self.critic.train()

@@ -106,7 +106,7 @@ class MetricsLog:
         tensorboard_path: str | Path | None = None,
         append: bool = False,
     ) -> None:
-        """Open the files.
+        """Say where; the files are opened when the log is entered or first written to.
 
         Args:
             output_dir: made if need be.
@@ -114,21 +114,31 @@ class MetricsLog:
             append: go on with an existing metrics.jsonl (a resumed run) instead of replacing it.
         """
         self.path = Path(output_dir) / "metrics.jsonl"
+        self._board_path = tensorboard_path
+        self._mode = "a" if append else "w"
         self._file: Any = None
         self._board: Any = None
-        if not is_main():
+
+    def open(self) -> None:
+        """Open the files; until then those of an earlier run stay as they are.
+
+        Raises:
+            UserError: they cannot be written to.
+        """
+        if not is_main() or self._file is not None:
             return
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
-        if tensorboard_path is not None:
+            self._file = open(self.path, self._mode, encoding="utf-8")  # noqa: SIM115
+        if self._board_path is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            with explain_write_errors(tensorboard_path):
-                self._board = SummaryWriter(str(tensorboard_path))
+            with explain_write_errors(self._board_path):
+                self._board = SummaryWriter(str(self._board_path))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write one object; `row["step"]` is TensorBoard's step. NaN and infinities become null."""
+        self.open()
         if self._file is None:
             return
         finite = {key: _finite(value) for key, value in row.items()}
@@ -150,6 +160,7 @@ class MetricsLog:
             self._board = None
 
     def __enter__(self) -> MetricsLog:
+        self.open()
         return self
 
     def __exit__(self, *exception: object) -> None:

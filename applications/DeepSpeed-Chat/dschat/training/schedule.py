@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ def schedule(
     """
     from transformers import get_scheduler
 
-    warmup = warmup_steps or int(warmup_ratio * total_steps)
+    warmup = warmup_steps or math.ceil(warmup_ratio * total_steps)
     return lambda optimizer: get_scheduler(
         name, optimizer, num_warmup_steps=warmup, num_training_steps=max(1, total_steps)
     )

@@ -35,6 +35,19 @@ def token_count(step: Sequence[Experience]) -> float:
     return distributed.sum_over_ranks([local], device)[0]
 
 
+def optimizer_step(engine: Any) -> float:
+    """`engine.step()`, and the gradient's norm before clipping (0 within an accumulation)."""
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return 0.0
+    norm: Any = None
+    if engine.zero_optimization_stage() == 0:  # fp32 without ZeRO: DeepSpeed keeps no norm
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    return float(engine.get_global_grad_norm() if norm is None else norm)
+
+
 def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, float]:
     """One optimiser step of actor and critic over its accumulated micro-batches.
 
@@ -62,11 +75,11 @@ def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, flo
             logprobs, experience.logprobs, experience.advantages, mask, POLICY_CLIP, count
         )
         actor.backward(policy * factor)
-        actor.step()
+        actor_norm = optimizer_step(actor)
         values = critic(*experience.rollout.model_inputs())
         value = value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, count)
         critic.backward(value * factor)
-        critic.step()
+        critic_norm = optimizer_step(critic)
         parts = ppo_diagnostics(logprobs, experience.logprobs, mask, POLICY_CLIP)
         sums += torch.stack(
             [
@@ -77,8 +90,5 @@ def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, flo
         )
     names = ("policy_loss", "value_loss", "clip_fraction", "update_kl", "ratio")
     metrics = dict(zip(names, distributed.all_reduce(sums).tolist(), strict=True))
-    for name, engine in (("actor", actor), ("critic", critic)):
-        norm = engine.get_global_grad_norm()
-        if norm is not None:
-            metrics[f"{name}_grad_norm"] = float(norm)
-    return {**metrics, **rates}
+    norms = {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
+    return {**metrics, **norms, **rates}
