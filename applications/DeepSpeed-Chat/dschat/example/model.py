@@ -1,0 +1,100 @@
+"""The embedded example's tokenizer and untrained model."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dschat.example.dataset import draw_rows
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+PAD_TOKEN, EOS_TOKEN, BOS_TOKEN, UNK_TOKEN = "<|pad|>", "<|endoftext|>", "<|bos|>", "<|unk|>"
+VOCABULARY_ROWS = 1000
+MAX_LENGTH = 256
+
+# One piece per word with the blank before it, punctuation and line ends by themselves; "TL;DR:",
+# "Subreddit:" and "r/NAME" stay whole.
+PIECES = r"\n| ?[.,?!]+| ?[^\s.,?!]+|\s"
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer trained on generated text: a token for each word, printable ASCII for the rest.
+
+    It is a BPE without merges whose vocabulary holds whole words: a word of the example is one
+    token (so that near-synonyms have an embedding each), any other falls apart into characters,
+    and a character outside ASCII is `UNK_TOKEN`. The training text is drawn with a fixed seed,
+    so that every example model has the same vocabulary.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [PAD_TOKEN, EOS_TOKEN, BOS_TOKEN, UNK_TOKEN]
+    # ByteLevel writes a blank as a printable character and a line end likewise.
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words = Tokenizer(models.WordLevel(unk_token=UNK_TOKEN))
+    words.pre_tokenizer = split
+    text = (row[key] for row in islice(draw_rows(0), VOCABULARY_ROWS) for key in row)
+    words.train_from_iterator(
+        text, trainers.WordLevelTrainer(vocab_size=4096, special_tokens=special)
+    )
+    vocabulary = words.get_vocab()
+    for code in range(32, 127):
+        for piece, _ in split.pre_tokenize_str(chr(code)):
+            vocabulary.setdefault(piece, len(vocabulary))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=[], unk_token=UNK_TOKEN, ignore_merges=True)
+    )
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD_TOKEN,
+        eos_token=EOS_TOKEN,
+        bos_token=BOS_TOKEN,
+        unk_token=UNK_TOKEN,
+        model_max_length=MAX_LENGTH,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """A Llama of some 0.43 million parameters for this tokenizer."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        # About 1/sqrt(hidden_size). At the usual 0.02 attention starts out uniform over the post,
+        # and hundreds of steps pass before the model finds the words to copy.
+        initializer_range=0.08,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+
+
+def write_model(folder: Path, seed: int) -> None:
+    """Write the tokenizer and a model with random weights, fixed by `seed`, to `folder`."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(model_config(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
