@@ -75,8 +75,9 @@ class DenseKernel:
 class SparseKernel:
     """K stored by compressed rows; its symmetry makes the transpose the same product."""
 
-    # On a CPU the gathered rows of 64 columns stay in cache; measured 1.5 times faster than 256.
-    positions_per_block = 64
+    # On a CPU the gathered rows of 32 columns stay in cache: measured 1.4 to 1.9 times faster than
+    # 64 or 256 at supports of 4,000 and 24,000 tokens.
+    positions_per_block = 32
 
     def __init__(self, kernel: SymmetricKernel, size: int, dtype: torch.dtype) -> None:
         self._off_diagonal = _compressed(kernel, kernel.values.to(dtype), size)

@@ -155,7 +155,7 @@ class SymmetricKernel(NamedTuple):
 
     Attributes:
         size: S.
-        rows, columns: [M] int64, both orientations of each pair, sorted by row then column.
+        rows, columns: [M] int32 or int64, both orientations of each pair, sorted by row, column.
         values: [M] float32, exp(-cost / epsilon), all normal numbers above 0.
         costs: [M] float32.
         finite_entries: entries of finite cost the table has between the S tokens.
@@ -194,7 +194,9 @@ def symmetric_kernel(table: NearestTokens, epsilon: float, support: Tensor) -> S
     above = int((inside & (values > NEGLIGIBLE)).sum())
     rows, place = (inside & (values >= torch.finfo(values.dtype).tiny)).nonzero(as_tuple=True)
     columns, costs = columns[rows, place], costs[rows, place]
-    keys, order = torch.cat([rows * size + columns, columns * size + rows]).sort()
+    keys = torch.cat([rows * size + columns, columns * size + rows])
+    # 32-bit keys sort faster.
+    keys, order = (keys.int() if size * size <= torch.iinfo(torch.int32).max else keys).sort()
     costs = costs.repeat(2)[order]
     # A pair that both tokens list stands twice, side by side: keep it once with its smaller cost.
     repeated = keys[1:] == keys[:-1]

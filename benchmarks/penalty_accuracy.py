@@ -1,0 +1,100 @@
+"""How far the penalties are from transport over the whole vocabulary in float64.
+
+    python benchmarks/penalty_accuracy.py
+
+prints what cutting the distributions to the ``top_k`` likeliest tokens of either does to the token
+penalty phi and the divergence D of `SinkhornDivergence`, for two shapes of logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from dschat.regularization import SinkhornDivergence
+from exact import first_variation, scaled_costs
+from inputs import embeddings, logits
+from torch import Tensor
+
+POSITIONS = 32
+
+
+def against_full(
+    named: dict[str, Any], points: Tensor, epsilons: Sequence[float], kind: str, step: float
+) -> None:
+    """Print how regularisers' token penalties compare with the full first variation.
+
+    Args:
+        named: regularisers by name; a `SinkhornDivergence` is compared at its own epsilon only.
+        points: [V, D], embeddings; costs V^2 numbers.
+    """
+    vocabulary = len(points)
+    policy, reference, actions = logits(kind, POSITIONS, vocabulary, step)
+    print(
+        f"\nagainst the full Sinkhorn divergence in float64: {POSITIONS} positions, {vocabulary} "
+        f"tokens\n  {'':52} correlation of phi  error of phi  error of D"
+    )
+    for epsilon in epsilons:
+        full = first_variation(policy, reference, scaled_costs(points), epsilon)
+        phi = full[0].gather(1, actions.unsqueeze(1)).squeeze(1)
+        for name, regulariser in named.items():
+            is_sinkhorn = isinstance(regulariser, SinkhornDivergence)
+            if is_sinkhorn and regulariser.epsilon != epsilon:
+                continue
+            token = regulariser(policy, reference, actions).token
+            correlation = float(torch.corrcoef(torch.stack([token.double(), phi]))[0, 1])
+            errors = "{:14.2%}{:12.2%}".format(
+                *relative_errors(regulariser, policy, reference, full)
+            )
+            label = f"{name} (full: eps {epsilon:g})"
+            print(f"  {label:52} {correlation:18.3f}{errors if is_sinkhorn else ''}")
+
+
+def relative_errors(
+    regulariser: Any, policy: Tensor, reference: Tensor, full: tuple[Tensor, Tensor]
+) -> tuple[float, float]:
+    """Errors of phi, mean over the policy, and of D, as shares of the mean |phi| and mean D."""
+    positions, vocabulary = policy.shape
+    phi, divergence = full
+    every = torch.arange(vocabulary).repeat(positions)
+    rows = torch.arange(positions).repeat_interleave(vocabulary)
+    result = regulariser(policy[rows], reference[rows], every)
+    token = result.token.view(positions, vocabulary).double()
+    weights = policy.double().softmax(1)
+    of_phi = (weights * (token - phi).abs()).sum() / (weights * phi.abs()).sum()
+    own = result.divergence.view(positions, vocabulary)[:, 0]
+    return float(of_phi), float((own - divergence).abs().mean() / divergence.mean())
+
+
+def truncation(vocabulary: int, dimension: int, epsilon: float, step: float) -> None:
+    """Print the errors over top_k."""
+    points = embeddings(vocabulary, dimension)
+    print(
+        f"{POSITIONS} positions, {vocabulary} tokens, epsilon {epsilon:g} of the mean distance, "
+        f"policy logits = reference logits + {step:g} x normal"
+    )
+    print("  logits  top_k  mass in the tail  error of phi  error of D")
+    for kind in ("zipf", "flat"):
+        policy, reference, actions = logits(kind, POSITIONS, vocabulary, step)
+        full = first_variation(policy, reference, scaled_costs(points), epsilon)
+        for top_k in [k for k in (4, 16, 64, 128, 256) if k < vocabulary] + [vocabulary]:
+            regulariser = SinkhornDivergence(points, top_k, epsilon, 2000, 1e-5)
+            tail = regulariser(policy, reference, actions).metrics["tail_mass"]
+            of_phi, of_d = relative_errors(regulariser, policy, reference, full)
+            print(f"  {kind:6} {top_k:6} {tail:17.1%} {of_phi:13.2%} {of_d:11.2%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--vocabulary", type=int, default=512)
+    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--epsilon", type=float, default=0.2)
+    parser.add_argument("--step", type=float, default=0.3)
+    options = parser.parse_args()
+    truncation(options.vocabulary, options.dimension, options.epsilon, options.step)
+
+
+if __name__ == "__main__":
+    main()
