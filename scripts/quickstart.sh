@@ -40,7 +40,7 @@ run "3/6 step 2: reward model" reward_model/done \
   python "$STEPS/step2_reward_model_finetuning/main.py" "${data[@]}" \
   --model_name_or_path "$OUT/sft" --max_seq_len 160 \
   --per_device_train_batch_size 16 --per_device_eval_batch_size 64 \
-  --learning_rate 1e-3 --num_train_epochs 1 --warmup_ratio 0.05 --output_dir "$OUT/reward_model"
+  --learning_rate 5e-4 --num_train_epochs 1 --warmup_ratio 0.05 --output_dir "$OUT/reward_model"
 reward_model="$(ls -d "$OUT"/reward_model/step_* | sort -V | tail -n 1)"
 
 ppo=(
@@ -49,15 +49,15 @@ ppo=(
   --max_prompt_seq_len 120 --max_answer_seq_len 32 --temperature 1.0
   --per_device_generation_batch_size 64 --per_device_training_batch_size 32 --ppo_epochs 2
   --actor_learning_rate 3e-4 --critic_learning_rate 1e-3 --warmup_ratio 0.05 --save_steps 0
-  --enable_test_mode --test_stop_step "${PPO_STEPS:-60}"
+  --clip_reward_value 10 --enable_test_mode --test_stop_step "${PPO_STEPS:-50}"
 )
 run "4/6 step 3: PPO with a KL penalty" ppo_kl/done \
   python "$STEPS/step3_rlhf_finetuning/main.py" "${ppo[@]}" \
-  --kl_ctl 0.05 --output_dir "$OUT/ppo_kl"
+  --kl_ctl 0.1 --output_dir "$OUT/ppo_kl"
 
 run "5/6 step 3: PPO with the Wasserstein penalty" ppo_wpr/done \
   python "$STEPS/step3_rlhf_finetuning/main_wpr.py" "${ppo[@]}" \
-  --kl_ctl 0.05 --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
+  --kl_ctl 0.3 --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
 
 last() { ls -d "$OUT/$1"/step-* | sort -V | tail -n 1; }
 echo "== 6/6 held-out prompts"

@@ -124,6 +124,12 @@ def test_a_tokenizer_without_a_special_token(
         make_trainer(settings(actor_model_name_or_path=str(folder)))
 
 
+def test_checkpoints_of_another_run_are_not_mixed_with_this_ones(settings: Any, tmp_path: Path):
+    (tmp_path / "out" / "step-100").mkdir(parents=True)
+    with pytest.raises(UserError, match="step-100"):
+        make_trainer(settings())
+
+
 def test_flags_of_the_hybrid_engine_name_what_to_use_instead() -> None:
     with pytest.raises(UserError, match="enable_hybrid_engine.*enable_zero3_generation_gather"):
         parse_config(DivergenceConfig, ["--enable_hybrid_engine"])

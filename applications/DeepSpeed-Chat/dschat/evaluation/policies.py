@@ -12,7 +12,7 @@ from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.evaluation.text_statistics import distinct_n
 from dschat.models.policy import PolicyModel
 from dschat.regularization import PolicyRegularizer
-from dschat.rewards import RewardFunction
+from dschat.rewards import RewardFunction, check_rewards
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.rollout.scoring import PenaltyScorer, Reference
@@ -118,7 +118,8 @@ def _report(
     prompts = [p for r in rollouts for p in r.prompts]
     responses = [t for r in rollouts for t in r.responses]
     examples = [e for r in rollouts for e in r.examples]
-    rewards = [float(x) for x in reward(prompts, responses, examples)]
+    name = getattr(reward, "name", type(reward).__name__)
+    rewards = check_rewards(reward(prompts, responses, examples), prompts, name)
     spread = torch.tensor(rewards, dtype=torch.float64)
     lengths = [len(e["response_ids"]) for e in examples]
     return PolicyReport(

@@ -14,6 +14,7 @@ from typing import Any
 
 from dschat.config import flag, parse_config, require, run_script
 from dschat.errors import UserError
+from dschat.utils.files import atomic_write_text, explain_write_errors
 
 
 @dataclass
@@ -29,7 +30,11 @@ class ComparisonConfig:
     max_prompt_seq_len: int = flag(256, "Longer prompts are left out.")
     max_answer_seq_len: int = flag(64, "Responses stop at this many tokens.")
     temperature: float = flag(1.0, "Sampling temperature.")
-    epsilon: float = flag(0.01, "Entropic regularisation of the Wasserstein column.")
+    epsilon: float = flag(
+        0.05,
+        "Entropic regularisation of the Wasserstein column (a Sinkhorn divergence), in units of "
+        "the mean distance of two tokens.",
+    )
     num_samples: int = flag(3, "Prompts whose responses are shown side by side.")
     seed: int = flag(1234, "Seed of sampling.")
     output_dir: str | None = flag(None, "Folder for comparison.json and comparison.png. Required.")
@@ -56,12 +61,12 @@ def compare(config: ComparisonConfig) -> Path:
     print(format_table(reports))
     print(format_samples([p.text for p in prompts], reports, config.num_samples))
     output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     rows = {name: asdict(report) for name, report in reports.items()}
-    (output / "comparison.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    atomic_write_text(output / "comparison.json", json.dumps(rows, indent=1))
     runs = dict(pair.split("=", 1) for pair in config.runs)
     picture = output / "comparison.png"
-    plot_runs({name: read_metrics(folder) for name, folder in runs.items()}, picture)
+    with explain_write_errors(picture):
+        plot_runs({name: read_metrics(folder) for name, folder in runs.items()}, picture)
     return picture
 
 
@@ -74,7 +79,7 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     from dschat.evaluation.policies import evaluate_policy
     from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
     from dschat.models.policy import PolicyModel
-    from dschat.regularization import KLDivergence, PolicyRegularizer, TruncatedWasserstein
+    from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
     from dschat.rewards.reward_model import RewardModel
     from dschat.rollout.scoring import Reference
     from dschat.training.online_setup import quiet_libraries
@@ -100,11 +105,10 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     reward = RewardModel(classifier, tokenizer.pad_token_id, 64, device)
     regularizers: dict[str, PolicyRegularizer] = {
         "KL": KLDivergence("exact"),
-        "Wasserstein": TruncatedWasserstein(
-            plain.get_input_embeddings().weight.detach(),
-            epsilon=config.epsilon,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+        # The well-posed transport distance: the published potential is no distance, and at its
+        # published epsilon it sees none (docs/regularisers.md).
+        "Wasserstein": SinkhornDivergence(
+            plain.get_input_embeddings().weight.detach(), epsilon=config.epsilon
         ),
     }
     reports = {}

@@ -52,6 +52,38 @@ def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
+def write_model(
+    model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: str | Path
+) -> None:
+    """Write a model folder from gathered weights (rank 0); LoRA adapters are merged."""
+    from peft import PeftModel
+
+    base: Any = model
+    if isinstance(model, PeftModel):
+        base, state = model.get_base_model(), merged_state_dict(model, state)
+    base.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def on_all_ranks() -> Iterator[None]:
+    """A failure inside on one rank is raised on all of them; all must enter.
+
+    Raises:
+        UserError: on the other ranks, with the first failure's message.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    message = first_failure(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise UserError(message)
+
+
 def save_model_folder(
     model: Any, tokenizer: Any, path: str | Path, keep_other_files: bool = False
 ) -> None:
@@ -68,26 +100,12 @@ def save_model_folder(
     Raises:
         UserError: the disk is full or the folder may not be written to; on all ranks.
     """
-    from peft import PeftModel
-
     state = gathered_state_dict(model)
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    failure: Exception | None = None
-    if is_main():
-        try:
-            if base is not model:
-                state = merged_state_dict(model, state)
+    with on_all_ranks():
+        if is_main():
             folder = _into_existing(Path(path)) if keep_other_files else atomic_directory(path)
             with folder as temporary:
-                base.save_pretrained(temporary, state_dict=state)
-                tokenizer.save_pretrained(temporary)
-        except Exception as error:
-            failure = error
-    message = first_failure(None if failure is None else str(failure))
-    if failure is not None:
-        raise failure
-    if message is not None:
-        raise UserError(message)
+                write_model(model, state, tokenizer, temporary)
 
 
 @contextlib.contextmanager

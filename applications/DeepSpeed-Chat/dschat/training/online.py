@@ -24,6 +24,7 @@ from dschat.training.online_setup import (
 )
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
+from dschat.training.saving import refuse_old_steps
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 
 
@@ -42,6 +43,8 @@ def train_online(config: OnlineConfig) -> None:
 
 def build_trainer(config: OnlineConfig, device: torch.device, dtype: torch.dtype) -> OnlineTrainer:
     """Load, check and connect everything; cheap checks come before long loads."""
+    assert config.output_dir is not None
+    refuse_old_steps(config.output_dir)
     tokenizer = load_tokenizers(config)
     prompts = load_prompts(config, tokenizer)
     steps = optimizer_steps(config, len(prompts))
@@ -158,6 +161,10 @@ def report(
             f"{rounds} generation batches per iteration, so that "
             f"{config.gradient_accumulation_steps} accumulated micro-batches come from one policy."
         )
+    size = config.per_device_generation_batch_size * rounds * distributed.world_size()
+    unused = n_prompts % size
     distributed.log_main(
-        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps."
+        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps"
+        + (f"; {unused} prompts of each epoch make no full iteration of {size}" if unused else "")
+        + "."
     )

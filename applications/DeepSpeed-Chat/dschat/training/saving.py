@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dschat.errors import UserError
-from dschat.models.lora import merged_state_dict
 from dschat.training import distributed
-from dschat.training.model_folder import gathered_state_dict
+from dschat.training.model_folder import gathered_state_dict, on_all_ranks, write_model
 from dschat.utils.files import atomic_directory
 
 
@@ -29,19 +28,23 @@ def save_step(output_dir: str, step: int, models: dict[str, Any], tokenizer: Any
     """
     final = Path(output_dir) / f"step-{step}"
     states = {name: gathered_state_dict(model) for name, model in models.items()}
-    failure: str | None = None
-    if distributed.is_main():
-        try:
+    with on_all_ranks():
+        if distributed.is_main():
             with atomic_directory(final) as folder:
                 for name, model in models.items():
-                    plain, state = model, states[name]
-                    if hasattr(model, "get_base_model"):
-                        plain, state = model.get_base_model(), merged_state_dict(model, state)
-                    plain.save_pretrained(folder / name, state_dict=state)
-                    tokenizer.save_pretrained(folder / name)
-        except (UserError, OSError) as error:
-            failure = str(error)
-    failure = distributed.broadcast_object(failure)
-    if failure is not None:
-        raise UserError(failure)
+                    write_model(model, states[name], tokenizer, folder / name)
     return final
+
+
+def refuse_old_steps(output_dir: str) -> None:
+    """Refuse an output folder with checkpoints of another run, which would mix with this one's.
+
+    Raises:
+        UserError: names them.
+    """
+    old = sorted(p.name for p in Path(output_dir).glob("step-*") if p.is_dir())
+    if old:
+        raise UserError(
+            f"--output_dir {output_dir} already holds {', '.join(old[:5])} of another run. Give "
+            "another folder, or move these away."
+        )
