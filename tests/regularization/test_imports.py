@@ -1,4 +1,4 @@
-"""The layer stands alone: torch, numpy for its files, and the standard library."""
+"""The layer stands alone: torch, numpy for its files, the standard library, Triton in one file."""
 
 import ast
 import sys
@@ -25,4 +25,6 @@ def test_regularization_imports_only_itself_torch_and_numpy():
     for path in files:
         for module in imported_modules(path):
             own = module.startswith("dschat.regularization")
-            assert own or module.split(".")[0] in ALLOWED, f"{path.name} imports {module}"
+            kernel = path.name == "sinkhorn_triton.py" and module.split(".")[0] == "triton"
+            allowed = own or kernel or module.split(".")[0] in ALLOWED
+            assert allowed, f"{path.name} imports {module}"

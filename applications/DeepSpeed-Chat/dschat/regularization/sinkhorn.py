@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -16,6 +17,15 @@ from dschat.regularization.truncation import Truncation, truncate
 NUMBERS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
+
+
+def default_solver(costs: Tensor) -> Solver:
+    """The Triton kernel for float32 on a CUDA GPU where Triton is installed, else plain torch."""
+    if costs.is_cuda and costs.dtype == torch.float32 and find_spec("triton"):
+        from dschat.regularization import sinkhorn_triton
+
+        return sinkhorn_triton.solve
+    return solve
 
 
 class SinkhornDivergence:
@@ -35,7 +45,8 @@ class SinkhornDivergence:
         max_iter: updates at most.
         tol: L1 marginal error of the plan at which a position stops.
         cost_type: ``L2`` distance or ``cos`` for 1 - cosine, divided by their mean.
-        solver: what solves the transport problems of a block of positions.
+        solver: what solves the transport problems of a block of positions; None for
+            ``default_solver``.
 
     Raises:
         ValueError: on settings outside their range or unusable embeddings.
@@ -52,7 +63,7 @@ class SinkhornDivergence:
         max_iter: int = 200,
         tol: float = 1e-3,
         cost_type: str = "L2",
-        solver: Solver = solve,
+        solver: Solver | None = None,
     ) -> None:
         if not (top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol > 0):
             raise ValueError(
@@ -105,7 +116,8 @@ class SinkhornDivergence:
     def _solve(self, cut: Truncation, actions: Tensor) -> tuple[Tensor, ...]:
         """Token penalty, divergence, marginal error, convergence and updates, [B] each."""
         costs = self.distance.block(cut.tokens, cut.log_policy.dtype) / self.epsilon
-        solved = self._solver(cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol)
+        solver = self._solver or default_solver(costs)
+        solved = solver(cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol)
         variation = self.epsilon * (solved.cross_policy - solved.self_policy)
         of_reference = self.epsilon * (solved.cross_reference - solved.self_reference)
         shift = (cut.log_reference.exp() * of_reference).sum(1)
