@@ -15,7 +15,7 @@ def scaled_costs(embeddings: Tensor) -> Tensor:
 
 
 def first_variation(
-    policy: Tensor, reference: Tensor, costs: Tensor, epsilon: float, tol: float = 1e-6
+    policy: Tensor, reference: Tensor, costs: Tensor, epsilon: float, tol: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
     """phi [N, V] of every token, with mean D over the policy, and D [N], from logits [N, V]."""
     log_p, log_q = policy.double().log_softmax(1), reference.double().log_softmax(1)
