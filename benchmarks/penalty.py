@@ -8,8 +8,8 @@
 All get the same logits in one process, in turn, ``--repeats`` times; the least wall time counts,
 with the process's CPU time in that call beside it. "published, COO" is `published_coo.py`, on
 ``--baseline_positions`` of the positions (0 for all) with the support and kernel of all of them;
-the rest is extrapolated: kernel time + iteration time x positions / positions solved, which
-"linear?" checks at half as many. On a busy machine compare with ``--threads 1``: threads that wait
+the time of the rest is extrapolated along the line through that number and half of it; "linear?"
+shows a quarter, half and all. On a busy machine compare with ``--threads 1``: threads that wait
 for each other measure the neighbours. Tables of nearest tokens and centred embeddings, made once
 per model, are not in the times. A second table compares with full transport on a small vocabulary.
 """
@@ -84,12 +84,18 @@ class Baseline:
 
         solved = min(self.solved or len(actions), len(actions))
         wall, cpu, f = timed(lambda: iterate(slice(solved)))
-        factor = len(actions) / solved
-        self.wall, self.cpu = fixed + factor * wall, fixed_cpu + factor * cpu
         self.linear = ""
         if solved < len(actions):
-            half, _, _ = timed(lambda: iterate(slice(solved // 2)))
-            self.linear = f"{solved // 2} positions {half:.2f} s, {solved} positions {wall:.2f} s"
+            half, quarter = solved // 2, solved // 4
+            times = [timed(lambda n=n: iterate(slice(n)))[:2] for n in (quarter, half)]
+            share = (len(actions) - solved) / (solved - half)
+            wall += share * max(0.0, wall - times[1][0])
+            cpu += share * max(0.0, cpu - times[1][1])
+            self.linear = ", ".join(
+                f"{n} positions {t:.2f} s"
+                for n, t in ((quarter, times[0][0]), (half, times[1][0]), (len(actions), wall))
+            )
+        self.wall, self.cpu = fixed + wall, fixed_cpu + cpu
         return f
 
 

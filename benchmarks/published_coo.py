@@ -50,7 +50,7 @@ def binned(probabilities: Tensor, support: Tensor) -> Tensor:
 
 def iterate(kernel: Tensor, p: Tensor, q: Tensor, max_iter: int, tol: float) -> Tensor:
     """u after at most ``max_iter`` iterations from u = v = 1; all [N, S + 1], of any strides."""
-    transposed = kernel.t().coalesce()
+    transposed = kernel.t()
     u, v = torch.ones_like(p), torch.ones_like(q)
     result = torch.empty_like(p)
     active = torch.arange(len(p))

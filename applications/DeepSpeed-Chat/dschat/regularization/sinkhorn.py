@@ -86,9 +86,16 @@ class SinkhornDivergence:
                 "embeddings, expected an embedding for each: pass the reference model's own "
                 "embeddings, and cut padded logits to their number"
             )
-        cut = truncate(policy_logits, reference_logits, self.top_k)
-        size = cut.log_policy.shape[1]
         numbers = NUMBERS_PER_BLOCK.get(actions.device.type, NUMBERS_PER_BLOCK["cpu"])
+        # In blocks: each holds both distributions over the vocabulary in float32.
+        rows = max(1, numbers // policy_logits.shape[1])
+        cut = Truncation.joined(
+            truncate(policy, reference, self.top_k)
+            for policy, reference in zip(
+                policy_logits.split(rows), reference_logits.split(rows), strict=True
+            )
+        )
+        size = cut.log_policy.shape[1]
         per_block = max(1, numbers // (size * max(size, self.distance.dimension)))
         parts = [
             self._solve(cut.rows(block).without_repeats(), actions[block])

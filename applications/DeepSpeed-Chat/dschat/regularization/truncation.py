@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,11 @@ class Truncation(NamedTuple):
     tokens: Tensor
     log_policy: Tensor
     log_reference: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable[Truncation]) -> Truncation:
+        """The distributions of consecutive blocks of positions."""
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def rows(self, positions: Tensor) -> Truncation:
         """The distributions of some positions."""
