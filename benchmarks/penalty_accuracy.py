@@ -3,7 +3,8 @@
     python benchmarks/penalty_accuracy.py
 
 prints what cutting the distributions to the ``top_k`` likeliest tokens of either does to the token
-penalty phi and the divergence D of `SinkhornDivergence`, for two shapes of logits.
+penalty phi and the divergence D of `SinkhornDivergence`, for two shapes of logits, and how closely
+the published penalty and phi follow the log-ratio as epsilon varies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from dschat.regularization import SinkhornDivergence
+from dschat.regularization import SinkhornDivergence, TruncatedWasserstein
 from exact import first_variation, scaled_costs
 from inputs import embeddings, logits
 from torch import Tensor
@@ -84,6 +85,25 @@ def truncation(vocabulary: int, dimension: int, epsilon: float, step: float) -> 
             print(f"  {kind:6} {top_k:6} {tail:17.1%} {of_phi:13.2%} {of_d:11.2%}")
 
 
+def log_ratio(vocabulary: int, dimension: int, step: float) -> None:
+    """Print how far the token penalties only repeat log(pi / rho), over epsilon."""
+    points = embeddings(vocabulary, dimension)
+    unit = SinkhornDivergence(points).distance.mean
+    policy, reference, actions = logits("zipf", 4 * POSITIONS, vocabulary, step)
+    difference = policy.log_softmax(1) - reference.log_softmax(1)
+    ratio = difference.gather(1, actions.unsqueeze(1)).squeeze(1)
+    print("\ncorrelation of the token penalty with the log-ratio, Zipf-like logits")
+    print("  epsilon / mean distance  published  Sinkhorn divergence")
+    for epsilon in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+        both = (
+            TruncatedWasserstein(points, epsilon=epsilon * unit),
+            SinkhornDivergence(points, 128, epsilon),
+        )
+        tokens = [each(policy, reference, actions).token for each in both]
+        found = [float(torch.corrcoef(torch.stack([token, ratio]))[0, 1]) for token in tokens]
+        print(f"  {epsilon:23g} {found[0]:10.3f} {found[1]:20.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=512)
@@ -92,6 +112,7 @@ def main() -> None:
     parser.add_argument("--step", type=float, default=0.3)
     options = parser.parse_args()
     truncation(options.vocabulary, options.dimension, options.epsilon, options.step)
+    log_ratio(options.vocabulary, options.dimension, options.step)
 
 
 if __name__ == "__main__":
