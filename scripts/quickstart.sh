@@ -4,6 +4,8 @@
 # but the Python packages. A second start goes on from what is there; FRESH=1 starts over.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export HF_HUB_OFFLINE=1
+# Threads that wait asleep: spinning ones make a small model crawl where a core is shared.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 SEED="${SEED:-1}"
 OUT="${OUT:-$ROOT/runs/quickstart-seed$SEED}"

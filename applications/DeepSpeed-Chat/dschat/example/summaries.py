@@ -127,10 +127,10 @@ def draw_draft(post: Post, rng: random.Random) -> Draft:
 
 
 def spoil(draft: Draft, defect: str, post: Post, rng: random.Random) -> None:
-    """Put one of `DEFECTS` into a draft; "wrong" makes one to three facts wrong."""
+    """Put one of `DEFECTS` into a draft; "wrong" makes one to four facts wrong."""
     if defect == "wrong":
         slots = [s for s in grammar.SLOTS if s in draft.words or s in grammar.DETAIL_SLOTS]
-        for slot in rng.sample(slots, min(len(slots), rng.randint(1, 3))):
+        for slot in rng.sample(slots, min(len(slots), rng.randint(1, 4))):
             family = other_family(slot, post.facts.get(slot), rng)
             draft.words[slot] = pick_word(slot, family, rng)
     elif defect == "missing":
