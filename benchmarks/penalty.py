@@ -195,7 +195,7 @@ def notes(name: str, row: dict[str, Any], found: dict[str, dict[str, Any]]) -> s
 
 
 def draw(path: str, measured: dict[int, dict[str, dict[str, Any]]]) -> None:
-    """Bars of wall seconds by regulariser, one group a vocabulary."""
+    """Bars of CPU seconds by regulariser, one group a vocabulary."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -206,13 +206,13 @@ def draw(path: str, measured: dict[int, dict[str, dict[str, Any]]]) -> None:
     height = 0.8 / len(measured)
     for i, (vocabulary, found) in enumerate(measured.items()):
         places = [j + (i - (len(measured) - 1) / 2) * height for j in range(len(names))]
-        seconds = [found[name]["wall"] for name in names]
+        seconds = [found[name]["cpu"] for name in names]
         bars = axes.barh(places, seconds, height, label=f"{vocabulary:,} tokens")
         axes.bar_label(bars, [f" {s:.2g} s" for s in seconds], fontsize=7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel("seconds per batch of positions (log scale)")
+    axes.set_xlabel("CPU seconds per batch of positions (log scale)")
     axes.margins(x=0.15)
     axes.legend()
     figure.savefig(path, dpi=150)
