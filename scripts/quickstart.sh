@@ -27,7 +27,7 @@ run() {
   touch "$OUT/$marker"
 }
 
-data=(--data_path "$OUT/example/data" --data_split 2,4,4 --data_output_path "$OUT/cache" --seed "$SEED")
+data=(--data_path "$OUT/example/data" --data_split 4,12,4 --data_output_path "$OUT/cache" --seed "$SEED")
 
 run "1/6 example data and an untrained model" example/done \
   python -m dschat.example --output_dir "$OUT/example" --seed "$SEED"
