@@ -158,8 +158,8 @@ class SymmetricKernel(NamedTuple):
         rows, columns: [M] int32 or int64, both orientations of each pair, sorted by row, column.
         values: [M] float32, exp(-cost / epsilon), all normal numbers above 0.
         costs: [M] float32.
-        finite_entries: entries of finite cost the table has between the S tokens.
-        share_above: share of those whose value exceeds ``NEGLIGIBLE`` (0 if there are none).
+        share_above: share of the table's entries between the S tokens whose value exceeds
+            ``NEGLIGIBLE`` (0 if there are none).
     """
 
     size: int
@@ -167,7 +167,6 @@ class SymmetricKernel(NamedTuple):
     columns: Tensor
     values: Tensor
     costs: Tensor
-    finite_entries: int
     share_above: float
 
 
@@ -184,6 +183,13 @@ def symmetric_kernel(table: NearestTokens, epsilon: float, support: Tensor) -> S
     if not epsilon > 0:
         raise ValueError(f"given epsilon = {epsilon}, expected a positive number")
     size = len(support)
+    tiny = torch.finfo(torch.float32).tiny
+    # Rows are sorted: where all nearest neighbours underflow, the kernel is the identity, and
+    # looking up the rest of the table would be most of the work.
+    if not bool((torch.exp(-table.costs[support, 0] / epsilon) >= tiny).any()):
+        none = support.new_empty(0)
+        nothing = table.costs.new_empty(0)
+        return SymmetricKernel(size, none, none, nothing, nothing, share_above=0.0)
     position = torch.full((len(table.indices),), -1, dtype=torch.int64, device=support.device)
     position[support] = torch.arange(size, device=support.device)
     columns = position[table.indices[support].long()]
@@ -192,7 +198,7 @@ def symmetric_kernel(table: NearestTokens, epsilon: float, support: Tensor) -> S
     inside = columns >= 0
     finite = int(inside.sum())
     above = int((inside & (values > NEGLIGIBLE)).sum())
-    rows, place = (inside & (values >= torch.finfo(values.dtype).tiny)).nonzero(as_tuple=True)
+    rows, place = (inside & (values >= tiny)).nonzero(as_tuple=True)
     columns, costs = columns[rows, place], costs[rows, place]
     keys = torch.cat([rows * size + columns, columns * size + rows])
     # 32-bit keys sort faster.
@@ -210,6 +216,5 @@ def symmetric_kernel(table: NearestTokens, epsilon: float, support: Tensor) -> S
         columns=keys % size,
         values=torch.exp(-costs / epsilon),
         costs=costs,
-        finite_entries=finite,
         share_above=above / finite if finite else 0.0,
     )
