@@ -1,13 +1,16 @@
 """The files of the embedded example: deterministic, disjoint, well-formed."""
 
 import json
+import random
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from dschat.errors import UserError
+from dschat.example import dataset
 from dschat.example.__main__ import main
 from dschat.example.dataset import draw_rows, write_dataset
+from dschat.example.posts import draw_post
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -41,6 +44,13 @@ def test_rows_have_three_string_columns_and_no_prompt_twice(tmp_path: Path) -> N
         assert row["chosen"] != row["rejected"]
         assert row["rejected"].strip()
     assert len({row["prompt"] for row in rows}) == len(rows)
+
+
+def test_a_prompt_drawn_again_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = [draw_post(random.Random(seed)) for seed in range(10)]
+    monkeypatch.setattr(dataset, "draw_post", lambda rng: rng.choice(pool))
+    prompts = [row["prompt"] for row in islice(draw_rows(1), 10)]
+    assert sorted(prompts) == sorted(post.prompt for post in pool)
 
 
 def test_a_size_below_one_is_refused(tmp_path: Path) -> None:
