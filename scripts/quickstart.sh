@@ -69,4 +69,5 @@ python -m dschat.evaluation.run_comparison \
   --runs "PPO + KL=$OUT/ppo_kl" "PPO + WPR=$OUT/ppo_wpr" \
   --data_path "$OUT/example/data" --num_prompts 256 --max_prompt_seq_len 120 \
   --max_answer_seq_len 32 --seed "$SEED" --output_dir "$OUT"
+python -m dschat.example.judge "$OUT/comparison.json"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

@@ -50,7 +50,9 @@ def test_a_comparison_of_a_policy_with_itself_and_another(
     config.validate()
     picture = compare(config)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    reports = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    result = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert len(result["prompts"]) == 8
+    reports = result["policies"]
     assert reports["same"]["divergences"] == {"KL": 0.0, "Wasserstein": pytest.approx(0, abs=1e-5)}
     assert reports["other"]["divergences"]["KL"] > 1e-4
     assert reports["other"]["divergences"]["Wasserstein"] > 0

@@ -61,8 +61,11 @@ def compare(config: ComparisonConfig) -> Path:
     print(format_table(reports))
     print(format_samples([p.text for p in prompts], reports, config.num_samples))
     output = Path(config.output_dir)
-    rows = {name: asdict(report) for name, report in reports.items()}
-    atomic_write_text(output / "comparison.json", json.dumps(rows, indent=1))
+    result = {
+        "prompts": [p.text for p in prompts],
+        "policies": {name: asdict(report) for name, report in reports.items()},
+    }
+    atomic_write_text(output / "comparison.json", json.dumps(result, indent=1))
     runs = dict(pair.split("=", 1) for pair in config.runs)
     picture = output / "comparison.png"
     with explain_write_errors(picture):
