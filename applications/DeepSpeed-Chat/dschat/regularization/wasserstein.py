@@ -44,7 +44,8 @@ class TruncatedWasserstein:
 
     The truncated problem is infeasible in general, so that f grows with ``max_iter``; and where
     nearest tokens lie far beyond ``epsilon`` the kernel is the identity in float32 and the penalty
-    is epsilon [log pi + (n - 1) log(pi / rho)]. See ``diagnose`` and ``warning``.
+    is epsilon [log pi + (n - 1) log(pi / rho)], until the stabiliser 1e-16 takes
+    over. See ``diagnose`` and ``warning``.
 
     A batch may be fed in chunks: call ``collect_support`` on each, gather the supports of all
     ranks, then call the regulariser on each chunk with the result. If all rows of one call have
