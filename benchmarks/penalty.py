@@ -220,10 +220,12 @@ def draw(path: str, measured: dict[int, dict[str, dict[str, Any]]]) -> None:
 
 
 def numbers(text: str) -> list[float]:
+    """Comma-separated numbers of a flag."""
     return [float(each) for each in text.split(",")]
 
 
 def main() -> None:
+    """Parse the flags, measure, print the table, draw the plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--vocabularies", type=numbers, default=[4000.0], help="comma-separated")
     parser.add_argument("--positions", type=int, default=128)

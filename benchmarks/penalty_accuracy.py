@@ -105,6 +105,7 @@ def log_ratio(vocabulary: int, dimension: int, step: float) -> None:
 
 
 def main() -> None:
+    """Parse the flags and print both tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=512)
     parser.add_argument("--dimension", type=int, default=64)
