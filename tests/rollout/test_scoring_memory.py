@@ -42,7 +42,10 @@ print(peak() - before)
 
 def increase_mib(vocabulary: int, name: str) -> float:
     command = [sys.executable, "-c", MEASURE, str(vocabulary), name]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    # Freed blocks go back to the system at once: what is alive is measured, not glibc's heap, which
+    # keeps hundreds of MiB in some runs and not in others.
+    env = environment(MALLOC_MMAP_THRESHOLD_="1048576")
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     return float(result.stdout.splitlines()[-1])
 
 
@@ -52,5 +55,7 @@ def test_the_peak_grows_by_less_than_a_few_chunks_when_the_vocabulary_grows_16_f
     # 2048 positions: logits of the whole batch would take 31 MiB at 4,000 tokens and 500 MiB at
     # 64,000, for policy and reference each; a chunk takes 36 MiB at either.
     small, large = increase_mib(4_000, name), increase_mib(64_000, name)
-    assert large - small < 150
-    assert large < 600
+    # Some ten of them are alive at once; at 4,000 tokens a micro-batch does not fill a chunk. Ten
+    # tensors of the whole batch would be 5,000 MiB.
+    assert large - small < 250
+    assert large < 450
