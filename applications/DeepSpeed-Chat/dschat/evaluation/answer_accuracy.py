@@ -1,0 +1,290 @@
+"""How often a policy answers right: greedily, and in k tries (pass@k).
+
+Several ranks evaluate a share of the prompts each with `prompt_results(..., rank, world_size)`;
+`summarise` takes all their results together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.errors import UserError
+from dschat.rewards.math_answers import answered_correctly
+from dschat.rollout.generation import generate, uniform_numbers
+
+Judge = Callable[[str, dict[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt's responses, counted.
+
+    Attributes:
+        index: the prompt's place among all prompts.
+        response: the greedy response.
+        correct, length, ended: of the greedy response; tokens include the end token.
+        samples: how many responses were sampled; and of them
+        sampled_correct, sampled_tokens, sampled_ended: those right, all their tokens, those that
+            ended by themselves.
+    """
+
+    index: int
+    response: str
+    correct: bool
+    length: int
+    ended: bool
+    samples: int = 0
+    sampled_correct: int = 0
+    sampled_tokens: int = 0
+    sampled_ended: int = 0
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What `summarise` found.
+
+    Attributes:
+        prompts: how many. correct: how many of them were answered right greedily.
+        accuracy: their share; interval: its 95 % Wilson interval.
+        pass_at: by k, the mean over prompts of `pass_at_k`. samples: responses sampled a prompt.
+        length, ended: of greedy responses, mean tokens and the share that ended by themselves.
+        sampled_length, sampled_ended: of sampled responses; None where none were sampled.
+    """
+
+    prompts: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+    pass_at: dict[int, float]
+    samples: int
+    length: float
+    ended: float
+    sampled_length: float | None
+    sampled_ended: float | None
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers by name, for a log; pass@k is `pass_at_k` with the number for k."""
+        flat = asdict(self)
+        flat["accuracy_low"], flat["accuracy_high"] = flat.pop("interval")
+        flat.update({f"pass_at_{k}": value for k, value in flat.pop("pass_at").items()})
+        return {name: value for name, value in flat.items() if value is not None}
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Chance that at least one of k responses is right, from n samples of which `correct` are.
+
+    The unbiased estimator 1 - C(n - correct, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374).
+
+    Raises:
+        ValueError: not 0 <= correct <= n and 1 <= k <= n.
+    """
+    if not (0 <= correct <= n and 1 <= k <= n):
+        raise ValueError(
+            f"given {correct} right of {n} samples and k = {k}; expected 0 <= right <= samples and "
+            "1 <= k <= samples"
+        )
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a share (Wilson, JASA 22, 1927): sensible at 0, at 1 and for few."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At a share of 0 or 1 one end is that share itself; rounding may put it beyond.
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def answer_accuracy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    samples: int = 0,
+    ks: Sequence[int] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    is_correct: Judge = answered_correctly,
+) -> AccuracyReport:
+    """`summarise` of `prompt_results`, for one process with all prompts."""
+    _check_ks(ks, samples)
+    results = prompt_results(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        temperature,
+        samples,
+        seed,
+        batch_size,
+        device,
+        is_correct,
+    )
+    return summarise(results, ks)
+
+
+@torch.no_grad()
+def prompt_results(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    samples: int = 0,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    is_correct: Judge = answered_correctly,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[PromptResult]:
+    """Answer prompts rank, rank + world_size, ... greedily and `samples` times by sampling.
+
+    A sampled response depends on the weights, the seed, and the prompt's place among all prompts,
+    not on the batch size or the number of ranks (up to rounding).
+
+    Args:
+        model: an `AutoModelForCausalLM`; its training mode is put back afterwards.
+        prompts: all ranks' prompts, the same everywhere; see `build_prompts`.
+        temperature: of the sampled responses.
+        device: where the model is; None: where its parameters are.
+        is_correct: judges a response's text and the prompt's data row.
+
+    Returns:
+        One result per prompt of this rank, in order.
+
+    Raises:
+        UserError: there are no prompts.
+    """
+    if not prompts:
+        raise UserError("There are no prompts to measure accuracy on; expected at least one.")
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    own = range(rank, len(prompts), world_size)
+    # Prompts of like length beside each other: less padding to compute.
+    order = sorted(own, key=lambda index: len(prompts[index].ids))
+    rounds: list[Tensor | None] = [None]
+    rounds += [uniform_numbers(len(prompts), max_new_tokens, seed, step=s) for s in range(samples)]
+    was_training = model.training
+    model.eval()
+    try:
+        answers = [
+            _responses(
+                model,
+                tokenizer,
+                prompts,
+                order,
+                uniform,
+                max_new_tokens,
+                temperature,
+                batch_size,
+                device,
+            )
+            for uniform in rounds
+        ]
+    finally:
+        model.train(was_training)
+    return [
+        _count(index, prompts[index].example, [a[index] for a in answers], tokenizer, is_correct)
+        for index in own
+    ]
+
+
+def _responses(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    order: Sequence[int],
+    uniform: Tensor | None,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    device: torch.device,
+) -> dict[int, list[int]]:
+    """Response ids by the prompt's index."""
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, attention = collate_prompts([prompts[i] for i in batch], tokenizer.pad_token_id)
+        responses = generate(
+            model,
+            ids.to(device),
+            attention.to(device),
+            None if uniform is None else uniform[list(batch)],
+            max_new_tokens,
+            temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+        found.update(zip(batch, responses, strict=True))
+    return found
+
+
+def _count(
+    index: int,
+    example: dict[str, Any],
+    responses: list[list[int]],
+    tokenizer: Any,
+    is_correct: Judge,
+) -> PromptResult:
+    """The first response is the greedy one."""
+    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    correct = [is_correct(text, example) for text in texts]
+    ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]
+    return PromptResult(
+        index=index,
+        response=texts[0],
+        correct=correct[0],
+        length=len(responses[0]),
+        ended=ended[0],
+        samples=len(responses) - 1,
+        sampled_correct=sum(correct[1:]),
+        sampled_tokens=sum(map(len, responses[1:])),
+        sampled_ended=sum(ended[1:]),
+    )
+
+
+def summarise(results: Sequence[PromptResult], ks: Sequence[int] = ()) -> AccuracyReport:
+    """The report over prompts; `results` of several ranks may come in any order.
+
+    Raises:
+        UserError: there are no results, or a k exceeds the number of samples.
+    """
+    if not results:
+        raise UserError("There are no results to summarise; expected one prompt's or more.")
+    samples = min(result.samples for result in results)
+    _check_ks(ks, samples)
+    n, correct = len(results), sum(result.correct for result in results)
+    sampled = sum(result.samples for result in results)
+    return AccuracyReport(
+        prompts=n,
+        correct=correct,
+        accuracy=correct / n,
+        interval=wilson_interval(correct, n),
+        pass_at={k: fmean(pass_at_k(r.samples, r.sampled_correct, k) for r in results) for k in ks},
+        samples=samples,
+        length=fmean(result.length for result in results),
+        ended=fmean(result.ended for result in results),
+        sampled_length=sum(r.sampled_tokens for r in results) / sampled if sampled else None,
+        sampled_ended=sum(r.sampled_ended for r in results) / sampled if sampled else None,
+    )
+
+
+def _check_ks(ks: Sequence[int], samples: int) -> None:
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise UserError(
+                f"pass@{k} cannot be measured with {samples} samples a prompt; expected k between "
+                "1 and the number of samples. Sample more, or give a smaller k."
+            )
