@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from dschat.regularization import token_kernel
 from dschat.regularization.table_cache import cache_path
-from dschat.regularization.token_cost import nearest_tokens, symmetric_kernel
+from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.token_kernel import symmetric_kernel, vocabulary_kernel
 from scipy.spatial.distance import cdist
 
 METRICS = {"L2": "euclidean", "cos": "cosine"}
@@ -175,23 +177,45 @@ def dense_kernel(embeddings, k, epsilon):
 def test_symmetric_kernel_is_brute_force_on_the_support(epsilon, rng):
     embeddings = torch.randn(60, 5, generator=rng)
     support = torch.randperm(60, generator=rng)[:25].sort().values
-    kernel = symmetric_kernel(nearest_tokens(embeddings, 7), epsilon, support)
-    dense = torch.eye(25)
-    dense[kernel.rows, kernel.columns] = kernel.values
+    kernel = symmetric_kernel(
+        vocabulary_kernel(nearest_tokens(embeddings, 7), epsilon), support, extra_bins=1
+    )
+    assert kernel.size == 26
+    extended = torch.zeros(26, 26)
+    extended[kernel.rows, kernel.columns.long()] = kernel.values
+    dense = extended[:25, :25]
+    assert extended[25].tolist() == extended[:, 25].tolist() == [0.0] * 25 + [1.0]
     expected = dense_kernel(embeddings, 7, epsilon)[support][:, support].float()
     expected[expected < torch.finfo(torch.float32).tiny] = 0.0
     torch.testing.assert_close(dense, expected, rtol=1e-3, atol=0.0)
     assert torch.equal(dense, dense.T)
     assert (kernel.values > 0).all()
-    off_diagonal = expected.count_nonzero() - 25
-    assert len(kernel.values) == off_diagonal
-    assert not (kernel.rows == kernel.columns).any()
+    assert len(kernel.values) == expected.count_nonzero() + 1
 
 
-def test_symmetric_kernel_without_any_neighbour_in_the_support(rng):
+def test_the_kernel_is_the_same_in_blocks(monkeypatch, rng):
+    table = nearest_tokens(torch.randn(60, 5, generator=rng), 7)
+    support = torch.randperm(60, generator=rng)[:25].sort().values
+    whole = symmetric_kernel(vocabulary_kernel(table, 0.5), support)
+    monkeypatch.setattr(token_kernel, "ENTRIES_PER_BLOCK", {"cpu": 30, "cuda": 30})
+    blocked = symmetric_kernel(vocabulary_kernel(table, 0.5), support)
+    for found, expected in zip(blocked, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
+
+
+def test_the_share_counts_the_tables_entries_of_the_support():
+    # Neighbours 1, 1, 2, 3 and 10 apart; at epsilon 0.05 only costs below 1.84 exceed 1e-16.
+    table = nearest_tokens(torch.tensor([0.0, 1.0, 2.0, 4.0, 7.0, 17.0])[:, None], 1)
+    vocabulary = vocabulary_kernel(table, 0.05)
+    kernel = symmetric_kernel(vocabulary, torch.tensor([0, 1, 3, 5]))
+    assert kernel.share_above == 0.5
+
+
+def test_symmetric_kernel_without_any_neighbour_in_the_support():
     table = nearest_tokens(torch.arange(10.0)[:, None], 1)
-    kernel = symmetric_kernel(table, 1.0, torch.tensor([0, 4, 8]))
-    assert len(kernel.values) == 0
+    kernel = symmetric_kernel(vocabulary_kernel(table, 0.01), torch.tensor([0, 4, 8]))
+    assert kernel.rows.tolist() == kernel.columns.tolist() == [0, 1, 2]
+    assert kernel.values.tolist() == [1.0, 1.0, 1.0]
     assert kernel.share_above == 0.0
     with pytest.raises(ValueError, match="positive"):
-        symmetric_kernel(table, 0.0, torch.tensor([0]))
+        vocabulary_kernel(table, 0.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from dschat.regularization.base import mean
-from dschat.regularization.token_cost import NEGLIGIBLE, NearestTokens
+from dschat.regularization.table_cache import NearestTokens
+from dschat.regularization.token_kernel import NEGLIGIBLE
 
 DIAGONAL_SHARE = 0.01
 """Below this share of kernel entries above 1e-16 the kernel is numerically diagonal."""

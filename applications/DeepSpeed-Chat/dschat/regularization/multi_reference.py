@@ -6,11 +6,24 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dschat.regularization.base import Penalty, PolicyRegularizer, mean
+from dschat.regularization.base import Penalty, PolicyRegularizer, log_probabilities, mean
 
 WEIGHT_TOLERANCE = 1e-6
+
+
+def checked_weights(weights: Sequence[float]) -> list[float]:
+    """The weights as floats; ValueError unless they are a distribution."""
+    weights = [float(weight) for weight in weights]
+    proper = all(math.isfinite(weight) and weight >= 0 for weight in weights)
+    if not proper or abs(sum(weights) - 1) > WEIGHT_TOLERANCE:
+        raise ValueError(
+            f"given reference weights {weights} with sum {sum(weights):g}, expected one number "
+            "from 0 to 1 per reference with sum 1: divide each by their sum"
+        )
+    return weights
 
 
 class MultiReference:
@@ -34,13 +47,7 @@ class MultiReference:
     collect_support: Callable[..., Tensor]
 
     def __init__(self, regularizer: PolicyRegularizer, weights: Sequence[float]) -> None:
-        weights = [float(weight) for weight in weights]
-        proper = all(math.isfinite(weight) and weight >= 0 for weight in weights)
-        if not proper or abs(sum(weights) - 1) > WEIGHT_TOLERANCE:
-            raise ValueError(
-                f"given reference weights {weights} with sum {sum(weights):g}, expected one number "
-                "from 0 to 1 per reference with sum 1: divide each by their sum"
-            )
+        weights = checked_weights(weights)
         self.regularizer, self.weights = regularizer, weights
         self.name = f"multi_reference_{regularizer.name}"
         self.reward_clip = regularizer.reward_clip
@@ -64,11 +71,19 @@ class MultiReference:
             options: passed on to the inner regulariser, such as ``support``.
         """
         policy_logits, references = self._cut(policy_logits, reference_logits)
+        return self.combine(
+            [self.regularizer(policy_logits, r, actions, **options) for r in references]
+        )
+
+    def combine(self, penalties: Sequence[Penalty]) -> Penalty:
+        """The weighted sum of K penalties at the same positions, in the order of the weights.
+
+        For callers that ask one reference after the other. Metrics get the suffix ``/ref_k``.
+        """
         token: Tensor | float = 0.0
         divergence: Tensor | float = 0.0
         metrics: dict[str, float] = {}
-        for k, (weight, reference) in enumerate(zip(self.weights, references, strict=True)):
-            penalty = self.regularizer(policy_logits, reference, actions, **options)
+        for k, (weight, penalty) in enumerate(zip(self.weights, penalties, strict=True)):
             token = token + weight * penalty.token
             divergence = divergence + weight * penalty.divergence
             metrics[f"divergence/ref_{k}"] = mean(penalty.divergence)
@@ -92,11 +107,78 @@ class MultiReference:
     def _cut(
         self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        if isinstance(reference_logits, Tensor) or len(reference_logits) != len(self.weights):
-            given = 1 if isinstance(reference_logits, Tensor) else len(reference_logits)
+        return shared_width(policy_logits, reference_logits, len(self.weights))
+
+
+def shared_width(
+    policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor], references: int
+) -> tuple[Tensor, list[Tensor]]:
+    """The logits cut to the smallest width, which drops padding of the vocabulary.
+
+    Raises:
+        ValueError: unless there are ``references`` reference logits in a sequence.
+    """
+    if isinstance(reference_logits, Tensor) or len(reference_logits) != references:
+        given = 1 if isinstance(reference_logits, Tensor) else len(reference_logits)
+        raise ValueError(
+            f"given {given} reference logits (a sequence is needed) and {references} "
+            "weights, expected a sequence with one tensor [N, V] per weight"
+        )
+    shared = min(logits.shape[-1] for logits in (policy_logits, *reference_logits))
+    return policy_logits[..., :shared], [logits[..., :shared] for logits in reference_logits]
+
+
+class MixtureReference:
+    """D(pi(.|s), rhobar(.|s)), rhobar = sum_k w_k rho_k the mixture of references over sequences.
+
+    Within a response the mixture's weights are those of the references given its earlier tokens:
+    w_k times the probability that reference k gives to them, normalised. With the forward KL this
+    is the per-state surrogate of the forward-KL objective of Aminian et al. (arXiv 2502.01203): at
+    each state the right divergence, but over the policy's states in the place of the references'.
+
+    Args:
+        regularizer: the divergence from one reference; without a shared support.
+        weights: one per reference, not negative, with sum 1.
+
+    Raises:
+        ValueError: on weights that are no distribution, or a regulariser with a shared support.
+    """
+
+    needs_all_references = True
+
+    def __init__(self, regularizer: PolicyRegularizer, weights: Sequence[float]) -> None:
+        if hasattr(regularizer, "collect_support"):
             raise ValueError(
-                f"given {given} reference logits (a sequence is needed) and {len(self.weights)} "
-                "weights, expected a sequence with one tensor [N, V] per weight"
+                f"given {regularizer.name}, expected a divergence without a shared support: use "
+                "MultiReference"
             )
-        shared = min(logits.shape[-1] for logits in (policy_logits, *reference_logits))
-        return policy_logits[..., :shared], [logits[..., :shared] for logits in reference_logits]
+        self.regularizer, self.weights = regularizer, checked_weights(weights)
+        self.name = f"mixture_reference_{regularizer.name}"
+        self.reward_clip = regularizer.reward_clip
+
+    def __call__(
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        actions: Tensor,
+        prefix_logprobs: Tensor | None = None,
+    ) -> Penalty:
+        """Penalise N positions.
+
+        Args:
+            policy_logits: [N, V]. reference_logits: K tensors [N, V_k]. actions: [N] int64.
+            prefix_logprobs: [N, K], log-probability of the response's earlier tokens under each
+                reference; None stands for no earlier tokens.
+        """
+        policy_logits, references = shared_width(policy_logits, reference_logits, len(self.weights))
+        log_weights = policy_logits.new_tensor(self.weights).log().expand(len(actions), -1)
+        if prefix_logprobs is not None:
+            log_weights = (log_weights + prefix_logprobs.to(log_weights)).log_softmax(dim=1)
+        mixture = torch.full_like(policy_logits, -torch.inf)
+        for k, logits in enumerate(references):
+            mixture = torch.logaddexp(
+                mixture, log_weights[:, k : k + 1] + log_probabilities(logits)
+            )
+        penalty = self.regularizer(policy_logits, mixture, actions)
+        shares = {f"weight/ref_{k}": mean(log_weights[:, k].exp()) for k in range(len(references))}
+        return Penalty(penalty.token, penalty.divergence, penalty.metrics | shares)

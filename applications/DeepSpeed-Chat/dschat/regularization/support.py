@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from dschat.regularization.base import log_probabilities
+
+def likeliest_tokens(logits: Tensor, top_k: int) -> Tensor:
+    """Ids [N, top_k] of the largest logits [N, V] of each row, in no order; top_k is cut to V.
+
+    They lie in the top_k groups of columns with the largest maxima: one quick pass and two short
+    selections instead of a long one.
+    """
+    rows, vocabulary = logits.shape
+    per_group = math.isqrt(vocabulary // top_k) if top_k < vocabulary else 1
+    if per_group < 2:
+        return logits.topk(min(top_k, vocabulary), dim=1, sorted=False).indices
+    groups = vocabulary // per_group
+    ungrouped = torch.arange(groups * per_group, vocabulary, device=logits.device)
+    # Group g holds the columns g, g + groups, g + 2 groups...
+    largest = logits[:, : groups * per_group].unflatten(1, (per_group, groups)).amax(1)
+    chosen = largest.topk(top_k, dim=1, sorted=False).indices
+    offsets = groups * torch.arange(per_group, device=logits.device)
+    candidates = torch.cat(
+        [(chosen[:, None, :] + offsets[:, None]).flatten(1), ungrouped.expand(rows, -1)], dim=1
+    )
+    place = logits.gather(1, candidates).topk(top_k, dim=1, sorted=False).indices
+    return candidates.gather(1, place)
 
 
 def union_of_tokens(
@@ -25,16 +47,28 @@ def union_of_tokens(
         top_k: tokens per row, cut to V.
         excluded: token left out, None for none.
         included: token always in, even if it is the excluded one; None for none.
+
+    Raises:
+        ValueError: if an id is negative.
     """
     rows = list(logits)
     device = rows[0].device
-    found = [each.topk(min(top_k, each.shape[-1]), sorted=False).indices for each in rows]
-    union = torch.cat([ids.to(device).flatten() for ids in [*found, *token_ids]])
-    if excluded is not None:
-        union = union[union != excluded]
+    # Ids are marked in a mask over the vocabulary: sorting them would take longer.
+    given = torch.cat([ids.to(device).flatten() for ids in token_ids])
     if included is not None:
-        union = torch.cat([union, union.new_tensor([included])])
-    return union.unique()
+        given = torch.cat([given, given.new_tensor([included])])
+    smallest, largest = (int(x) for x in given.aminmax()) if len(given) else (0, 0)
+    if smallest < 0:
+        raise ValueError(f"given token id {smallest}, expected ids from 0 on")
+    is_found = torch.zeros(
+        max([largest + 1, *(each.shape[1] for each in rows)]), dtype=torch.bool, device=device
+    )
+    for each in rows:
+        is_found[likeliest_tokens(each, top_k).flatten()] = True
+    is_found[given] = True
+    if excluded is not None and excluded != included and 0 <= excluded < len(is_found):
+        is_found[excluded] = False
+    return is_found.nonzero().squeeze(1)
 
 
 def check_support(support: Tensor, vocabulary: int) -> None:
@@ -57,19 +91,22 @@ def check_support(support: Tensor, vocabulary: int) -> None:
 
 
 def binned_distribution(logits: Tensor, support: Tensor) -> Tensor:
-    """Probabilities [S + 1, N] of the support's tokens and, last, of all other tokens together.
+    """Probabilities [N, S + 1] of the support's tokens and, last, of all other tokens together.
 
     The last bin is summed, not taken as one minus the others: where the support holds nearly all
     the mass, that difference would be rounding only.
 
     Args:
-        logits: [N, V].
+        logits: [N, V]; float64 stays, all else is computed in float32.
         support: [S] int64, without repetition.
     """
-    probabilities = log_probabilities(logits).exp_()
-    inside = probabilities[:, support]
-    outside = probabilities.index_fill_(1, support, 0.0).sum(1, keepdim=True)
-    return torch.cat([inside, outside], dim=1).T.contiguous()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weights = torch.sub(logits, logits.amax(1, keepdim=True)).exp_()
+    outside = torch.ones_like(weights[0]).index_fill_(0, support, 0.0)
+    # The last column is overwritten with the tail.
+    binned = weights.index_select(1, torch.cat([support, support.new_zeros(1)]))
+    binned[:, -1] = weights @ outside
+    return binned.div_(weights.sum(1, keepdim=True))
 
 
 def bin_of(token_ids: Tensor, support: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
-"""Distances between token embeddings: the nearest-token table and the kernel it gives.
+"""Distances between token embeddings: the nearest-token table.
 
-The table keeps, for each token, its k nearest other tokens. It is built in blocks of rows from one
+It keeps, for each token, its k nearest other tokens. Built in blocks of rows from one
 matrix product each, and kept on disk (see ``table_cache``) under a key of the embedding's content.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ SPARE_CANDIDATES = 32
 CANCELLATION_SHARE = 0.25
 """Squared distances below this share of the two squared norms are recomputed from differences."""
 COLUMN_GROUPS = 8
-NEGLIGIBLE = 1e-16
-"""Kernel entries below this do nothing beside the same constant in the scaling iteration."""
 
 
 def nearest_tokens(
@@ -148,73 +145,3 @@ def _exact_where_close(
         difference = points[rows[row[part]]] - points[candidates[row[part], column[part]]]
         squared[row[part], column[part]] = difference.square().sum(1)
     return squared
-
-
-class SymmetricKernel(NamedTuple):
-    """Off-diagonal entries of a symmetric transport kernel on S tokens, with its diagonal 1.
-
-    Attributes:
-        size: S.
-        rows, columns: [M] int32 or int64, both orientations of each pair, sorted by row, column.
-        values: [M] float32, exp(-cost / epsilon), all normal numbers above 0.
-        costs: [M] float32.
-        share_above: share of the table's entries between the S tokens whose value exceeds
-            ``NEGLIGIBLE`` (0 if there are none).
-    """
-
-    size: int
-    rows: Tensor
-    columns: Tensor
-    values: Tensor
-    costs: Tensor
-    share_above: float
-
-
-def symmetric_kernel(table: NearestTokens, epsilon: float, support: Tensor) -> SymmetricKernel:
-    """Kernel of the tokens ``support`` [S]: K_ij = exp(-C_ij / epsilon), K_ii = 1.
-
-    An entry is kept where j is among the nearest tokens of i or the other way round; both get the
-    larger value. All others have infinite cost. Entries that are 0 or subnormal in float32 are left
-    out: they cannot reach the iteration's constant 1e-16, and subnormal arithmetic is slow.
-
-    Raises:
-        ValueError: if epsilon is not positive.
-    """
-    if not epsilon > 0:
-        raise ValueError(f"given epsilon = {epsilon}, expected a positive number")
-    size = len(support)
-    tiny = torch.finfo(torch.float32).tiny
-    # Rows are sorted: where all nearest neighbours underflow, the kernel is the identity, and
-    # looking up the rest of the table would be most of the work.
-    if not bool((torch.exp(-table.costs[support, 0] / epsilon) >= tiny).any()):
-        none = support.new_empty(0)
-        nothing = table.costs.new_empty(0)
-        return SymmetricKernel(size, none, none, nothing, nothing, share_above=0.0)
-    position = torch.full((len(table.indices),), -1, dtype=torch.int64, device=support.device)
-    position[support] = torch.arange(size, device=support.device)
-    columns = position[table.indices[support].long()]
-    costs = table.costs[support]
-    values = torch.exp(-costs / epsilon)
-    inside = columns >= 0
-    finite = int(inside.sum())
-    above = int((inside & (values > NEGLIGIBLE)).sum())
-    rows, place = (inside & (values >= tiny)).nonzero(as_tuple=True)
-    columns, costs = columns[rows, place], costs[rows, place]
-    keys = torch.cat([rows * size + columns, columns * size + rows])
-    # 32-bit keys sort faster.
-    keys, order = (keys.int() if size * size <= torch.iinfo(torch.int32).max else keys).sort()
-    costs = costs.repeat(2)[order]
-    # A pair that both tokens list stands twice, side by side: keep it once with its smaller cost.
-    repeated = keys[1:] == keys[:-1]
-    costs[:-1] = torch.where(repeated, torch.minimum(costs[:-1], costs[1:]), costs[:-1])
-    first = torch.ones_like(keys, dtype=torch.bool)
-    first[1:] = ~repeated
-    keys, costs = keys[first], costs[first]
-    return SymmetricKernel(
-        size=size,
-        rows=keys // size,
-        columns=keys % size,
-        values=torch.exp(-costs / epsilon),
-        costs=costs,
-        share_above=above / finite if finite else 0.0,
-    )

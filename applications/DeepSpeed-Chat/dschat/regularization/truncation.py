@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dschat.regularization.support import likeliest_tokens
+
 
 class Truncation(NamedTuple):
     """Policy and reference of N positions over S = 2 top_k + 1 bins.
@@ -62,9 +64,8 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
         policy_logits, reference_logits: [N, V]; float64 stays, all else is computed in float32.
         top_k: tokens of each distribution, cut to V.
     """
-    top_k = min(top_k, policy_logits.shape[1])
-    of_policy = policy_logits.topk(top_k, dim=1).indices
-    of_reference = reference_logits.topk(top_k, dim=1).indices
+    of_policy = likeliest_tokens(policy_logits, top_k)
+    of_reference = likeliest_tokens(reference_logits, top_k)
     tokens = torch.cat([of_policy, of_reference], dim=1)
     in_policy = torch.zeros_like(policy_logits, dtype=torch.bool).scatter_(1, of_policy, True)
     repeated = torch.cat(

@@ -24,10 +24,15 @@ from dschat.regularization.support import (
     check_support,
     union_of_tokens,
 )
-from dschat.regularization.token_cost import (
-    nearest_tokens,
+from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.token_kernel import (
+    VocabularyKernel,
     symmetric_kernel,
+    vocabulary_kernel,
 )
+
+NUMBERS_PER_BLOCK = {"cpu": 2**17, "cuda": 2**26}
+"""Logits per block of positions: memory (and, on a CPU, its cache), not the result."""
 
 
 class TruncatedWasserstein:
@@ -98,6 +103,7 @@ class TruncatedWasserstein:
         self.max_iter, self.tol, self.normalize = max_iter, tol, normalize
         self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
         self.table = nearest_tokens(token_embeddings, cost_dim, cost_type, block_size, cache_dir)
+        self._vocabulary_kernel: VocabularyKernel | None = None
         self._last_kernel: _KernelOnSupport | None = None
         self._diagnosis = diagnose_kernel(self.table, epsilon)
 
@@ -152,26 +158,24 @@ class TruncatedWasserstein:
             support = self.collect_support(policy_logits, reference_logits, actions)
         support = support.to(policy_logits.device)
         check_support(support, policy_logits.shape[1])
-        policy = binned_distribution(policy_logits, support)
-        reference = binned_distribution(reference_logits, support)
-        kernel = self._kernel(support, policy.dtype)
-        bins = bin_of(actions, support)
-        if torch.equal(policy_logits, reference_logits):
-            solution = _Solution.of_identical_rows(policy)
-        else:
-            blocks = torch.arange(len(bins)).split(kernel.operator.positions_per_block)
-            solution = _Solution.joined(
-                [
-                    self._solve(kernel.operator, policy[:, b], reference[:, b], bins[b])
-                    for b in blocks
-                ]
-            )
+        kernel = self._kernel(support, torch.promote_types(policy_logits.dtype, torch.float32))
+        is_identical = torch.equal(policy_logits, reference_logits)
+        rows = _rows_per_block(policy_logits, kernel.operator)
+        blocks = zip(
+            policy_logits.split(rows),
+            reference_logits.split(rows),
+            bin_of(actions, support).split(rows),
+            strict=True,
+        )
+        solution = _Solution.joined(
+            [self._solve(kernel, support, is_identical, *block) for block in blocks]
+        )
         metrics = {
             "expected_potential": mean(solution.expected_potential),
             "marginal_error": mean(solution.marginal_error),
             "iterations": mean(solution.iterations),
             "converged": mean(solution.converged),
-            "tail_mass": mean((policy[-1] + reference[-1]) / 2),
+            "tail_mass": mean(solution.tail_mass),
             "kernel_share_above_1e-16": kernel.share_above,
             "nearest_cost_over_epsilon": self._diagnosis["nearest_cost_over_epsilon"],
         }
@@ -190,18 +194,41 @@ class TruncatedWasserstein:
         last = self._last_kernel
         # The chunks of a batch share their support: build its kernel once.
         if last is None or last.dtype != dtype or not torch.equal(last.support, support):
-            entries = symmetric_kernel(self.table.to(support.device), self.epsilon, support)
-            operator = kernel_operator(entries, dtype, extra_bins=1)
+            entries = symmetric_kernel(self._of_vocabulary(support.device), support, extra_bins=1)
+            operator = kernel_operator(entries, dtype)
             last = _KernelOnSupport(support, dtype, operator, entries.share_above)
             self._last_kernel = last
         return last
 
+    def _of_vocabulary(self, device: torch.device) -> VocabularyKernel:
+        """Built once, at the first batch: its device is not known before."""
+        kernel = self._vocabulary_kernel
+        if kernel is None or kernel.costs.device != device:
+            kernel = vocabulary_kernel(self.table.to(device), self.epsilon)
+            self._vocabulary_kernel = kernel
+        return kernel
+
     def _solve(
-        self, operator: KernelOperator, policy: Tensor, reference: Tensor, bins: Tensor
+        self,
+        kernel: _KernelOnSupport,
+        support: Tensor,
+        is_identical: bool,
+        policy_logits: Tensor,
+        reference_logits: Tensor,
+        bins: Tensor,
     ) -> _Solution:
-        """Solve for the columns of ``policy`` and ``reference`` [S + 1, N] at ``bins`` [N]."""
-        scaling = scale(operator, policy, reference, self.max_iter, self.tol)
-        plan = summarise_plan(operator, scaling, policy, reference)
+        """Solve for a block of positions: logits [B, V] twice and bins [B] of the tokens."""
+        policy = binned_distribution(policy_logits, support).T
+        reference = binned_distribution(reference_logits, support).T
+        tail_mass = (policy[-1] + reference[-1]) / 2
+        if is_identical:
+            zero = torch.zeros_like(tail_mass)
+            return _Solution(zero, zero, zero, zero, zero, zero + 1, tail_mass)
+        if kernel.operator is not None:
+            # For its products a bin's positions must lie side by side.
+            policy, reference = policy.contiguous(), reference.contiguous()
+        scaling = scale(kernel.operator, policy, reference, self.max_iter, self.tol)
+        plan = summarise_plan(kernel.operator, scaling, policy, reference)
         potential = self._potential(scaling.u)
         return _Solution(
             token=potential.gather(0, bins.unsqueeze(0)).squeeze(0),
@@ -210,12 +237,13 @@ class TruncatedWasserstein:
             marginal_error=plan.marginal_error,
             iterations=scaling.iterations.to(policy.dtype),
             converged=scaling.converged.to(policy.dtype),
+            tail_mass=tail_mass,
         )
 
     def _potential(self, u: Tensor) -> Tensor:
         """f [S + 1, N] from the scaling u, as published."""
         if not self.normalize:
-            return self.epsilon * torch.log(u + STABILISER)
+            return (u + STABILISER).log_().mul_(self.epsilon)
         relative = (u / u.amax(0)).clamp(min=torch.finfo(torch.float32).tiny)
         potential = self.epsilon * torch.log(relative)
         return potential - potential.mean(0)
@@ -232,7 +260,7 @@ class TruncatedWasserstein:
 class _KernelOnSupport(NamedTuple):
     support: Tensor
     dtype: torch.dtype
-    operator: KernelOperator
+    operator: KernelOperator | None
     share_above: float
 
 
@@ -245,12 +273,16 @@ class _Solution(NamedTuple):
     marginal_error: Tensor
     iterations: Tensor
     converged: Tensor
-
-    @classmethod
-    def of_identical_rows(cls, policy: Tensor) -> _Solution:
-        zero = policy.new_zeros(policy.shape[1])
-        return cls(zero, zero, zero, zero, iterations=zero, converged=zero + 1)
+    tail_mass: Tensor
 
     @classmethod
     def joined(cls, parts: list[_Solution]) -> _Solution:
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _rows_per_block(logits: Tensor, operator: KernelOperator | None) -> int:
+    numbers = NUMBERS_PER_BLOCK.get(logits.device.type, NUMBERS_PER_BLOCK["cpu"])
+    rows = max(1, numbers // max(1, logits.shape[1]))
+    if operator is None or logits.is_cuda:
+        return rows
+    return operator.columns
