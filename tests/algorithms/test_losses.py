@@ -60,7 +60,7 @@ def test_shards_add_up_to_the_whole_however_it_is_cut(loss: object) -> None:
     for cuts in ([1, 5], [2, 2, 2], [1, 1, 1, 3]):
         pieces = zip(*(t.split(cuts) for t in b.values()), strict=True)
         parts = [dict(zip(b, piece, strict=True)) for piece in pieces]
-        total = sum(loss(part, token_count=count) for part in parts)  # type: ignore[operator]
+        total = sum(loss(part, count=count) for part in parts)  # type: ignore[operator]
         assert total == pytest.approx(float(whole))
 
 

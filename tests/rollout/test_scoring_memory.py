@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dschat.models.policy import PolicyModel
 from dschat.regularization import FDivergence, TruncatedWasserstein
 from dschat.rollout.experience import make_rollout
-from dschat.rollout.scoring import PenaltyScorer, Reference
+from dschat.rollout.references import Reference
+from dschat.rollout.scoring import PenaltyScorer
 
 vocabulary, name = int(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dschat.training.online import build_trainer
-from dschat.training.online_config import DivergenceConfig, WassersteinConfig
 from dschat.training.online_setup import start
 from dschat.training.online_trainer import OnlineTrainer
+from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
 
 SUBJECTS = ["kettle", "dog", "fox", "egg", "capital", "water", "tea", "France"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dschat.config import parse_config
 from dschat.errors import UserError
-from dschat.training.online_config import DivergenceConfig, WassersteinConfig
+from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
 from launch import TRAINING, run_script
 from online_fixtures import make_trainer, online_settings
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from dschat.config import parse_config
-from dschat.training.online_config import WassersteinConfig
+from dschat.training.penalty_config import WassersteinConfig
 from launch import TRAINING, run_script
 from online_fixtures import online_settings
 from safetensors.torch import load_file

@@ -70,7 +70,7 @@ def test_ratios_start_at_exactly_one(settings: Any, changes: dict[str, Any], mon
         for experience in experiences:
             mask = experience.rollout.response_mask
             assert mask.any()
-            now = policy_logprobs(trainer.actor, experience).detach()
+            now = policy_logprobs(trainer.actor, experience, PAD)[0].detach()
             assert torch.equal(now[mask], experience.logprobs[mask])
         trainer.learn(experiences)
 
@@ -112,7 +112,7 @@ def _gradient(trainer: Any, experience: Any) -> list[torch.Tensor]:
     from dschat.algorithms import ppo_policy_loss
 
     e = experience
-    logprobs = policy_logprobs(trainer.actor.module, e)
+    logprobs = policy_logprobs(trainer.actor.module, e, PAD)[0]
     mask = e.rollout.response_mask
     loss = ppo_policy_loss(logprobs, e.logprobs, e.advantages, mask, 0.2)
     return list(torch.autograd.grad(loss, list(trainer.actor.module.parameters())))
@@ -121,7 +121,7 @@ def _gradient(trainer: Any, experience: Any) -> list[torch.Tensor]:
 def test_a_batch_in_which_all_are_dropped_is_skipped_and_training_goes_on(settings: Any) -> None:
     trainer = make_trainer(settings())
     sample = trainer.sample
-    trainer.sample = lambda batch: rollouts_of(trainer, [[END]] * 8)
+    trainer.sample = lambda *_: rollouts_of(trainer, [[END]] * 8)
     before = weights(trainer.actor) + weights(trainer.critic)
     metrics = trainer.run_iteration(trainer.prompts[:8])
     assert metrics["skipped"] == 1
@@ -149,7 +149,7 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(settings: Any, sta
             )
         )
         experiences = ready(trainer, rollouts_of(trainer, responses))
-        metrics = update(trainer.actor, trainer.critic, experiences)
+        metrics = update(trainer.actor, trainer.critic, experiences, trainer.loss)
         found.append((metrics, weights(trainer.actor) + weights(trainer.critic)))
     (metrics, parameters), *others = found
     for other_metrics, other_parameters in others:

@@ -55,7 +55,7 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor) -> Ten
     flags = torch.zeros(len(RESPONSES), dtype=torch.bool)
     experience = with_targets(
         Experience(
-            Rollout(ids, ids, mask, flags, flags, [], [], []),
+            Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids))),
             logprobs.detach(),
             nothing,
             nothing,
@@ -77,7 +77,7 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor) -> Ten
         weights * experience.advantages,
         mask,
         clip=0.2,
-        token_count=1.0,
+        count=1.0,
     )
     return -torch.autograd.grad(loss, policy)[0]
 

@@ -65,7 +65,7 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor, regula
     nothing = torch.zeros_like(token)
     ids = torch.zeros(mask.shape, dtype=torch.long)
     flags = torch.zeros(len(RESPONSES), dtype=torch.bool)
-    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [])
+    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids)))
     experience = with_targets(
         Experience(rollout, logprobs.detach(), nothing, nothing, token, nothing, rewards),
         BETA,
@@ -83,7 +83,7 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor, regula
             experience.advantages[i : i + 1],
             mask[i : i + 1],
             clip=0.2,
-            token_count=1.0,
+            count=1.0,
         )
         (gradient,) = torch.autograd.grad(loss, policy, retain_graph=True)
         total -= probability * gradient

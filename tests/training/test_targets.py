@@ -14,7 +14,7 @@ def experience(scores: list[float], penalties: list[list[float]], lengths: list[
     ids = torch.zeros(mask.shape, dtype=torch.long)
     flags = torch.zeros(len(lengths), dtype=torch.bool)
     zero = torch.zeros(penalty.shape)
-    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [])
+    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids)))
     return Experience(rollout, zero, zero, zero, penalty, zero, torch.tensor(scores))
 
 

@@ -38,8 +38,6 @@ REPLACED_FLAGS: dict[str, str] = {
     "resume_from_checkpoint": NOT_YET + "start from a saved folder: --actor_model_name_or_path "
     "output_dir/step-N/actor",
     "checkpoint_steps": NOT_YET + "use --save_steps, which saves models without optimiser state",
-    "refs": NOT_YET + "the reference is the model that --actor_model_name_or_path names",
-    "ref_weights": NOT_YET + "the reference is the model that --actor_model_name_or_path names",
     "enable_ema": NOT_YET + "remove the flag and use the actor's own checkpoints (--save_steps)",
     "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
     "repeat_times": NOT_YET + MACRO_ACTIONS,

@@ -6,18 +6,39 @@ Shapes everywhere: B sequences, T response positions; masks [B, T] bool, True on
 from dschat.algorithms.advantages import (
     gae,
     group_advantages,
+    group_centred,
+    group_std,
     penalty_to_go,
     rloo_advantages,
 )
-from dschat.algorithms.losses import masked_sum, ppo_diagnostics, ppo_policy_loss, value_loss
+from dschat.algorithms.losses import (
+    loss_count,
+    masked_sum,
+    ppo_diagnostics,
+    ppo_policy_loss,
+    reduce_losses,
+    value_loss,
+)
+from dschat.algorithms.preferences import (
+    dpo_margins,
+    implicit_rewards,
+    mix_sequence_logprobs,
+)
 
 __all__ = [
+    "dpo_margins",
     "gae",
     "group_advantages",
+    "group_centred",
+    "group_std",
+    "implicit_rewards",
+    "loss_count",
     "masked_sum",
+    "mix_sequence_logprobs",
     "penalty_to_go",
     "ppo_diagnostics",
     "ppo_policy_loss",
+    "reduce_losses",
     "rloo_advantages",
     "value_loss",
 ]

@@ -67,19 +67,69 @@ def penalty_to_go(penalty: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, to_go, torch.zeros_like(to_go))
 
 
-def _group_sums(rewards: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if rewards.shape != group_ids.shape or rewards.dim() != 1:
+def _group_index(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(place of each row's group [B], rows of each group [G]) of values [B] or [B, T]."""
+    if group_ids.dim() != 1 or values.shape[:1] != group_ids.shape or values.dim() not in (1, 2):
         raise ValueError(
-            f"Expected rewards and group_ids of one shape [B], got {tuple(rewards.shape)} and "
+            f"Expected values [B] or [B, T] and group_ids [B], got {tuple(values.shape)} and "
             f"{tuple(group_ids.shape)}."
         )
-    _, index = group_ids.unique(return_inverse=True)
-    size = int(index.max()) + 1 if index.numel() else 0
-    sums = torch.zeros(size, dtype=rewards.dtype, device=rewards.device)
-    counts = torch.zeros_like(sums)
-    sums.index_add_(0, index, rewards)
-    counts.index_add_(0, index, torch.ones_like(rewards))
-    return index, sums, counts
+    _, index, counts = group_ids.unique(return_inverse=True, return_counts=True)
+    return index, counts
+
+
+def _group_sums(values: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    """[G] or [G, T] sums over the rows of each group."""
+    sums = torch.zeros(len(counts), *values.shape[1:], dtype=values.dtype, device=values.device)
+    return sums.index_add_(0, index, values)
+
+
+def group_centred(values: Tensor, group_ids: Tensor, leave_one_out: bool = False) -> Tensor:
+    """Values minus a baseline from their group, per column.
+
+    The baseline is the group's mean (GRPO), or the mean of the group's *other* rows (RLOO). Used on
+    rewards and on penalties-to-go alike. The group's mean contains the row's own value, which
+    shrinks the policy gradient of whatever is centred by 1 - 1/(group size): centring both the
+    same way keeps the coefficient between them what it says.
+
+    Args:
+        values: [B] or [B, T]; in a column, a response that has ended counts with its 0.
+        group_ids: [B] int64; responses to one prompt share an id.
+        leave_one_out: the mean of the others.
+
+    Returns:
+        The shape of `values`.
+
+    Raises:
+        ValueError: shapes that do not fit, or leave-one-out in a group of one.
+    """
+    index, counts = _group_index(values, group_ids)
+    sums = _group_sums(values, index, counts)[index]
+    sizes = counts[index].to(values).reshape(-1, *[1] * (values.dim() - 1))
+    if not leave_one_out:
+        return values - sums / sizes
+    if bool((counts < 2).any()):
+        raise ValueError("Leave-one-out needs at least 2 responses in every group.")
+    return values - (sums - values) / (sizes - 1)
+
+
+def group_std(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Each row's (population) standard deviation of its group, 1 where all are equal.
+
+    Args:
+        rewards: [B]. group_ids: [B] int64.
+
+    Returns:
+        [B], above 0.
+    """
+    index, counts = _group_index(rewards, group_ids)
+    centred = group_centred(rewards, group_ids)
+    spread = _group_sums(centred.square(), index, counts) / counts.to(rewards)
+    # Whether rewards are equal is asked of the rewards: a mean rounds, and its residue would be
+    # divided by itself.
+    low = torch.full_like(spread, torch.inf).scatter_reduce_(0, index, rewards, "amin")
+    high = torch.full_like(spread, -torch.inf).scatter_reduce_(0, index, rewards, "amax")
+    return torch.where((low == high) | (spread == 0), torch.ones_like(spread), spread.sqrt())[index]
 
 
 def group_advantages(rewards: Tensor, group_ids: Tensor, scale: bool = True) -> Tensor:
@@ -87,23 +137,13 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: bool = True) -> 
 
     Args:
         rewards: [B] outcome rewards. group_ids: [B] int64; responses to one prompt share an id.
-        scale: divide by the group's (population) standard deviation; where all rewards of a
-            group are equal, divide by 1.
+        scale: divide by `group_std`; where all rewards of a group are equal, by 1.
 
     Returns:
         [B] advantages.
     """
-    index, sums, counts = _group_sums(rewards, group_ids)
-    centred = rewards - (sums / counts)[index]
-    if not scale:
-        return centred
-    # Whether rewards are equal is asked of the rewards: a mean rounds, and its residue would be
-    # divided by itself.
-    spread = torch.zeros_like(sums).index_add_(0, index, centred.square())
-    low = torch.full_like(sums, torch.inf).scatter_reduce_(0, index, rewards, "amin")
-    high = torch.full_like(sums, -torch.inf).scatter_reduce_(0, index, rewards, "amax")
-    std = torch.where(low == high, torch.ones_like(spread), (spread / counts).sqrt())
-    return centred / std[index]
+    centred = group_centred(rewards, group_ids)
+    return centred / group_std(rewards, group_ids) if scale else centred
 
 
 def rloo_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:
@@ -118,8 +158,4 @@ def rloo_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:
     Raises:
         ValueError: a group of one has no others to compare with.
     """
-    index, sums, counts = _group_sums(rewards, group_ids)
-    if bool((counts < 2).any()):
-        raise ValueError("Leave-one-out needs at least 2 responses in every group.")
-    others = (sums[index] - rewards) / (counts[index] - 1)
-    return rewards - others
+    return group_centred(rewards, group_ids, leave_one_out=True)

@@ -1,4 +1,4 @@
-"""PPO's losses, as sums over this shard's tokens divided by the tokens of the whole batch."""
+"""Policy and value losses, as sums over this shard divided by a count of the whole batch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,49 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, torch.zeros_like(x)).sum()
 
 
-def _per_token(total: Tensor, mask: Tensor, token_count: Tensor | float | None) -> Tensor:
-    """Divide by the global token count; an empty batch has loss 0, not 0/0."""
-    count = mask.sum() if token_count is None else torch.as_tensor(token_count)
-    return total / count.clamp(min=1).to(total)
+NORMALIZATIONS = ("token", "sequence")
+
+
+def loss_count(mask: Tensor, normalization: str = "token") -> Tensor:
+    """What this shard adds to the count that losses are divided by, a scalar int64.
+
+    Args:
+        mask: [B, T] bool.
+        normalization: "token": the active tokens. "sequence": the rows that have one.
+
+    Raises:
+        ValueError: another normalisation.
+    """
+    if normalization == "token":
+        return mask.sum()
+    if normalization == "sequence":
+        return mask.any(dim=1).sum()
+    raise ValueError(
+        f"given the normalisation {normalization!r}, expected one of {', '.join(NORMALIZATIONS)}"
+    )
+
+
+def reduce_losses(
+    losses: Tensor, mask: Tensor, count: Tensor | float | None = None, normalization: str = "token"
+) -> Tensor:
+    """This shard's share of the batch's mean loss; the shares of all shards add up to it.
+
+    "token" gives every token of the batch the same weight. "sequence" averages within a response
+    first, so that a token of a long response weighs less (Shao et al., 2024).
+
+    Args:
+        losses: [B, T]; what is masked may be anything, NaN included. mask: [B, T] bool.
+        count: `loss_count` summed over all shards; None takes this mask's. An empty batch has
+            loss 0, not 0/0.
+        normalization: "token" or "sequence".
+
+    Returns:
+        Scalar.
+    """
+    count = loss_count(mask, normalization) if count is None else torch.as_tensor(count)
+    if normalization == "sequence":
+        losses = losses / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return masked_sum(losses, mask) / count.clamp(min=1).to(losses)
 
 
 def ppo_policy_loss(
@@ -27,7 +66,9 @@ def ppo_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip: float,
-    token_count: Tensor | float | None = None,
+    count: Tensor | float | None = None,
+    clip_high: float | None = None,
+    normalization: str = "token",
 ) -> Tensor:
     """Clipped surrogate (Schulman et al., 2017): mean of max(-A r, -A clip(r, 1-c, 1+c)).
 
@@ -35,17 +76,20 @@ def ppo_policy_loss(
         logprobs: [B, T] current log-probabilities, differentiable. old_logprobs: [B, T] those of
             the policy that sampled. advantages: [B, T]. mask: [B, T] bool.
         clip: half-width of the interval around ratio 1, for example 0.2.
-        token_count: tokens of the whole batch over all ranks and accumulated micro-batches; None
+        count: `loss_count` of the whole batch over all ranks and accumulated micro-batches; None
             takes this mask's. The losses of shards that pass one count add up to the loss of the
             whole batch, however it is sharded.
+        clip_high: the upper half-width where it differs (Yu et al., DAPO, 2025); None: `clip`.
+        normalization: see `reduce_losses`.
 
     Returns:
         Scalar loss.
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
     ratio = log_ratio.exp()
-    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
-    return _per_token(masked_sum(losses, mask), mask, token_count)
+    high = clip if clip_high is None else clip_high
+    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + high))
+    return reduce_losses(losses, mask, count, normalization)
 
 
 def value_loss(
@@ -54,37 +98,42 @@ def value_loss(
     returns: Tensor,
     mask: Tensor,
     clip: float,
-    token_count: Tensor | float | None = None,
+    count: Tensor | float | None = None,
 ) -> Tensor:
     """Half the mean squared error to the returns, with values clipped around the old ones.
 
     Args:
         values: [B, T] current values, differentiable. old_values: [B, T] at sampling time.
         returns: [B, T] targets. mask: [B, T] bool. clip: half-width around the old value.
-        token_count: as in `ppo_policy_loss`.
+        count: tokens of the whole batch, as in `ppo_policy_loss`.
 
     Returns:
         Scalar loss.
     """
     clipped = torch.clamp(values, old_values - clip, old_values + clip)
     losses = 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
-    return _per_token(masked_sum(losses, mask), mask, token_count)
+    return reduce_losses(losses, mask, count)
 
 
 @torch.no_grad()
 def ppo_diagnostics(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, clip: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    mask: Tensor,
+    clip: float,
+    clip_high: float | None = None,
 ) -> dict[str, Tensor]:
     """Sums over active tokens, to be divided by the global token count.
 
     Returns:
-        `clip_fraction`: tokens whose ratio lies outside 1 +- clip. `update_kl`: the k3 estimate
+        `clip_fraction`: tokens whose ratio lies outside the interval. `update_kl`: the k3 estimate
         of KL(old || new) (Schulman, "Approximating KL divergence", 2020). `ratio`: the ratios.
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
     ratio = log_ratio.exp()
+    outside = (ratio < 1 - clip) | (ratio > 1 + (clip if clip_high is None else clip_high))
     return {
-        "clip_fraction": masked_sum(((ratio - 1).abs() > clip).to(ratio), mask),
+        "clip_fraction": masked_sum(outside.to(ratio), mask),
         "update_kl": masked_sum(ratio - 1 - log_ratio, mask),
         "ratio": masked_sum(ratio, mask),
     }

@@ -23,11 +23,15 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True)
 class PromptExample:
-    """One prompt: its token ids, its text, and the raw fields a reward function needs."""
+    """One prompt: its token ids, its text, and the raw fields a reward function needs.
+
+    `samples` are responses of the references to it, where the run learns from some (token ids).
+    """
 
     ids: list[int]
     text: str
     example: dict[str, Any]
+    samples: tuple[list[int], ...] = ()
 
 
 def build_prompts(

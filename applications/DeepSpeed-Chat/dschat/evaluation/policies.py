@@ -15,7 +15,8 @@ from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
-from dschat.rollout.scoring import PenaltyScorer, Reference
+from dschat.rollout.references import Reference
+from dschat.rollout.scoring import PenaltyScorer
 
 
 @dataclass(frozen=True)

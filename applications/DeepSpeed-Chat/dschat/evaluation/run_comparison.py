@@ -84,7 +84,7 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     from dschat.models.policy import PolicyModel
     from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
     from dschat.rewards.reward_model import RewardModel
-    from dschat.rollout.scoring import Reference
+    from dschat.rollout.references import Reference
     from dschat.training.online_setup import quiet_libraries
 
     quiet_libraries()

@@ -189,8 +189,14 @@ def load_causal_lm(
     flag: str = "model_name_or_path",
     dropout: float | None = None,
     may_grow: bool = False,
+    quantization: str | None = None,
+    device: torch.device | None = None,
 ) -> Any:
     """An `AutoModelForCausalLM` on CPU in `dtype`, its vocabulary checked against the tokenizer.
+
+    Args:
+        quantization: "8bit" or "4bit": linear layers but the last by bitsandbytes, for a model that
+            is not trained; it is loaded onto `device`.
 
     Raises:
         UserError: the path is no such model, or tokenizer and embeddings do not fit.
@@ -198,9 +204,30 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
 
     config = _load_config(path, flag, tokenizer, dropout)
-    model = _load(AutoModelForCausalLM, path, flag, config=config, dtype=dtype)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options = {"quantization_config": _quantization(quantization, dtype), "device_map": device}
+    model = _load(AutoModelForCausalLM, path, flag, config=config, dtype=dtype, **options)
     fit_vocabulary(model, tokenizer, path, may_grow)
     return model
+
+
+def _quantization(name: str, dtype: torch.dtype) -> Any:
+    """bitsandbytes' settings for "8bit" or "4bit" (NF4)."""
+    import importlib.util
+
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"--reference_quantization {name} needs the package bitsandbytes, which is not "
+            "installed: pip install bitsandbytes, or remove the flag."
+        )
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
 
 
 def load_reward_model(

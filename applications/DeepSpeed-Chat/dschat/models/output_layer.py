@@ -38,11 +38,14 @@ class OutputLayer:
 
     logits = cap * tanh(scale * (hidden W^T + b) / cap), where scale and cap are the few
     architectures' extras (Cohere and Granite scale, Gemma 2 caps), and 1 and none elsewhere.
+    `width` cuts the logits to the first so many tokens, for models that share a vocabulary but not
+    its padding; None takes all rows of W.
     """
 
     linear: torch.nn.Module
     scale: float = 1.0
     softcap: float | None = None
+    width: int | None = None
 
     @classmethod
     def of(cls, model: Any) -> OutputLayer:
@@ -61,18 +64,28 @@ class OutputLayer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, H] hidden states -> [n, V] logits in the model's dtype."""
-        logits = F.linear(hidden, self.linear.weight, getattr(self.linear, "bias", None))  # type: ignore[arg-type]
+        weight, bias = self.weights()
+        logits = F.linear(hidden, weight, bias)
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits
 
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """W [V, H] and the bias [V], cut to `width`."""
+        weight: Any = self.linear.weight
+        bias: Any = getattr(self.linear, "bias", None)
+        if self.width is None:
+            return weight, bias
+        return weight[: self.width], None if bias is None else bias[: self.width]
+
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the output layer, V; also where ZeRO 3 has partitioned it."""
+        """Tokens with a logit, V; also where ZeRO 3 has partitioned the layer."""
         weight: Any = self.linear.weight
-        return int(getattr(weight, "ds_shape", weight.shape)[0])
+        rows = int(getattr(weight, "ds_shape", weight.shape)[0])
+        return rows if self.width is None else min(rows, self.width)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Weight and, where there is one, bias."""
@@ -180,7 +193,5 @@ def response_logprobs(
     """
     if rows is None:
         rows = chunk_rows(layer.vocabulary_size, hidden.device)
-    bias = getattr(layer.linear, "bias", None)
-    return _ResponseLogProbs.apply(
-        hidden, layer.linear.weight, bias, actions, temperature, layer, rows
-    )
+    weight, bias = layer.weights()
+    return _ResponseLogProbs.apply(hidden, weight, bias, actions, temperature, layer, rows)

@@ -6,6 +6,7 @@ positions, i.e. those that predict a response token.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,6 +65,10 @@ class PolicyModel(nn.Module):
         object.__setattr__(self, "output_layer", OutputLayer.of(plain))
 
     output_layer: OutputLayer
+
+    def limit_vocabulary(self, size: int) -> None:
+        """Take the first `size` tokens only as possible, from now on."""
+        object.__setattr__(self, "output_layer", replace(self.output_layer, width=size))
 
     def share_with_zero3(self) -> None:
         """Tell ZeRO 3 that this module's forward and backward use the head's weights directly."""

@@ -23,6 +23,8 @@ class Rollout:
         dropped: [B] bool, the response has no token of its own.
         examples: per sequence what a reward function gets besides the texts.
         prompts, responses: the texts.
+        places: [B] int64, each response's place among all ranks' responses of the iteration;
+            responses to one prompt have neighbouring places.
     """
 
     input_ids: Tensor
@@ -33,6 +35,7 @@ class Rollout:
     prompts: list[str]
     responses: list[str]
     examples: list[dict[str, Any]]
+    places: Tensor
 
     @property
     def actions(self) -> Tensor:
@@ -52,23 +55,27 @@ class Experience:
         rollout: the sequences.
         logprobs: log pi_old of the sampled tokens (at the sampling temperature).
         reference_logprobs: the same under the (first) reference.
-        values: the critic's before the update.
+        values: the critic's before the update; None without a critic.
         token_penalty: phi_t(a_t). divergence: D_t. Both 0 where masked.
         scores: [B] what the reward function said.
-        advantages, returns: filled in before the update.
+        advantages, returns: filled in before the update (returns with a critic only).
+        samples: responses of the references to prompts of this micro-batch, to be learnt from.
+        sample_weights: [rows of samples] float32, filled in before the update.
     """
 
     rollout: Rollout
     logprobs: Tensor
     reference_logprobs: Tensor
-    values: Tensor
+    values: Tensor | None
     token_penalty: Tensor
     divergence: Tensor
     scores: Tensor
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    samples: Rollout | None = None
+    sample_weights: Tensor | None = None
 
-    def with_advantages(self, advantages: Tensor, returns: Tensor) -> Experience:
+    def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> Experience:
         """The same experience with its training targets."""
         return replace(self, advantages=advantages, returns=returns)
 
@@ -82,12 +89,17 @@ def make_rollout(
     end_token_id: int,
     pad_token_id: int,
     device: torch.device,
+    places: list[int] | None = None,
+    keep_empty: bool = False,
 ) -> Rollout:
     """Pad one micro-batch to its own longest prompt and response.
 
     Args:
         prompt_ids, response_ids: without padding; a response that ended by itself ends with
             `end_token_id`.
+        places: see `Rollout`; None counts the rows.
+        keep_empty: a response that is the end token alone is a response of one token. Else it is
+            dropped, as in DeepSpeed-Chat.
     """
     batch = len(prompt_ids)
     width_prompt = max(len(p) for p in prompt_ids)
@@ -102,7 +114,7 @@ def make_rollout(
         ids[row, start:stop] = torch.tensor(prompt + response)
         attention[row, start:stop] = 1
         ended[row] = bool(response) and response[-1] == end_token_id
-        dropped[row] = len(response) - int(ended[row]) == 0
+        dropped[row] = len(response) - int(ended[row]) == 0 and not (keep_empty and response)
         mask[row, : len(response)] = not bool(dropped[row])
     examples = [
         {**example, "prompt_ids": prompt, "response_ids": response}
@@ -117,4 +129,5 @@ def make_rollout(
         prompts=prompts,
         responses=responses,
         examples=examples,
+        places=torch.tensor(places if places is not None else range(batch)).to(device),
     )

@@ -47,14 +47,18 @@ def sample_by_inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -
 class _InverseCDF(LogitsProcessor):
     """Leaves one token possible: the sampled one, which transformers' greedy search then takes."""
 
-    def __init__(self, uniform: Tensor, temperature: float, prompt_length: int) -> None:
+    def __init__(
+        self, uniform: Tensor, temperature: float, prompt_length: int, vocabulary_size: int | None
+    ) -> None:
         self.uniform = uniform
+        self.vocabulary_size = vocabulary_size
         self.temperature = temperature
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         step = input_ids.shape[1] - self.prompt_length
-        token = sample_by_inverse_cdf(scores, self.uniform[:, step], self.temperature)
+        possible = scores[:, : self.vocabulary_size]
+        token = sample_by_inverse_cdf(possible, self.uniform[:, step], self.temperature)
         chosen = torch.full_like(scores, -torch.inf)
         return chosen.scatter_(1, token.unsqueeze(1), 0.0)
 
@@ -93,6 +97,7 @@ def generate(
     end_token_id: int,
     pad_token_id: int,
     synced_gpus: bool = False,
+    vocabulary_size: int | None = None,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -101,6 +106,7 @@ def generate(
         input_ids, attention_mask: [B, P], left-padded.
         uniform: [B, max_new_tokens] numbers in [0, 1) (see `uniform_numbers`).
         synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
+        vocabulary_size: sample among the first so many tokens only; None: all.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
@@ -108,7 +114,7 @@ def generate(
     processors = LogitsProcessorList()
     if uniform is not None:
         numbers = uniform.to(input_ids.device)
-        processors.append(_InverseCDF(numbers, temperature, input_ids.shape[1]))
+        processors.append(_InverseCDF(numbers, temperature, input_ids.shape[1], vocabulary_size))
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

@@ -8,48 +8,20 @@ batch x length x vocabulary is ever alive, whatever the regulariser.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dschat.models.output_layer import chunk_logprobs, chunk_rows
+from dschat.models.output_layer import chunk_logprobs
 from dschat.models.policy import PolicyModel
-from dschat.regularization import Penalty, PolicyRegularizer
+from dschat.regularization import MultiReference, Penalty, PolicyRegularizer
+from dschat.rollout.chunks import Chunks, Visit
 from dschat.rollout.experience import Experience, Rollout
-
-
-class Reference:
-    """A frozen policy to stay near.
-
-    Args:
-        policy: its `PolicyModel` (or an engine around one).
-        device: where it is evaluated.
-        resting_device: where it waits in between (CPU to free GPU memory); None: it stays.
-    """
-
-    def __init__(
-        self, policy: PolicyModel, device: torch.device, resting_device: torch.device | None = None
-    ) -> None:
-        self.policy = policy.eval().requires_grad_(False)
-        self.device = device
-        self.resting_device = resting_device
-        self.policy.to(resting_device or device)
-
-    @contextmanager
-    def on_device(self) -> Iterator[PolicyModel]:
-        """The policy on its device, for one scoring."""
-        if self.resting_device is None:
-            yield self.policy
-            return
-        self.policy.to(self.device)
-        try:
-            yield self.policy
-        finally:
-            self.policy.to(self.resting_device)
+from dschat.rollout.references import FrozenPolicy
 
 
 @dataclass(frozen=True)
@@ -75,12 +47,25 @@ class _MeanOfMetrics:
         self.count += positions
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one chunk of positions gave: [m] log-probabilities and the penalty."""
+
+    logprobs: Tensor
+    reference_logprobs: Tensor
+    penalty: Penalty
+
+
 class PenaltyScorer:
     """Runs a regulariser over the active positions of a batch of rollouts.
 
+    Several references under `MultiReference` are asked one after the other, each on the device only
+    while its own divergence is computed; a regulariser with `needs_all_references` sees them
+    together.
+
     Args:
         regularizer: any `PolicyRegularizer`; one with `collect_support` gets a first pass.
-        references: one or more frozen policies.
+        references: one or more frozen policies, all with the policy's vocabulary.
         temperature: of sampling; policy and references are tempered alike.
         union: takes the union of a support over ranks: (ids, vocabulary size) -> ids.
     """
@@ -88,7 +73,7 @@ class PenaltyScorer:
     def __init__(
         self,
         regularizer: PolicyRegularizer,
-        references: Sequence[Reference],
+        references: Sequence[FrozenPolicy],
         temperature: float,
         union: Callable[[Tensor, int], Tensor] = lambda ids, size: ids,
     ) -> None:
@@ -111,111 +96,157 @@ class PenaltyScorer:
             the number of those positions (all of this rank).
         """
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
-        with ExitStack() as stack:
-            references = [stack.enter_context(r.on_device()) for r in self.references]
-            hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
-            hidden_references = [
-                [reference(*r.model_inputs(), hidden_only=True) for r in rollouts]
-                for reference in references
-            ]
-            for module in (policy, *references):
-                stack.enter_context(module.output_layer.gathered())
-            chunks = _Chunks(policy, references, hidden, hidden_references, self.temperature)
-            support = self._support(chunks, rollouts)
-            return self._penalties(chunks, rollouts, support)
-
-    def _support(self, chunks: _Chunks, rollouts: Sequence[Rollout]) -> Tensor | None:
-        """First pass: the tokens that take part, over all positions of all ranks."""
-        collect = getattr(self.regularizer, "collect_support", None)
-        if collect is None:
-            return None
-        support: Tensor | None = None
-        for i, rollout in enumerate(rollouts):
-            # All next-token ids count, those after the end of a response included: once.
-            token_ids = rollout.actions.flatten()
-            for _, policy_logits, reference_logits in chunks.of(i):
-                support = collect(policy_logits, reference_logits, token_ids, support)
-                token_ids = token_ids[:0]
-        if support is None:
-            support = torch.empty(0, dtype=torch.long, device=chunks.hidden[0].device)
-        return self.union(support, chunks.vocabulary_size)
-
-    def _penalties(
-        self, chunks: _Chunks, rollouts: Sequence[Rollout], support: Tensor | None
-    ) -> tuple[list[TokenScores], dict[str, float], int]:
-        options = {} if support is None else {"support": support}
+        hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
+        actions = [r.actions[r.response_mask] for r in rollouts]
+        visits = [Visit(r, rollouts, self.temperature) for r in self.references]
+        with policy.output_layer.gathered():
+            chunks = Chunks(policy.output_layer, hidden, self.temperature)
+            if getattr(self.regularizer, "needs_all_references", False):
+                found = self._together(chunks, visits, rollouts, actions)
+            else:
+                found = self._one_by_one(chunks, visits, rollouts, actions)
         metrics = _MeanOfMetrics()
-        scores = []
-        for i, rollout in enumerate(rollouts):
-            actions = rollout.actions[rollout.response_mask]
-            parts: list[tuple[Tensor, Tensor, Penalty]] = []
-            for rows, policy_logits, reference_logits in chunks.of(i):
-                chosen = actions[rows]
-                penalty = self.regularizer(policy_logits, reference_logits, chosen, **options)
-                first = (
-                    reference_logits if torch.is_tensor(reference_logits) else reference_logits[0]
-                )
-                parts.append(
-                    (
-                        chunk_logprobs(policy_logits, chosen, 1.0)[0],
-                        chunk_logprobs(first, chosen, 1.0)[0],
-                        penalty,
-                    )
-                )
-                metrics.add(penalty.metrics, len(chosen))
-            scores.append(_join(parts, actions.device))
-        return scores, dict(metrics.sums), metrics.count
+        for part in (part for parts in found for part in parts):
+            metrics.add(part.penalty.metrics, len(part.logprobs))
+        device = rollouts[0].input_ids.device
+        return [_join(parts, device) for parts in found], dict(metrics.sums), metrics.count
 
-
-class _Chunks:
-    """Tempered logits of policy and references for runs of positions, made when asked for."""
-
-    def __init__(
+    def _one_by_one(
         self,
-        policy: PolicyModel,
-        references: Sequence[PolicyModel],
-        hidden: list[Tensor],
-        hidden_references: list[list[Tensor]],
-        temperature: float,
-    ) -> None:
-        self.layers = [policy.output_layer, *(r.output_layer for r in references)]
-        self.hidden = hidden
-        self.hidden_references = hidden_references
-        self.temperature = temperature
-        self.vocabulary_size = self.layers[0].vocabulary_size
-
-    def of(self, i: int) -> Iterator[tuple[slice, Tensor, Tensor | list[Tensor]]]:
-        """(rows, policy logits [m, V], reference logits [m, V] or K of them) of micro-batch i."""
-        rows = chunk_rows(self.vocabulary_size, self.hidden[i].device)
-        for start in range(0, len(self.hidden[i]), rows):
-            part = slice(start, start + rows)
-            states = [self.hidden[i], *(h[i] for h in self.hidden_references)]
-            tempered = [
-                _tempered(layer.logits(h[part]), self.temperature)
-                for layer, h in zip(self.layers, states, strict=True)
+        chunks: Chunks,
+        visits: list[Visit],
+        rollouts: Sequence[Rollout],
+        actions: list[Tensor],
+    ) -> list[list[_Part]]:
+        """Parts by micro-batch, the references' penalties combined."""
+        several = self.regularizer if isinstance(self.regularizer, MultiReference) else None
+        single: Any = several.regularizer if several else self.regularizer
+        with ExitStack() as stack:
+            if len(visits) == 1:  # no other waits for its room between the two passes
+                stack.enter_context(visits[0].open())
+            options = self._support(single, chunks, visits, rollouts)
+            by_reference = []
+            for visit in visits:
+                with visit.open() as other:
+                    by_reference.append(
+                        [
+                            _parts(single, chunks, other, i, a, options)
+                            for i, a in enumerate(actions)
+                        ]
+                    )
+        if several is None:
+            return by_reference[0]
+        return [
+            [
+                _Part(
+                    p[0].logprobs, p[0].reference_logprobs, several.combine([q.penalty for q in p])
+                )
+                for p in zip(*(parts[i] for parts in by_reference), strict=True)
             ]
-            others = tempered[1:]
-            yield part, tempered[0], others[0] if len(others) == 1 else others
+            for i in range(len(rollouts))
+        ]
+
+    def _support(
+        self, single: Any, chunks: Chunks, visits: list[Visit], rollouts: Sequence[Rollout]
+    ) -> dict[str, Tensor]:
+        """First pass: the tokens that take part, over all positions of all references and ranks."""
+        if not hasattr(single, "collect_support"):
+            return {}
+        support: Tensor | None = None
+        for visit in visits:
+            with visit.open() as other:
+                for i, rollout in enumerate(rollouts):
+                    # All next-token ids count, those after the end of a response included: once.
+                    token_ids = rollout.actions.flatten()
+                    for part in chunks.parts(i):
+                        logits = chunks.logits(i, part), other.logits(i, part)
+                        support = single.collect_support(*logits, token_ids, support)
+                        token_ids = token_ids[:0]
+        if support is None:
+            support = torch.empty(0, dtype=torch.long, device=rollouts[0].input_ids.device)
+        return {"support": self.union(support, chunks.layer.vocabulary_size)}
+
+    def _together(
+        self,
+        chunks: Chunks,
+        visits: list[Visit],
+        rollouts: Sequence[Rollout],
+        actions: list[Tensor],
+    ) -> list[list[_Part]]:
+        """Parts by micro-batch, from all references' logits at once."""
+        regularizer: Any = self.regularizer
+        found = []
+        with ExitStack() as stack:
+            others = [stack.enter_context(v.open()) for v in visits]
+            for i, (rollout, chosen) in enumerate(zip(rollouts, actions, strict=True)):
+                logprobs = torch.stack([o.logprobs(i, chosen) for o in others], dim=1)
+                so_far = before_each_token(logprobs, rollout.response_mask)
+                parts = []
+                for part in chunks.parts(i):
+                    logits = chunks.logits(i, part)
+                    penalty = regularizer(
+                        logits,
+                        [o.logits(i, part) for o in others],
+                        chosen[part],
+                        prefix_logprobs=so_far[part],
+                    )
+                    own = chunk_logprobs(logits, chosen[part], 1.0)[0]
+                    parts.append(_Part(own, logprobs[part, 0], penalty))
+                found.append(parts)
+        return found
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+def before_each_token(values: Tensor, mask: Tensor) -> Tensor:
+    """Sums of per-token values over the response's earlier tokens.
+
+    Args:
+        values: [n, K] at the active positions in row order. mask: [B, T] bool with n True.
+
+    Returns:
+        [n, K]; 0 at each response's first token.
+    """
+    full = torch.zeros(*mask.shape, values.shape[1], dtype=values.dtype, device=values.device)
+    full[mask] = values
+    return (full.cumsum(dim=1) - full)[mask]
 
 
-def _join(parts: list[tuple[Tensor, Tensor, Penalty]], device: torch.device) -> TokenScores:
+def _parts(
+    regularizer: Any,
+    chunks: Chunks,
+    reference: Chunks,
+    i: int,
+    actions: Tensor,
+    options: dict[str, Tensor],
+) -> list[_Part]:
+    """One reference's penalties on micro-batch i, chunk by chunk."""
+    found = []
+    for part in chunks.parts(i):
+        logits, reference_logits = chunks.logits(i, part), reference.logits(i, part)
+        chosen = actions[part]
+        found.append(
+            _Part(
+                chunk_logprobs(logits, chosen, 1.0)[0],
+                chunk_logprobs(reference_logits, chosen, 1.0)[0],
+                regularizer(logits, reference_logits, chosen, **options),
+            )
+        )
+    return found
+
+
+def _join(parts: list[_Part], device: torch.device) -> TokenScores:
     if not parts:
         empty = torch.empty(0, dtype=torch.float32, device=device)
         return TokenScores(empty, empty, empty, empty)
     return TokenScores(
-        torch.cat([p[0] for p in parts]),
-        torch.cat([p[1] for p in parts]),
-        torch.cat([p[2].token for p in parts]).float(),
-        torch.cat([p[2].divergence for p in parts]).float(),
+        torch.cat([p.logprobs for p in parts]),
+        torch.cat([p.reference_logprobs for p in parts]),
+        torch.cat([p.penalty.token for p in parts]).float(),
+        torch.cat([p.penalty.divergence for p in parts]).float(),
     )
 
 
 def to_experience(
-    rollout: Rollout, tokens: TokenScores, values: Tensor, scores: Tensor
+    rollout: Rollout, tokens: TokenScores, values: Tensor | None, scores: Tensor
 ) -> Experience:
     """Put [n] scores of active positions back into [B, T] tensors, 0 elsewhere."""
 

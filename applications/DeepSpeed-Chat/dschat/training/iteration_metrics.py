@@ -12,14 +12,15 @@ from dschat.training import distributed
 
 def iteration_metrics(
     experiences: list[Experience],
-    penalty_sums: dict[str, float],
+    metric_sums: dict[str, float],
     coefficient: float,
     device: torch.device,
 ) -> dict[str, float]:
     """Means over the responses that have a token, and over their tokens, of all ranks.
 
     Args:
-        penalty_sums: the regulariser's metrics as sums over active positions, and `positions`.
+        metric_sums: the metrics of regulariser (`penalty/...`) and reward (`reward/...`) as sums
+            over active positions and responses, and `positions`, the number of the former.
         coefficient: of the penalty.
 
     Returns:
@@ -28,10 +29,12 @@ def iteration_metrics(
         (log pi - log rho of the sampled tokens), lengths, shares and counts.
     """
     sums = _local_sums(experiences)
-    names = sorted(n for n in penalty_sums if n != "positions")
+    names = sorted(n for n in metric_sums if n != "positions")
     keys = [*sums, "positions", *names]
-    local = [*sums.values(), penalty_sums.get("positions", 0.0), *(penalty_sums[n] for n in names)]
+    local = [*sums.values(), metric_sums.get("positions", 0.0), *(metric_sums[n] for n in names)]
     total = dict(zip(keys, distributed.sum_over_ranks(local, device), strict=True))
+    sampled = total["responses"] + total["dropped"]
+    counts = {"penalty": max(total["positions"], 1.0), "reward": max(sampled, 1.0)}
     responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
     mean = total["reward"] / responses
     variance = max(total["reward_squared"] / responses - mean**2, 0.0)
@@ -43,13 +46,13 @@ def iteration_metrics(
         "divergence_per_response": total["divergence"] / responses,
         "token_penalty": total["token_penalty"] / tokens,
         "log_ratio": total["log_ratio"] / tokens,
-        "value": total["value"] / tokens,
+        **({"value": total["value"] / tokens} if experiences[0].values is not None else {}),
         "response_length": total["tokens"] / responses,
         "ended": total["ended"] / responses,
         "responses": total["responses"],
         "response_tokens": total["tokens"],
         "dropped": total["dropped"],
-        **{f"penalty/{n}": total[n] / max(total["positions"], 1.0) for n in names},
+        **{n: total[n] / counts[n.split("/")[0]] for n in names},
     }
 
 
@@ -85,7 +88,8 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
             ("log_ratio", e.logprobs - e.reference_logprobs),
             ("value", e.values),
         ):
-            sums[name] += float(values.double()[mask].sum())
+            if values is not None:
+                sums[name] += float(values.double()[mask].sum())
     return sums
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dschat.data.prompts import prompt_batches
+from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
+from dschat.rewards import RewardFunction
+from dschat.rollout.references import FrozenPolicy
 from dschat.training import distributed
+from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_setup import (
     load_models,
@@ -28,47 +32,99 @@ from dschat.training.saving import refuse_old_steps
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 
 
-def train_online(config: OnlineConfig) -> None:
-    """Step 3: align a policy by PPO under the penalty that `config` names.
+@dataclasses.dataclass
+class Task:
+    """What a run may bring besides its settings; the defaults are those of step 3.
+
+    Attributes:
+        reward: scores responses; None: the reward model that the settings name.
+        evaluate, evaluate_every: see `OnlineTrainer`.
+        prepare: called once with the prompts, the references and the tokenizer; returns the
+            prompts to learn from.
+        sample_coefficient: of the forward KL that the prompts' `samples` estimate.
+    """
+
+    reward: RewardFunction | None = None
+    evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
+    evaluate_every: int = 0
+    prepare: Callable[[list[PromptExample], list[FrozenPolicy], Any], list[PromptExample]] = (
+        lambda prompts, references, tokenizer: prompts
+    )
+    sample_coefficient: float = 0.0
+
+
+def train_online(config: OnlineConfig, task: Task | None = None) -> None:
+    """Align a policy by PPO, GRPO or RLOO under the penalty that `config` names.
 
     Raises:
         UserError: something the user gave cannot be used.
     """
     device, dtype = start(config)
-    trainer = build_trainer(config, device, dtype)
+    trainer = build_trainer(config, device, dtype, task)
     with trainer.log:
         trainer.train()
     distributed.shut_down()
 
 
-def build_trainer(config: OnlineConfig, device: torch.device, dtype: torch.dtype) -> OnlineTrainer:
+def build_trainer(
+    config: OnlineConfig, device: torch.device, dtype: torch.dtype, task: Task | None = None
+) -> OnlineTrainer:
     """Load, check and connect everything; cheap checks come before long loads."""
+    task = task or Task()
     assert config.output_dir is not None
     refuse_old_steps(config.output_dir)
+    check_groups(config)
     tokenizer = load_tokenizers(config)
     prompts = load_prompts(config, tokenizer)
     steps = optimizer_steps(config, len(prompts))
-    models = load_models(config, tokenizer, dtype, device)
-    embeddings = models.reference.policy.model.get_input_embeddings().weight.detach()
-    regularizer = build_regularizer(config, embeddings.to(device), tokenizer)
-    report(config, regularizer, len(prompts), steps)
+    models = load_models(config, tokenizer, dtype, device, task.reward)
+    with models.references[0].on_device() as reference:
+        embeddings = reference.model.get_input_embeddings().weight.detach()
+        single = build_regularizer(config, embeddings, tokenizer)
+    regularizer = over_references(single, config, models.references)
+    report(config, single, len(prompts), steps)
+    prompts = task.prepare(prompts, models.references, tokenizer)
     actor = make_engine(models.actor, "actor", config, dtype, steps)
-    critic = make_engine(models.critic, "critic", config, dtype, steps)
-    assert config.output_dir is not None
-    settled = resolved(config, dtype, tokenizer, regularizer)
+    critic = models.critic and make_engine(models.critic, "critic", config, dtype, steps)
+    settled = resolved(config, dtype, tokenizer, single)
     write_config(settled, config.output_dir, penalty=regularizer.name, device=device.type)
     return OnlineTrainer(
         config=config,
         actor=actor,
         critic=critic,
-        references=[models.reference],
+        references=models.references,
         reward=models.reward,
         regularizer=regularizer,
         tokenizer=tokenizer,
         prompts=prompts,
         device=device,
         log=MetricsLog(config.output_dir, settled.tensorboard_path),
+        sample_coefficient=task.sample_coefficient,
+        evaluate=task.evaluate,
+        evaluate_every=task.evaluate_every,
     )
+
+
+def responses_per_iteration(config: OnlineConfig) -> int:
+    """Of all ranks."""
+    per_rank = config.per_device_generation_batch_size * config.generation_rounds()
+    return per_rank * distributed.world_size()
+
+
+def check_groups(config: OnlineConfig) -> None:
+    """Refuse a group size that does not divide an iteration's responses.
+
+    Raises:
+        UserError: says both numbers and where the larger one comes from.
+    """
+    total, group = responses_per_iteration(config), config.group_size()
+    if total % group:
+        raise UserError(
+            f"--num_generations {group} does not divide the {total} responses of an iteration "
+            f"({distributed.world_size()} ranks x {config.per_device_generation_batch_size} per "
+            f"generation batch x {config.generation_rounds()} generation batches): groups would be "
+            "cut. Change one of these."
+        )
 
 
 def resolved(
@@ -100,12 +156,11 @@ def resolved(
 def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
     """Optimiser steps of the whole run."""
     per_iteration = config.per_device_generation_batch_size * config.generation_rounds()
-    batches = prompt_batches(
-        n_prompts, per_iteration * distributed.world_size(), config.seed, epoch=0
-    )
+    prompts = responses_per_iteration(config) // config.group_size()
+    prompt_batches(n_prompts, prompts, config.seed, epoch=0)  # refuses less than one batch
     micro_batches = per_iteration // config.per_device_training_batch_size
     updates = config.ppo_epochs * micro_batches // config.gradient_accumulation_steps
-    return len(batches) * config.num_train_epochs * updates
+    return config.planned_iterations(n_prompts, prompts) * updates
 
 
 def build_regularizer(
@@ -161,7 +216,7 @@ def report(
             f"{rounds} generation batches per iteration, so that "
             f"{config.gradient_accumulation_steps} accumulated micro-batches come from one policy."
         )
-    size = config.per_device_generation_batch_size * rounds * distributed.world_size()
+    size = responses_per_iteration(config) // config.group_size()
     unused = n_prompts % size
     distributed.log_main(
         f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps"

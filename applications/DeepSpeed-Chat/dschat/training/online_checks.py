@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from dschat.config import require
+from dschat.training.reference_config import check_weights
 
 
 def require_ranges(config: Any) -> None:
@@ -16,6 +18,7 @@ def require_ranges(config: Any) -> None:
         "ppo_epochs",
         "num_train_epochs",
         "gradient_accumulation_steps",
+        "num_generations",
         "max_prompt_seq_len",
         "max_answer_seq_len",
         "print_answers_interval",
@@ -33,8 +36,8 @@ def require_ranges(config: Any) -> None:
         "actor_weight_decay",
         "critic_weight_decay",
     ]
-    positive = ["actor_learning_rate", "critic_learning_rate", "temperature"]
-    probabilities = ["gamma", "lam", "warmup_ratio"]
+    positive = ["actor_learning_rate", "critic_learning_rate", "temperature", "epsilon_high"]
+    probabilities = ["gamma", "lam", "warmup_ratio", "clip_range"]
     for names, holds, expected in (
         (at_least_one, lambda v: v >= 1, "1 or more"),
         (not_negative, lambda v: v >= 0, "0 or more"),
@@ -43,10 +46,81 @@ def require_ranges(config: Any) -> None:
     ):
         for name in names:
             value = getattr(config, name)
-            require(holds(value), f"--{name} {value}: expected {expected}.")
+            require(value is None or holds(value), f"--{name} {value}: expected {expected}.")
     for name in ("actor_zero_stage", "critic_zero_stage"):
         value = getattr(config, name)
         require(value in (0, 1, 2, 3), f"--{name} {value}: expected 0, 1, 2 or 3.")
+
+
+CRITIC_FLAGS = [
+    "gamma",
+    "lam",
+    "value_function",
+    "critic_learning_rate",
+    "critic_weight_decay",
+    "critic_dropout",
+    "critic_zero_stage",
+    "critic_gradient_checkpointing",
+    "critic_lora_dim",
+    "critic_lora_module_name",
+    "critic_lora_learning_rate",
+]
+"""What has no meaning without a critic."""
+
+
+def require_algorithm(config: Any) -> None:
+    """Refuse what the chosen algorithm does not use; raises `UserError`."""
+    name = config.algorithm
+    if name == "ppo":
+        require(not config.scale_rewards, "--scale_rewards belongs to --algorithm grpo. Remove it.")
+        return
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    given = [f for f in CRITIC_FLAGS if f in defaults and getattr(config, f) != defaults[f]]
+    require(
+        not given,
+        f"{', '.join('--' + f for f in given)}: --algorithm {name} has no critic and does not "
+        "discount. Remove these flags, or use --algorithm ppo.",
+    )
+    require(
+        config.group_size() >= 2,
+        f"--num_generations {config.group_size()}: --algorithm {name} compares a response with "
+        "others to the same prompt; give 2 or more.",
+    )
+    require(
+        name == "grpo" or not config.scale_rewards,
+        "--scale_rewards belongs to --algorithm grpo: leave-one-out advantages are unbiased as "
+        "they are. Remove the flag.",
+    )
+
+
+def require_references(config: Any) -> None:
+    """Refuse settings of references that do not fit together; raises `UserError`."""
+    require(
+        config.ref_weights is None or config.refs is not None,
+        "--ref_weights needs the references: add --refs FOLDER FOLDER.",
+    )
+    if config.refs is not None:
+        check_weights(config.refs, config.ref_weights)
+    require(
+        not config.offload_reference_model or config.reference_residency in (None, "cpu"),
+        f"--offload_reference_model and --reference_residency {config.reference_residency} "
+        "contradict each other. Give one of them.",
+    )
+    require(
+        config.reference_quantization is None or config.reference_residency != "cpu",
+        "--reference_quantization with --reference_residency cpu: quantised weights stay on "
+        "their device. Use --reference_residency one or all.",
+    )
+    require(
+        config.reference_quantization is None or not config.offload_reference_model,
+        "--reference_quantization with --offload_reference_model: quantised weights stay on "
+        "their device. Use --reference_residency one.",
+    )
+
+
+def _zero_stages(config: Any) -> list[int]:
+    stages = [config.actor_zero_stage]
+    return [*stages, config.critic_zero_stage] if config.algorithm == "ppo" else stages
 
 
 def require_partners(config: Any) -> None:
@@ -60,9 +134,9 @@ def require_partners(config: Any) -> None:
             "way round.",
         ),
         (
-            not config.offload or min(config.actor_zero_stage, config.critic_zero_stage) > 0,
-            "--offload needs a ZeRO stage of 1 or more for both models: set "
-            "--actor_zero_stage and --critic_zero_stage.",
+            not config.offload or min(_zero_stages(config)) > 0,
+            "--offload needs a ZeRO stage of 1 or more for every model that is trained: set "
+            "--actor_zero_stage and, for ppo, --critic_zero_stage.",
         ),
         (
             not config.enable_zero3_generation_gather or config.actor_zero_stage == 3,

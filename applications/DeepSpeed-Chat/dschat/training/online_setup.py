@@ -12,7 +12,6 @@ import torch
 
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
-from dschat.models.context import check_context
 from dschat.models.loading import (
     check_same_vocabulary,
     load_causal_lm,
@@ -22,10 +21,12 @@ from dschat.models.loading import (
 )
 from dschat.models.lora import add_lora
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
+from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
-from dschat.rollout.scoring import Reference
+from dschat.rollout.references import FrozenPolicy
 from dschat.training import distributed
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
+from dschat.training.load_references import check_length, load_references, share_vocabulary
 from dschat.training.online_config import OnlineConfig
 from dschat.training.optimizer import adamw
 from dschat.training.run_files import data_folder
@@ -35,12 +36,12 @@ from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 
 @dataclass
 class Models:
-    """The four models, before DeepSpeed has them."""
+    """All models of a run, before DeepSpeed has them."""
 
     actor: PolicyModel
-    critic: ValueModel
-    reference: Reference
-    reward: RewardModel
+    critic: ValueModel | None
+    references: list[FrozenPolicy]
+    reward: RewardFunction
 
 
 def seed_everything(seed: int) -> None:
@@ -63,75 +64,92 @@ def quiet_libraries() -> None:
         logging.getLogger("dschat").setLevel(logging.ERROR)
 
 
-def load_tokenizers(config: OnlineConfig) -> Any:
-    """The one tokenizer of actor, reference, critic and reward model."""
-    options = {
+def tokenizer_options(config: OnlineConfig) -> dict[str, Any]:
+    """What the flags say about the tokenizer, for `load_tokenizer`."""
+    return {
         "end_of_conversation_token": config.end_of_conversation_token,
         "add_eot_token": config.add_eot_token,
         "pad_token": config.pad_token,
     }
+
+
+def load_tokenizers(config: OnlineConfig) -> Any:
+    """The actor's tokenizer, after a look at those of the other models.
+
+    Raises:
+        UserError: the critic's or a reference's vocabulary is another one.
+    """
+    options = tokenizer_options(config)
     actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
     assert actor is not None
-    assert critic is not None
-    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **options)  # type: ignore[arg-type]
-    other = load_tokenizer(critic, "critic_model_name_or_path", **options)  # type: ignore[arg-type]
-    check_same_vocabulary(tokenizer, other, actor, critic)
+    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **options)
+    if critic is not None:
+        other = load_tokenizer(critic, "critic_model_name_or_path", **options)
+        check_same_vocabulary(tokenizer, other, actor, critic)
+    for path in config.refs or []:
+        # A base model may name no padding token; the vocabulary is what counts.
+        other = load_tokenizer(path, "refs", **{**options, "pad_token": tokenizer.pad_token})
+        check_same_vocabulary(tokenizer, other, actor, path)
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def load_models(
-    config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, device: torch.device
+    config: OnlineConfig,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    reward: RewardFunction | None = None,
 ) -> Models:
-    """Actor and reference from one folder, critic and reward model from the other."""
-    actor_path, critic_path = config.actor_model_name_or_path, config.critic_model_name_or_path
+    """Actor, references, critic (for PPO) and, unless one is given, the reward model.
+
+    The frozen models go to their device before the next is loaded, so that the host's memory holds
+    one model per rank at a time.
+    """
+    actor_path = config.actor_model_name_or_path
     assert actor_path is not None
-    assert critic_path is not None
-    grow = config.add_eot_token
-    resting = torch.device("cpu") if config.offload_reference_model else None
-
-    def causal_lm(dropout: float | None) -> Any:
-        return load_causal_lm(
-            actor_path, tokenizer, dtype, "actor_model_name_or_path", dropout, grow
-        )
-
-    def classifier(dropout: float | None) -> Any:
-        return load_reward_model(
-            critic_path, tokenizer, dtype, "critic_model_name_or_path", dropout, may_grow=grow
-        )
-
-    # The frozen models go to their device before the next is loaded, so that the host's memory
-    # holds one model per rank at a time. One seed, so that rows of a new token are the same.
+    references = load_references(config, tokenizer, dtype, device)
+    if reward is None:
+        resting = torch.device("cpu") if config.offload_reference_model else None
+        batch = config.per_device_training_batch_size
+        classifier = _classifier(config, tokenizer, dtype, None)
+        reward = RewardModel(classifier, tokenizer.pad_token_id, batch, device, resting)
     torch.manual_seed(config.seed)
-    frozen = causal_lm(None)
-    reference = Reference(PolicyModel(frozen, config.temperature), device, resting)
-    torch.manual_seed(config.seed)
-    batch = config.per_device_training_batch_size
-    reward = RewardModel(classifier(None), tokenizer.pad_token_id, batch, device, resting)
-    torch.manual_seed(config.seed)
-    actor = causal_lm(config.actor_dropout)
+    actor = load_causal_lm(
+        actor_path,
+        tokenizer,
+        dtype,
+        "actor_model_name_or_path",
+        config.actor_dropout,
+        config.add_eot_token,
+    )
     check_output_layer(actor)
-    check_context(
-        actor.config,
-        config.max_prompt_seq_len + config.max_answer_seq_len,
-        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
-        f"{config.max_answer_seq_len}",
-    )
-    critic = classifier(config.critic_dropout)
-    for model, checkpointing in (
-        (actor, config.actor_gradient_checkpointing),
-        (critic, config.critic_gradient_checkpointing),
-    ):
-        if checkpointing:
-            model.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
-    return Models(
-        actor=PolicyModel(_with_lora(actor, "actor", config), config.temperature),
-        critic=ValueModel(_with_lora(critic, "critic", config)),
-        reference=reference,
-        reward=reward,
-    )
+    check_length(actor.config, config)
+    _checkpointing(actor, config.actor_gradient_checkpointing)
+    critic = None
+    if config.algorithm == "ppo":
+        classifier = _classifier(config, tokenizer, dtype, config.critic_dropout)
+        _checkpointing(classifier, config.critic_gradient_checkpointing)
+        critic = ValueModel(_with_lora(classifier, "critic", config))
+    policy = PolicyModel(_with_lora(actor, "actor", config), config.temperature)
+    share_vocabulary(policy, references, len(tokenizer))
+    return Models(policy, critic, references, reward)
+
+
+def _classifier(
+    config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, dropout: float | None
+) -> Any:
+    path = config.critic_model_name_or_path
+    assert path is not None
+    # One seed, so that rows of a new token are the same in all copies.
+    torch.manual_seed(config.seed)
+    flag = "critic_model_name_or_path"
+    return load_reward_model(path, tokenizer, dtype, flag, dropout, may_grow=config.add_eot_token)
+
+
+def _checkpointing(model: Any, enabled: bool) -> None:
+    if enabled:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _with_lora(model: Any, role: str, config: OnlineConfig) -> Any:

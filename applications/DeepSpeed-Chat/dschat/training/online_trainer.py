@@ -1,10 +1,11 @@
 """The online trainer: sample, score, compute advantages, update; again.
 
 One iteration:
-1. sample one response to each prompt of one or more generation batches;
-2. score them: log-probabilities, penalty, values, rewards (`dschat.rollout.scoring`);
-3. turn rewards and penalties into advantages and returns (`dschat.training.targets`);
-4. update actor and critic, `ppo_epochs` times over the iteration's micro-batches.
+1. sample responses to the prompts of one or more generation batches, a group to each prompt;
+2. score them: log-probabilities, penalty, rewards, values (`dschat.rollout.scoring`);
+3. turn rewards and penalties into advantages: by a critic (`dschat.training.targets`), or by
+   comparison within a group (`dschat.training.group_targets`);
+4. update the actor, and the critic if there is one, `ppo_epochs` times over the micro-batches.
 
 Where it departs from DeepSpeed-Chat: an optimiser step never accumulates over responses of two
 different policies; losses are divided by the token count of the whole step over all ranks; a
@@ -13,81 +14,100 @@ response without a token is masked instead of being replaced by the previous bat
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from dschat.data.prompts import PromptExample, collate_prompts, prompt_batches, rank_share
+from dschat.data.prompts import PromptExample, prompt_batches, rank_share
 from dschat.errors import UserError
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards
-from dschat.rollout.experience import Experience, Rollout, make_rollout
-from dschat.rollout.generation import generate, uniform_numbers, whole_model
-from dschat.rollout.scoring import PenaltyScorer, Reference, to_experience
+from dschat.rollout.experience import Experience, Rollout
+from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.references import FrozenPolicy
+from dschat.rollout.scoring import PenaltyScorer, to_experience
 from dschat.training import distributed
+from dschat.training.group_targets import with_group_targets
 from dschat.training.iteration_metrics import iteration_metrics, progress_line
 from dschat.training.online_config import OnlineConfig
 from dschat.training.run_files import MetricsLog
+from dschat.training.sample_term import with_samples
+from dschat.training.sampling import micro_batches, sample_responses
 from dschat.training.saving import save_step
 from dschat.training.targets import with_targets
-from dschat.training.updates import update
+from dschat.training.updates import LossSettings, update
 
 
 @dataclass
 class OnlineTrainer:
-    """PPO with any regulariser and any reward.
+    """PPO, GRPO or RLOO with any regulariser and any reward.
 
     Attributes:
         config: the run's settings.
-        actor, critic: DeepSpeed engines around a `PolicyModel` and a `ValueModel`.
+        actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
         references: what the policy is held near.
         reward: scores responses.
         regularizer: the penalty.
         tokenizer: of all models.
-        prompts: the prompts to learn from, the same list on all ranks.
+        prompts: the prompts to learn from, the same list on all ranks; with `samples` of the
+            references if `sample_coefficient` is not 0.
         device: this rank's.
         log: where metrics go.
+        sample_coefficient: of the forward KL that those samples estimate.
+        evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
     """
 
     config: OnlineConfig
     actor: Any
-    critic: Any
-    references: list[Reference]
+    critic: Any | None
+    references: Sequence[FrozenPolicy]
     reward: RewardFunction
     regularizer: PolicyRegularizer
     tokenizer: Any
     prompts: list[PromptExample]
     device: torch.device
     log: MetricsLog
+    sample_coefficient: float = 0.0
+    evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
+    evaluate_every: int = 0
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.rounds = self.config.generation_rounds()
+        config = self.config
+        self.rounds = config.generation_rounds()
+        self.group_size = config.group_size()
+        self.responses = config.per_device_generation_batch_size * self.world * self.rounds
+        self.loss = LossSettings(
+            config.clip_range,
+            config.epsilon_high,
+            config.loss_normalization,
+            self.tokenizer.pad_token_id,
+        )
         self.scorer = PenaltyScorer(
-            self.regularizer,
-            self.references,
-            self.config.temperature,
-            distributed.union_over_ranks,
+            self.regularizer, self.references, config.temperature, distributed.union_over_ranks
         )
 
     def train(self) -> None:
-        """Run all epochs, saving every `save_steps` generation batches and at the end."""
+        """Run to the planned end, saving every `save_steps` generation batches and at the end."""
         from tqdm import tqdm
 
         config = self.config
-        size = config.per_device_generation_batch_size * self.world * self.rounds
-        per_epoch = len(prompt_batches(len(self.prompts), size, config.seed, 0))
-        total = per_epoch * config.num_train_epochs
-        if config.enable_test_mode:
-            total = min(total, config.test_stop_step)
-        bar = tqdm(total=total, disable=not distributed.is_main(), desc="PPO", mininterval=0.5)
+        size = self.responses // self.group_size
+        total = config.planned_iterations(len(self.prompts), size)
+        name = config.algorithm.upper()
+        bar = tqdm(total=total, disable=not distributed.is_main(), desc=name, mininterval=0.5)
         saved = 0
-        for epoch in range(config.num_train_epochs):
+        self._evaluate()
+        for epoch in itertools.count():
+            if self.iteration == total:
+                break
             for batch in prompt_batches(len(self.prompts), size, config.seed, epoch):
                 if self.iteration == total:
                     break
@@ -95,58 +115,78 @@ class OnlineTrainer:
                 self.log.write(metrics)
                 bar.set_postfix_str(progress_line(metrics), refresh=False)
                 bar.update()
+                if self.evaluate_every and self.iteration % self.evaluate_every == 0:
+                    self._evaluate()
                 if config.save_steps and self.generation_step // config.save_steps > saved:
                     saved = self.generation_step // config.save_steps
                     self.save()
         bar.close()
+        if not (self.evaluate_every and self.iteration % self.evaluate_every == 0):
+            self._evaluate()
         if not (config.save_steps and self._just_saved):
             self.save()
 
     _just_saved: bool = field(default=False, init=False)
 
+    def _evaluate(self) -> None:
+        if self.evaluate is None:
+            return
+        found = self.evaluate(self)
+        place = {"step": self.generation_step, "iteration": self.iteration}
+        self.log.write({**place, **{f"eval/{name}": value for name, value in found.items()}})
+
     def save(self) -> None:
         """Write output_dir/step-N, N the generation batches so far."""
         assert self.config.output_dir is not None
+        engines = {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
         folder = save_step(
             self.config.output_dir,
             self.generation_step,
-            {"actor": self.actor.module.model, "critic": self.critic.module.model},
+            {name: engine.module.model for name, engine in engines.items()},
             self.tokenizer,
         )
         self._just_saved = True
         distributed.log_main(f"saved {folder}")
 
     def run_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
-        """Sample, score and learn from the prompts of all ranks' generation batches.
+        """Sample, score and learn from a group of responses to each of the prompts.
 
         Args:
-            prompts: ranks x generation batch size x rounds of them, the same on all ranks.
+            prompts: ranks x generation batch size x rounds / group size of them, the same on all
+                ranks.
 
         Returns:
             Metrics, the same on all ranks.
         """
+        config = self.config
         self._just_saved = False
         started = time.perf_counter()
-        size = len(prompts) // self.rounds
+        repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
+        size = len(repeated) // self.rounds
         experiences: list[Experience] = []
-        penalty_sums: dict[str, float] = {}
+        metric_sums: dict[str, float] = {}
         seconds = {"generate": 0.0, "score": 0.0}
-        for round_ in range(self.rounds):
-            batch = prompts[round_ * size : (round_ + 1) * size]
+        for start in range(0, len(repeated), size):
             at = time.perf_counter()
-            rollouts = self.sample(batch)
+            batch = repeated[start : start + size]
+            rollouts = self.sample(batch, start)
             seconds["generate"] += time.perf_counter() - at
             at = time.perf_counter()
             scored, sums = self.score(rollouts)
-            seconds["score"] += time.perf_counter() - at
-            experiences += scored
             for name, value in sums.items():
-                penalty_sums[name] = penalty_sums.get(name, 0.0) + value
+                metric_sums[name] = metric_sums.get(name, 0.0) + value
+            seconds["score"] += time.perf_counter() - at
+            if self.sample_coefficient:
+                mine = rank_share(batch, self.rank, self.world)
+                scored = with_samples(
+                    scored, mine, self.sample_coefficient, config, self.tokenizer, self.device
+                )
+            experiences += scored
         at = time.perf_counter()
         update_metrics = self.learn(experiences)
         seconds["update"] = time.perf_counter() - at
         self.iteration += 1
-        metrics = iteration_metrics(experiences, penalty_sums, self.config.kl_ctl, self.device)
+        metrics = iteration_metrics(experiences, metric_sums, config.kl_ctl, self.device)
         seconds["total"] = time.perf_counter() - started
         tokens = metrics["response_tokens"]
         return {
@@ -159,10 +199,15 @@ class OnlineTrainer:
             "time/tokens_per_s": tokens / seconds["total"],
         }
 
-    def sample(self, batch: list[PromptExample]) -> list[Rollout]:
-        """This rank's responses to its share of a global generation batch, in micro-batches."""
+    def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
+        """This rank's responses to its share of a global generation batch, in micro-batches.
+
+        Args:
+            start: place of the batch's first response among those of the iteration.
+        """
         config = self.config
         mine = rank_share(batch, self.rank, self.world)
+        places = rank_share(range(start, start + len(batch)), self.rank, self.world)
         uniform = uniform_numbers(
             len(batch),
             config.max_answer_seq_len,
@@ -172,72 +217,77 @@ class OnlineTrainer:
             self.world,
         )
         self.generation_step += 1
-        zero3 = self.actor.zero_optimization_partition_weights()
-        self.actor.eval()
-        prompt_ids = [p.ids for p in mine]
-        ids, attention = collate_prompts(mine, self.tokenizer.pad_token_id)
-        gather = zero3 and config.enable_zero3_generation_gather
-        with whole_model(self.actor, gather) as model:
-            responses = generate(
-                model,
-                ids.to(self.device),
-                attention.to(self.device),
-                uniform,
-                config.max_answer_seq_len,
-                config.temperature,
-                self.tokenizer.eos_token_id,
-                self.tokenizer.pad_token_id,
-                synced_gpus=zero3 and not gather and self.world > 1,
-            )
-        texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        self._print_answer(mine[0].text, texts[0])
-        step = config.per_device_training_batch_size
-        return [
-            make_rollout(
-                prompt_ids[i : i + step],
-                responses[i : i + step],
-                [p.text for p in mine[i : i + step]],
-                texts[i : i + step],
-                [p.example for p in mine[i : i + step]],
-                self.tokenizer.eos_token_id,
-                self.tokenizer.pad_token_id,
-                self.device,
-            )
-            for i in range(0, len(mine), step)
-        ]
+        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
+        rollouts = micro_batches(
+            mine,
+            responses,
+            places,
+            config.per_device_training_batch_size,
+            self.tokenizer,
+            self.device,
+            keep_empty=self.critic is None,
+        )
+        self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
+        return rollouts
 
     @torch.no_grad()
     def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
-        """Experience of one generation batch, and sums of the regulariser's metrics."""
+        """Experience of one generation batch, and sums of the metrics of penalty and reward."""
         self.actor.eval()
-        self.critic.eval()
         try:
             tokens, sums, positions = self.scorer(self.actor, rollouts)
         except ValueError as error:
             raise UserError(f"The penalty cannot be computed: {error}.") from error
+        scores, reward_sums = self._rewards(rollouts)
+        experiences = []
+        for rollout, token_scores in zip(rollouts, tokens, strict=True):
+            values = None
+            if self.critic is not None:
+                self.critic.eval()
+                values = self.critic(*rollout.model_inputs())
+            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
+            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
+            experiences.append(to_experience(rollout, token_scores, values, tensor))
+        sums = {f"penalty/{name}": value for name, value in sums.items()}
+        return experiences, {**sums, **reward_sums, "positions": float(positions)}
+
+    def _rewards(self, rollouts: list[Rollout]) -> tuple[list[float], dict[str, float]]:
+        """A score per response, and sums of the reward's parts where it can tell them."""
         prompts = [p for r in rollouts for p in r.prompts]
         responses = [t for r in rollouts for t in r.responses]
         examples = [e for r in rollouts for e in r.examples]
         name = getattr(self.reward, "name", type(self.reward).__name__)
         scores = check_rewards(self.reward(prompts, responses, examples), prompts, name)
-        experiences = []
-        for rollout, token_scores in zip(rollouts, tokens, strict=True):
-            values = self.critic(*rollout.model_inputs())
-            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
-            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
-            experiences.append(to_experience(rollout, token_scores, values, tensor))
-        return experiences, {**sums, "positions": float(positions)}
+        parts = getattr(self.reward, "parts", None)
+        told = {} if parts is None else parts(responses, examples)
+        return scores, {f"reward/{name}": float(sum(values)) for name, values in told.items()}
+
+    def _targets(self, experiences: list[Experience]) -> list[Experience]:
+        config = self.config
+        clip = getattr(self.regularizer, "reward_clip", None)
+        if self.critic is None:
+            return with_group_targets(
+                experiences,
+                self.responses,
+                self.group_size,
+                config.kl_ctl,
+                clip,
+                config.clip_reward_value,
+                leave_one_out=config.algorithm == "rloo",
+                scale=config.scale_rewards,
+            )
+        return [
+            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam, config.clip_reward_value)
+            for e in experiences
+        ]
 
     def learn(self, experiences: list[Experience]) -> dict[str, float]:
         """Advantages, then `ppo_epochs` passes of updates; the mean of the updates' metrics."""
         config = self.config
-        clip = getattr(self.regularizer, "reward_clip", None)
-        experiences = [
-            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam, config.clip_reward_value)
-            for e in experiences
-        ]
+        experiences = self._targets(experiences)
         self.actor.train()
-        self.critic.train()
+        if self.critic is not None:
+            self.critic.train()
         order = random.Random(config.seed * 1_000_003 + self.iteration)
         size = config.gradient_accumulation_steps
         collected: list[dict[str, float]] = []
@@ -245,7 +295,7 @@ class OnlineTrainer:
             if epoch > 0:
                 order.shuffle(experiences)
             for i in range(0, len(experiences), size):
-                metrics = update(self.actor, self.critic, experiences[i : i + size])
+                metrics = update(self.actor, self.critic, experiences[i : i + size], self.loss)
                 if metrics:
                     collected.append(metrics)
         names = collected[0] if collected else {}

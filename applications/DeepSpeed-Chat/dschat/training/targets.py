@@ -1,4 +1,4 @@
-"""From scores and penalties to advantages and returns, per macro action or token."""
+"""From scores and penalties to advantages and returns with a critic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from torch import Tensor
 
 from dschat.algorithms import gae
 from dschat.rollout.experience import Experience
+
+
+def penalty_rewards(
+    experience: Experience, coefficient: float, penalty_clip: float | None
+) -> Tensor:
+    """[B, T] rewards for staying near: -coefficient * phi_t, clipped where asked, 0 if masked."""
+    rewards = -coefficient * experience.token_penalty
+    if penalty_clip is not None:
+        rewards = rewards.clamp(-penalty_clip, penalty_clip)
+    return torch.where(experience.rollout.response_mask, rewards, torch.zeros_like(rewards))
+
+
+def clipped_scores(experience: Experience, score_clip: float) -> Tensor:
+    """[B] scores within plus or minus `score_clip`; 0 for no clipping."""
+    scores = experience.scores
+    return scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
 
 
 def token_rewards(
@@ -20,15 +36,9 @@ def token_rewards(
         score_clip: bound of the score (published: 2.5); 0 for none.
     """
     mask = experience.rollout.response_mask
-    rewards = -coefficient * experience.token_penalty
-    if penalty_clip is not None:
-        rewards = rewards.clamp(-penalty_clip, penalty_clip)
-    rewards = torch.where(mask, rewards, torch.zeros_like(rewards))
+    rewards = penalty_rewards(experience, coefficient, penalty_clip)
     last = mask.sum(dim=1, keepdim=True) - 1
-    scores = experience.scores
-    if score_clip > 0:
-        scores = scores.clamp(-score_clip, score_clip)
-    terminal = scores.unsqueeze(1)
+    terminal = clipped_scores(experience, score_clip).unsqueeze(1)
     columns = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
     return rewards + torch.where(columns == last, terminal, torch.zeros_like(terminal))
 
@@ -44,4 +54,5 @@ def with_targets(
     """The experience with GAE's advantages and returns; see `token_rewards`."""
     rewards = token_rewards(experience, coefficient, penalty_clip, score_clip)
     mask = experience.rollout.response_mask
+    assert experience.values is not None
     return experience.with_advantages(*gae(rewards, experience.values, mask, gamma, lam))

@@ -1,38 +1,92 @@
-"""The two updates of an iteration: clipped policy loss and clipped value loss.
+"""The updates of an iteration: clipped policy loss, and clipped value loss where there is a critic.
 
-A loss is a sum over this rank's tokens divided by the token count of the whole optimiser step, all
-ranks and all accumulated micro-batches together, so that nothing depends on how the batch is cut.
+A loss is a sum over this rank's tokens divided by the token count (or the response count) of the
+whole optimiser step, all ranks and all accumulated micro-batches together, so that nothing depends
+on how the batch is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dschat.algorithms import ppo_diagnostics, ppo_policy_loss, value_loss
+from dschat.algorithms import (
+    loss_count,
+    ppo_diagnostics,
+    ppo_policy_loss,
+    reduce_losses,
+    value_loss,
+)
 from dschat.rollout.experience import Experience
+from dschat.rollout.reference_samples import joined
 from dschat.training import distributed
 
-POLICY_CLIP = 0.2
 VALUE_CLIP = 0.2
 
 
-def policy_logprobs(actor: Any, experience: Experience) -> Tensor:
-    """[B, T] current log-probabilities of an experience's tokens, differentiable."""
-    flat = actor(*experience.rollout.model_inputs())
-    mask = experience.rollout.response_mask
+@dataclass(frozen=True)
+class LossSettings:
+    """How the policy's loss is made.
+
+    Attributes:
+        clip, clip_high: half-widths of the interval around ratio 1; None: the same above as below.
+        normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
+        pad_token_id: fills up rows.
+    """
+
+    clip: float = 0.2
+    clip_high: float | None = None
+    normalization: str = "token"
+    pad_token_id: int = 0
+
+
+def policy_logprobs(
+    actor: Any, experience: Experience, pad_token_id: int
+) -> tuple[Tensor, Tensor | None]:
+    """[B, T] current log-probabilities of an experience's tokens, differentiable.
+
+    Also those of the references' samples [rows, T'] where the experience has some: they go through
+    the model in the same pass, so that all ranks make the same number of passes.
+    """
+    rollout, samples = experience.rollout, experience.samples
+    mask = rollout.response_mask
+    if samples is None:
+        return _spread(actor(*rollout.model_inputs()), mask), None
+    flat = actor(*joined(rollout, samples, pad_token_id))
+    own = int(mask.sum())
+    return _spread(flat[:own], mask), _spread(flat[own:], samples.response_mask)
+
+
+def _spread(flat: Tensor, mask: Tensor) -> Tensor:
     full = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
     return full.masked_scatter(mask, flat)
 
 
-def token_count(step: Sequence[Experience]) -> float:
-    """Active tokens of one optimiser step over all ranks."""
-    local = float(sum(int(e.rollout.response_mask.sum()) for e in step))
-    device = step[0].rollout.response_mask.device
-    return distributed.sum_over_ranks([local], device)[0]
+def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
+    """(what losses are divided by, active tokens) of one optimiser step over all ranks."""
+    masks = [e.rollout.response_mask for e in step]
+    local = [float(sum(int(loss_count(m, n)) for m in masks)) for n in (normalization, "token")]
+    count, tokens = distributed.sum_over_ranks(local, masks[0].device)
+    return count, tokens
+
+
+def sample_loss(
+    logprobs: Tensor, experience: Experience, count: float, normalization: str
+) -> Tensor:
+    """Weighted -log pi of the references' samples, on the scale of the policy's loss.
+
+    The policy's loss is a sum over B responses divided by `count`. The weights (see
+    `OnlineTrainer`) make this the sum of coefficient * -log pi(y) over as many samples, so that
+    the coefficient is that of the forward KL whatever the count is.
+    """
+    assert experience.samples is not None
+    assert experience.sample_weights is not None
+    weighted = -logprobs * experience.sample_weights.unsqueeze(1)
+    return reduce_losses(weighted, experience.samples.response_mask, count, normalization)
 
 
 def optimizer_step(engine: Any) -> float:
@@ -48,47 +102,76 @@ def optimizer_step(engine: Any) -> float:
     return float(engine.get_global_grad_norm() if norm is None else norm)
 
 
-def update(actor: Any, critic: Any, step: Sequence[Experience]) -> dict[str, float]:
+def update(
+    actor: Any, critic: Any, step: Sequence[Experience], settings: LossSettings
+) -> dict[str, float]:
     """One optimiser step of actor and critic over its accumulated micro-batches.
 
     Args:
-        actor, critic: DeepSpeed engines whose accumulation is `len(step)`.
+        actor, critic: DeepSpeed engines whose accumulation is `len(step)`; no critic: None.
         step: the micro-batches of this rank.
 
     Returns:
         Metrics (the same on all ranks); empty if no rank has a token, and then nothing is done.
     """
-    count = token_count(step)
-    if count == 0:
+    count, tokens = step_counts(step, settings.normalization)
+    if tokens == 0:
         return {}
     # DeepSpeed averages over ranks and accumulated micro-batches; ours are shares of one sum.
     factor = distributed.world_size() * len(step)
+    engines = {"actor": actor} | ({} if critic is None else {"critic": critic})
     # Read before the step: after it the schedule shows the next one's.
-    rates = {f"{n}_lr": float(e.get_lr()[0]) for n, e in (("actor", actor), ("critic", critic))}
-    sums = torch.zeros(5, dtype=torch.float64, device=step[0].logprobs.device)
+    rates = {f"{name}_lr": float(engine.get_lr()[0]) for name, engine in engines.items()}
+    sums: dict[str, Tensor] = {}
+    norms: dict[str, float] = {}
     for experience in step:
-        mask = experience.rollout.response_mask
-        assert experience.advantages is not None
-        assert experience.returns is not None
-        logprobs = policy_logprobs(actor, experience)
-        policy = ppo_policy_loss(
-            logprobs, experience.logprobs, experience.advantages, mask, POLICY_CLIP, count
-        )
-        actor.backward(policy * factor)
-        actor_norm = optimizer_step(actor)
-        values = critic(*experience.rollout.model_inputs())
-        value = value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, count)
-        critic.backward(value * factor)
-        critic_norm = optimizer_step(critic)
-        parts = ppo_diagnostics(logprobs, experience.logprobs, mask, POLICY_CLIP)
-        sums += torch.stack(
-            [
-                policy.detach().double(),
-                value.detach().double(),
-                *(parts[name].double() / count for name in ("clip_fraction", "update_kl", "ratio")),
-            ]
-        )
-    names = ("policy_loss", "value_loss", "clip_fraction", "update_kl", "ratio")
-    metrics = dict(zip(names, distributed.all_reduce(sums).tolist(), strict=True))
-    norms = {"actor_grad_norm": actor_norm, "critic_grad_norm": critic_norm}
-    return {**metrics, **norms, **rates}
+        parts = _actor_loss(actor, experience, settings, count, tokens)
+        actor.backward(parts.pop("loss") * factor)
+        norms["actor_grad_norm"] = optimizer_step(actor)
+        if critic is not None:
+            parts["value_loss"] = _critic_loss(critic, experience, tokens)
+            critic.backward(parts["value_loss"] * factor)
+            norms["critic_grad_norm"] = optimizer_step(critic)
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().double()
+    total = distributed.all_reduce(torch.stack(list(sums.values()))).tolist()
+    return {**dict(zip(sums, total, strict=True)), **norms, **rates}
+
+
+def _actor_loss(
+    actor: Any, experience: Experience, settings: LossSettings, count: float, tokens: float
+) -> dict[str, Tensor]:
+    """`loss` to be minimised, and this micro-batch's shares of the reported numbers."""
+    assert experience.advantages is not None
+    mask, clips = experience.rollout.response_mask, (settings.clip, settings.clip_high)
+    logprobs, of_samples = policy_logprobs(actor, experience, settings.pad_token_id)
+    policy = ppo_policy_loss(
+        logprobs,
+        experience.logprobs,
+        experience.advantages,
+        mask,
+        settings.clip,
+        count,
+        settings.clip_high,
+        settings.normalization,
+    )
+    parts = {"loss": policy, "policy_loss": policy}
+    for name, value in ppo_diagnostics(logprobs, experience.logprobs, mask, *clips).items():
+        parts[name] = value / tokens
+    if experience.sample_weights is not None:
+        # Where a micro-batch has no sample, the others' shares still need a place to go.
+        parts["reference_sample_loss"] = policy.new_zeros(())
+    if of_samples is not None:
+        extra = sample_loss(of_samples, experience, count, settings.normalization)
+        parts["loss"] = policy + extra
+        parts["reference_sample_loss"] = extra
+    return parts
+
+
+def _critic_loss(critic: Any, experience: Experience, tokens: float) -> Tensor:
+    assert experience.values is not None
+    assert experience.returns is not None
+    rollout = experience.rollout
+    values = critic(*rollout.model_inputs())
+    mask = rollout.response_mask
+    return value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, tokens)

@@ -9,7 +9,7 @@
 """
 
 from dschat.config import parse_config, run_script
-from dschat.training.online_config import DivergenceConfig
+from dschat.training.penalty_config import DivergenceConfig
 
 
 def main() -> None:

@@ -9,7 +9,7 @@
 """
 
 from dschat.config import parse_config, run_script
-from dschat.training.online_config import WassersteinConfig
+from dschat.training.penalty_config import WassersteinConfig
 
 
 def main() -> None:

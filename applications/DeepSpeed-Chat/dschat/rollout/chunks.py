@@ -1,0 +1,76 @@
+"""Logits of policy and references, a run of positions at a time, made from kept hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows
+from dschat.rollout.experience import Rollout
+from dschat.rollout.references import FrozenPolicy
+
+
+class Chunks:
+    """Tempered logits of one model for runs of positions, made when asked for.
+
+    Args:
+        layer: the model's output layer, its weights whole.
+        hidden: per micro-batch the states [n, H] that predict its n active tokens.
+        temperature: of sampling.
+    """
+
+    def __init__(self, layer: OutputLayer, hidden: list[Tensor], temperature: float) -> None:
+        self.layer, self.hidden, self.temperature = layer, hidden, temperature
+
+    def parts(self, i: int) -> Iterator[slice]:
+        """The runs of positions of micro-batch i; none where it has no active position."""
+        rows = chunk_rows(self.layer.vocabulary_size, self.hidden[i].device)
+        for start in range(0, len(self.hidden[i]), rows):
+            yield slice(start, start + rows)
+
+    def logits(self, i: int, part: slice) -> Tensor:
+        """[m, V] logits / temperature in float32 or better."""
+        logits = self.layer.logits(self.hidden[i][part])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+
+    def logprobs(self, i: int, actions: Tensor) -> Tensor:
+        """[n] log-probabilities of the actions [n] of micro-batch i."""
+        found = [chunk_logprobs(self.logits(i, p), actions[p], 1.0)[0] for p in self.parts(i)]
+        return torch.cat(found) if found else torch.zeros(0, device=actions.device)
+
+
+class Visit:
+    """One reference during one scoring: its hidden states stay, the reference need not.
+
+    Args:
+        reference: the frozen policy.
+        rollouts: the micro-batches to be scored.
+        temperature: of sampling.
+    """
+
+    def __init__(
+        self, reference: FrozenPolicy, rollouts: Sequence[Rollout], temperature: float
+    ) -> None:
+        self.reference, self.rollouts, self.temperature = reference, rollouts, temperature
+        self.hidden: list[Tensor] | None = None
+        self._chunks: Chunks | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Chunks]:
+        """The reference on its device; an opening within another one costs nothing."""
+        if self._chunks is not None:
+            yield self._chunks
+            return
+        with self.reference.on_device() as policy:
+            if self.hidden is None:
+                inputs = [r.model_inputs() for r in self.rollouts]
+                self.hidden = [policy(*each, hidden_only=True) for each in inputs]
+            with policy.output_layer.gathered():
+                self._chunks = Chunks(policy.output_layer, self.hidden, self.temperature)
+                try:
+                    yield self._chunks
+                finally:
+                    self._chunks = None

@@ -1,0 +1,104 @@
+"""The references of a run: loaded, checked, and put where they rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dschat.errors import UserError
+from dschat.models.context import check_context
+from dschat.models.loading import load_causal_lm
+from dschat.models.policy import PolicyModel, check_output_layer
+from dschat.regularization import MultiReference, PolicyRegularizer
+from dschat.rollout.references import FrozenPolicy, Reference, ReferenceOnDisk
+from dschat.training.online_config import OnlineConfig
+from dschat.training.reference_config import check_weights
+
+
+def load_references(
+    config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, device: torch.device
+) -> list[FrozenPolicy]:
+    """The references that `--refs` names, or the model that the actor starts from.
+
+    Each is loaded once here even where it rests on disk, so that a bad folder is found at once.
+
+    Raises:
+        UserError: a folder that is no model, a vocabulary or a context that is too small, or
+            quantisation without bitsandbytes.
+    """
+    paths = config.refs or [str(config.actor_model_name_or_path)]
+    name = "refs" if config.refs else "actor_model_name_or_path"
+    residency = config.reference_residency or ("cpu" if config.offload_reference_model else "all")
+    references: list[FrozenPolicy] = []
+    for path in paths:
+
+        def load(path: str = path) -> PolicyModel:
+            # One seed, so that rows of a new token are the same as the actor's.
+            torch.manual_seed(config.seed)
+            model = load_causal_lm(
+                path,
+                tokenizer,
+                dtype,
+                name,
+                may_grow=config.add_eot_token,
+                quantization=config.reference_quantization,
+                device=device,
+            )
+            return PolicyModel(model, config.temperature)
+
+        policy = load()
+        check_length(policy.model.config, config)
+        check_output_layer(policy.model)
+        if residency == "one":
+            references.append(ReferenceOnDisk(load, device, policy.output_layer.vocabulary_size))
+        else:
+            resting = torch.device("cpu") if residency == "cpu" else None
+            references.append(Reference(policy, device, resting))
+    return references
+
+
+def check_length(model_config: Any, config: OnlineConfig) -> None:
+    """Refuse a model whose context is shorter than prompt and response together."""
+    check_context(
+        model_config,
+        config.max_prompt_seq_len + config.max_answer_seq_len,
+        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
+        f"{config.max_answer_seq_len}",
+    )
+
+
+def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], tokens: int) -> None:
+    """Cut all logits to the width that all models have, so that the same tokens are possible.
+
+    Models of one tokenizer are padded to different widths; the policy must not sample what a
+    reference cannot.
+
+    Args:
+        tokens: of the tokenizer; the shared width is not below it.
+
+    Raises:
+        UserError: a model has fewer logits than the tokenizer has tokens.
+    """
+    sizes = [policy.output_layer.vocabulary_size, *(r.vocabulary_size for r in references)]
+    if min(sizes) < tokens:
+        raise UserError(
+            f"The tokenizer has {tokens} tokens, but the models have {sizes} logits (policy "
+            "first): use models that were trained with this tokenizer."
+        )
+    if len(set(sizes)) > 1:
+        policy.limit_vocabulary(min(sizes))
+        for reference in references:
+            reference.limit_vocabulary(min(sizes))
+
+
+def over_references(
+    regularizer: PolicyRegularizer, config: OnlineConfig, references: Sequence[FrozenPolicy]
+) -> PolicyRegularizer:
+    """The regulariser itself for one reference, its weighted sum for several."""
+    if len(references) == 1:
+        return regularizer
+    assert config.refs is not None
+    weights = [weight for _, weight in check_weights(config.refs, config.ref_weights)]
+    return MultiReference(regularizer, weights)

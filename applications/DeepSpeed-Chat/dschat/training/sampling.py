@@ -1,0 +1,77 @@
+"""Sampling a generation batch from an engine, in whatever ZeRO stage it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.rollout.experience import Rollout, make_rollout
+from dschat.rollout.generation import generate, whole_model
+from dschat.training import distributed
+from dschat.training.online_config import OnlineConfig
+
+
+def sample_responses(
+    engine: Any,
+    prompts: Sequence[PromptExample],
+    uniform: Tensor | None,
+    config: OnlineConfig,
+    tokenizer: Any,
+    device: torch.device,
+) -> list[list[int]]:
+    """One response to each of this rank's prompts, as token ids.
+
+    Args:
+        engine: the actor's DeepSpeed engine; it is put into eval mode.
+        uniform: [prompts, max_answer_seq_len], see `uniform_numbers`; None takes the likeliest
+            token every time.
+    """
+    zero3 = engine.zero_optimization_partition_weights()
+    gather = zero3 and config.enable_zero3_generation_gather
+    engine.eval()
+    ids, attention = collate_prompts(prompts, tokenizer.pad_token_id)
+    with whole_model(engine, gather) as model:
+        return generate(
+            model,
+            ids.to(device),
+            attention.to(device),
+            uniform,
+            config.max_answer_seq_len,
+            config.temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            synced_gpus=zero3 and not gather and distributed.world_size() > 1,
+            vocabulary_size=engine.module.output_layer.vocabulary_size,
+        )
+
+
+def micro_batches(
+    prompts: Sequence[PromptExample],
+    responses: Sequence[list[int]],
+    places: Sequence[int],
+    size: int,
+    tokenizer: Any,
+    device: torch.device,
+    keep_empty: bool,
+) -> list[Rollout]:
+    """Prompts and their responses in runs of `size`, each padded to its own longest."""
+    texts = tokenizer.batch_decode(list(responses), skip_special_tokens=True)
+    return [
+        make_rollout(
+            [p.ids for p in prompts[i : i + size]],
+            list(responses[i : i + size]),
+            [p.text for p in prompts[i : i + size]],
+            texts[i : i + size],
+            [p.example for p in prompts[i : i + size]],
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            device,
+            list(places[i : i + size]),
+            keep_empty,
+        )
+        for i in range(0, len(prompts), size)
+    ]
