@@ -102,7 +102,7 @@ def binned_distribution(logits: Tensor, support: Tensor) -> Tensor:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = torch.sub(logits, logits.amax(1, keepdim=True)).exp_()
-    outside = torch.ones_like(weights[0]).index_fill_(0, support, 0.0)
+    outside = weights.new_ones(weights.shape[1]).index_fill_(0, support, 0.0)
     # The last column is overwritten with the tail.
     binned = weights.index_select(1, torch.cat([support, support.new_zeros(1)]))
     binned[:, -1] = weights @ outside
