@@ -94,7 +94,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of a share (Wilson, JASA 22, 1927): sensible at 0, at 1 and for few."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / n

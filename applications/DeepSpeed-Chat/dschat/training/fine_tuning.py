@@ -36,20 +36,28 @@ class Start:
     log: MetricsLog
 
 
-def start(config: FineTuningConfig) -> Start:
+def start(
+    config: FineTuningConfig, written: Any = None, model_flag: str = "model_name_or_path"
+) -> Start:
     """Check what can be checked early, join the process group, open the run's files.
+
+    Args:
+        config: the settings.
+        written: the script's own dataclass, where it is another one: what config.yaml holds.
+        model_flag: the flag that named the model, for messages.
 
     Raises:
         UserError: see `load_tokenizer`, `resolve_dtype` and `write_config`.
     """
     assert config.model_name_or_path is not None
     assert config.output_dir is not None
-    check_model_path(config.model_name_or_path, "model_name_or_path")
+    check_model_path(config.model_name_or_path, model_flag)
     device = init_distributed(config.local_rank)
     _quiet_libraries()
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(
         config.model_name_or_path,
+        model_flag,
         end_of_conversation_token=config.end_of_conversation_token,
         add_eot_token=config.add_eot_token,
         pad_token=config.pad_token,
@@ -57,17 +65,19 @@ def start(config: FineTuningConfig) -> Start:
     tokenizer.padding_side = "right"
     output_dir = Path(config.output_dir)
     board = config.tensorboard_path or output_dir / "tensorboard"
-    resolved = dataclasses.replace(
-        config,
-        dtype=DTYPE_NAMES[dtype],
-        end_of_conversation_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-        tensorboard_path=str(board) if config.enable_tensorboard else None,
-        data_output_path=str(data_folder(config)),
-        deepspeed=True,
-        local_rank=-1,
-    )
-    write_config(resolved, output_dir, device=device.type)
+    resolved = {
+        "dtype": DTYPE_NAMES[dtype],
+        "end_of_conversation_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "tensorboard_path": str(board) if config.enable_tensorboard else None,
+        "data_output_path": str(data_folder(config)),
+        "deepspeed": True,
+        "local_rank": -1,
+    }
+    written = config if written is None else written
+    names = {field.name for field in dataclasses.fields(written)}
+    known = {name: value for name, value in resolved.items() if name in names}
+    write_config(dataclasses.replace(written, **known), output_dir, device=device.type)
     log = MetricsLog(output_dir, board if config.enable_tensorboard else None)
     set_seed(config.seed)
     return Start(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log)
@@ -93,7 +103,10 @@ def _quiet_libraries() -> None:
 def trainer_arguments(
     arguments_class: Any, config: FineTuningConfig, begun: Start, **further: Any
 ) -> Any:
-    """TRL's arguments. While they live, ZeRO 3 partitions every model as it is loaded."""
+    """TRL's arguments; `further` ones take precedence.
+
+    While they live, ZeRO 3 partitions every model as it is loaded.
+    """
     settings = deepspeed_settings(
         config.zero_stage,
         begun.dtype,
@@ -103,7 +116,7 @@ def trainer_arguments(
         config.offload,
         read_overrides(config.deepspeed_config),
     )
-    return arguments_class(
+    values = dict(
         output_dir=str(begun.output_dir),
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,
@@ -129,8 +142,8 @@ def trainer_arguments(
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **further,
     )
+    return arguments_class(**{**values, **further})
 
 
 class FineTuningTrainer:
@@ -156,13 +169,19 @@ class FineTuningTrainer:
         return self.optimizer
 
 
-def tokenised(rows: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], what: str) -> Any:
+def tokenised(
+    rows: Any,
+    encode: Callable[[dict[str, Any]], dict[str, Any]],
+    what: str,
+    length_flag: str = "--max_seq_len",
+) -> Any:
     """`encode` mapped over a `datasets.Dataset`; rows that it marks with `keep` False are left out.
 
     Args:
         rows: the data layer's rows.
         encode: row -> columns of token ids, and `keep`.
         what: for progress and messages, such as "training rows".
+        length_flag: the flag that sets the length, for messages.
 
     Raises:
         UserError: there were rows, and none is left.
@@ -183,12 +202,12 @@ def tokenised(rows: Any, encode: Callable[[dict[str, Any]], dict[str, Any]], wha
     if len(kept) < len(encoded):
         log_main(
             f"{len(encoded) - len(kept)} of {len(encoded)} {what} left out: nothing of the "
-            "response is left within --max_seq_len."
+            f"response is left within {length_flag}."
         )
     if not kept and len(encoded):
         raise UserError(
-            f"None of the {len(encoded)} {what} can be used: the prompts alone fill --max_seq_len. "
-            "Give a larger --max_seq_len."
+            f"None of the {len(encoded)} {what} can be used: the prompts alone fill {length_flag}. "
+            f"Give a larger {length_flag}."
         )
     encoded = encoded.remove_columns("keep")
     return encoded if len(kept) == len(encoded) else encoded.select(kept)

@@ -1,0 +1,94 @@
+"""A reward model with a tokenizer of its own: it scores texts, not another model's tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import AutoTokenizer
+
+from dschat.data.text import Prompt, encode_pair, verbatim
+from dschat.models.loading import _load as load_pretrained
+from dschat.models.loading import load_reward_model
+from dschat.rewards.reward_model import RewardModel
+from dschat.training.distributed import log_main
+
+
+class TextReward:
+    """Scores prompt + response by an `AutoModelForSequenceClassification(num_labels=1)`.
+
+    Conversations are written with the reward model's own chat template, the response as the
+    assistant's turn. A plain prompt is followed by the response and the end token, as step 2
+    trains.
+
+    Args:
+        path: model folder or hub name. flag: the flag that gave it.
+        dtype, device: of the model. batch_size: texts in one forward pass.
+
+    Raises:
+        UserError: there is no such tokenizer.
+    """
+
+    def __init__(
+        self, path: str, flag: str, dtype: torch.dtype, device: torch.device, batch_size: int
+    ) -> None:
+        self.path, self.flag = path, flag
+        self.dtype, self.device, self.batch_size = dtype, device, batch_size
+        self.tokenizer = load_pretrained(AutoTokenizer, path, flag)
+        if self.tokenizer.pad_token is None:
+            # Padding is masked, and a text's last token is found by its length: any token will do.
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.unk_token
+
+    def encode(self, prompt: Prompt, response: str) -> list[int]:
+        """Token ids of the whole conversation.
+
+        Raises:
+            UserError: the prompt holds messages and this tokenizer has no chat template.
+        """
+        tokenizer = self.tokenizer
+        if verbatim(prompt) is prompt and getattr(tokenizer, "chat_template", None):
+            messages = [*prompt, {"role": "assistant", "content": response}]
+            try:
+                text = tokenizer.apply_chat_template(messages, tokenize=False)
+                return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            except TemplateError:
+                # A template that refuses the system's turn: it is put before the user's below.
+                pass
+        if tokenizer.eos_token is None and isinstance(prompt, str):
+            return list(tokenizer(prompt + response)["input_ids"])
+        pair = encode_pair(tokenizer, prompt, response, tokenizer.eos_token, max_seq_len=2**31)
+        return pair["input_ids"]
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[Prompt], responses: list[str]) -> list[float]:
+        """One score per response; the model is loaded for this call.
+
+        Raises:
+            UserError: the folder is no reward model.
+        """
+        model = load_reward_model(self.path, self.tokenizer, self.dtype, self.flag)
+        model = model.to(self.device).eval()
+        texts = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
+        limit = getattr(model.config, "max_position_embeddings", None) or 2**31
+        long = sum(len(ids) > limit for ids in texts)
+        if long:
+            log_main(
+                f"{long} texts are longer than the reward model's context; their last {limit} "
+                "tokens are scored."
+            )
+        texts = [ids[-limit:] for ids in texts]
+        if isinstance(getattr(model, "score", None), torch.nn.Module):
+            reward = RewardModel(model, self.tokenizer.pad_token_id, self.batch_size, self.device)
+            examples = [{"prompt_ids": ids, "response_ids": []} for ids in texts]
+            return reward([""] * len(texts), responses, examples)
+        return self._pooled(model, texts)
+
+    def _pooled(self, model: Any, texts: list[list[int]]) -> list[float]:
+        """An encoder reads its score where it was trained to, often at the first token."""
+        scores: list[float] = []
+        for start in range(0, len(texts), self.batch_size):
+            batch = {"input_ids": texts[start : start + self.batch_size]}
+            padded = self.tokenizer.pad(batch, return_tensors="pt").to(self.device)
+            scores += model(**padded).logits.squeeze(-1).float().tolist()
+        return scores

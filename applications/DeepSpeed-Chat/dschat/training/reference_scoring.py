@@ -1,0 +1,178 @@
+"""Sequence log-probabilities of preference pairs under several references, one in memory at a time.
+
+Policy and references go through the same function on the same batches: a policy that is its
+reference has the log-ratio 0 to the last bit at full precision, and nothing of size
+batch x length x vocabulary is ever made.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, AutoTokenizer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head
+
+from dschat.errors import UserError
+from dschat.models.loading import _load as load_pretrained
+from dschat.models.loading import check_same_vocabulary, load_causal_lm
+from dschat.training.distributed import all_reduce, is_main, log_main, rank, world_size
+
+CHOSEN, REJECTED = "reference_chosen_logps", "reference_rejected_logps"
+
+
+class PairCollator(DataCollatorForPreference):
+    """TRL's batch of pairs, with each reference's log-probabilities where the rows have them.
+
+    The batch holds B chosen and then B rejected texts; `reference_logps` is [K, 2 B] float32.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A list of rows -> tensors."""
+        batch = super().torch_call(examples)
+        if CHOSEN in examples[0]:
+            rows = [row[name] for name in (CHOSEN, REJECTED) for row in examples]
+            batch["reference_logps"] = torch.tensor(rows, dtype=torch.float32).t().contiguous()
+        return batch
+
+
+def sequence_logprobs(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """log pi(response | prompt) of every text of a batch, [2 B] float32.
+
+    Args:
+        model: a causal LM with TRL's fused output layer (`add_fused_lm_head`), or an engine of it.
+        batch: input_ids, attention_mask, completion_mask [2 B, L].
+    """
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    output = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        labels=labels,
+        use_cache=False,
+        fused_lm_head=True,
+    )
+    return output.log_probs.float().sum(dim=1)
+
+
+def check_references(
+    references: Sequence[tuple[str, str]], tokenizer: Any, policy: str, policy_flag: str
+) -> int:
+    """Make sure that token ids mean the same to all models, before any of them is loaded.
+
+    Args:
+        references: (folder or hub name, flag that named it).
+        tokenizer: the policy's. policy, policy_flag: where it comes from.
+
+    Returns:
+        How many tokens all of them have a logit for; what is beyond is padding.
+
+    Raises:
+        UserError: a reference cannot be read, or has other tokens (some of them are named).
+    """
+    models = [(policy, policy_flag), *references]
+    widths = [load_config(*model).get_text_config().vocab_size for model in models]
+    for path, flag in dict.fromkeys(references):
+        if path != policy:
+            other = load_pretrained(AutoTokenizer, path, flag)
+            check_same_vocabulary(tokenizer, other, policy, path)
+    if len(set(widths)) > 1:
+        log_main(
+            f"Output layers of {', '.join(map(str, sorted(set(widths))))} rows: cut to "
+            f"{min(widths)} (the vocabulary has {len(tokenizer)} tokens; the rest is padding)"
+        )
+    return int(min(widths))
+
+
+def load_config(path: str, flag: str) -> Any:
+    """A model's transformers config; raises `UserError` where there is none."""
+    return load_pretrained(AutoConfig, path, flag)
+
+
+def cut_vocabulary(model: Any, width: int) -> Any:
+    """The model without the padding rows beyond `width`; also where ZeRO 3 has partitioned it."""
+    weight = model.get_input_embeddings().weight
+    if getattr(weight, "ds_shape", weight.shape)[0] > width:
+        model.resize_token_embeddings(width)
+    return model
+
+
+def add_reference_logprobs(
+    datasets: Sequence[Any],
+    references: Sequence[tuple[str, str]],
+    tokenizer: Any,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_size: int,
+) -> list[Any]:
+    """Add the columns `reference_chosen_logps` and `reference_rejected_logps`, K numbers a row.
+
+    Each rank loads each reference whole, scores its share of the rows, and frees it; afterwards all
+    ranks have all numbers. Call it while no ZeRO 3 settings are alive, which would partition the
+    references.
+
+    Args:
+        datasets: tokenised pairs (`datasets.Dataset` with prompt_ids, chosen_ids, rejected_ids).
+        references: (path, flag that named it).
+        tokenizer, width: see `check_references`.
+        batch_size: pairs in one forward pass.
+
+    Raises:
+        UserError: a reference cannot be loaded, or gives a log-probability that is no number.
+    """
+    scores: list[list[Tensor]] = [[] for _ in datasets]
+    seen: dict[str, list[Tensor]] = {}
+    for path, flag in references:
+        if path not in seen:
+            model = load_causal_lm(path, tokenizer, dtype, flag)
+            model = cut_vocabulary(model, width).to(device).eval().requires_grad_(False)
+            add_fused_lm_head(model)
+            seen[path] = [
+                _score(model, rows, tokenizer.pad_token_id, device, batch_size, path)
+                for rows in datasets
+            ]
+            del model
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        for found, new in zip(scores, seen[path], strict=True):
+            found.append(new)
+    return [_with_columns(rows, found) for rows, found in zip(datasets, scores, strict=True)]
+
+
+@torch.no_grad()
+def _score(
+    model: Any, rows: Any, pad_token_id: int, device: torch.device, batch_size: int, path: str
+) -> Tensor:
+    """[n, 2] float64 on CPU: chosen and rejected log-probabilities of all rows, on every rank."""
+    collate = PairCollator(pad_token_id)
+    found = torch.zeros(len(rows), 2, dtype=torch.float64, device=device)
+    mine = list(range(rank(), len(rows), world_size()))
+    starts = range(0, len(mine), batch_size)
+    for start in tqdm(starts, f"scoring by {path}", unit="batch", disable=not is_main()):
+        indices = mine[start : start + batch_size]
+        batch = {name: t.to(device) for name, t in collate([rows[i] for i in indices]).items()}
+        found[indices] = torch.stack(sequence_logprobs(model, batch).double().chunk(2), dim=1)
+    all_reduce(found)
+    bad = (~found.isfinite()).any(dim=1).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(
+            f"The reference {path} gives log-probabilities that are no finite numbers for "
+            f"{len(bad)} of {len(rows)} pairs (the first is number {bad[0]}). Without --fp16 or "
+            "with --bf16 numbers have more range; otherwise give another reference."
+        )
+    return found.cpu()
+
+
+def _with_columns(rows: Any, scores: list[Tensor]) -> Any:
+    """rows with K numbers each for the chosen and the rejected response."""
+    if len(rows) == 0:
+        return rows
+    table = torch.stack(scores, dim=-1)  # [n, 2, K]
+    rows = rows.add_column(CHOSEN, table[:, 0].tolist())
+    return rows.add_column(REJECTED, table[:, 1].tolist())

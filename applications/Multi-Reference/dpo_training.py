@@ -1,0 +1,27 @@
+"""DPO with several references (Aminian et al., arXiv 2502.01203): docs/multi_reference.md.
+
+python dpo_training.py --dataset ultrafeedback --ref_a Qwen/Qwen2.5-0.5B-Instruct \
+    --ref_b Qwen/Qwen2.5-1.5B --kl_type rkl --alpha 0.5 --gamma 1.0 \
+    --output_dir ./runs/dpo_ultra_rkl_a05 --per_device_train_batch_size 2 \
+    --gradient_accumulation_steps 16 --num_train_epochs 1 --bf16
+
+Several GPUs: deepspeed dpo_training.py ... A file of settings: dpo_training.py config.yaml ...
+"""
+
+from dschat.config import parse_config, run_script
+from dschat.training.dpo_config import DirectPreferenceConfig
+from dschat.training.reference_config import REPLACED_MULTI_REFERENCE_FLAGS
+
+
+def main() -> None:
+    """Parse the flags and train."""
+    replaced = REPLACED_MULTI_REFERENCE_FLAGS
+    config = parse_config(DirectPreferenceConfig, description=__doc__, replaced_flags=replaced)
+
+    from dschat.training.dpo import run_dpo
+
+    run_dpo(config)
+
+
+if __name__ == "__main__":
+    run_script(main)
