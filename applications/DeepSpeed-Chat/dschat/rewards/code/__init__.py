@@ -1,0 +1,1 @@
+"""Running generated programs against test cases; `dschat.rewards.code_execution` is the way in."""
