@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
+from dschat.config import require
 from dschat.data.text import Prompt, encode_pair, verbatim
 from dschat.models.loading import _load as load_pretrained
 from dschat.models.loading import load_reward_model
@@ -27,7 +28,7 @@ class TextReward:
         dtype, device: of the model. batch_size: texts in one forward pass.
 
     Raises:
-        UserError: there is no such tokenizer.
+        UserError: there is no such model, or its config says that it is no reward model.
     """
 
     def __init__(
@@ -35,6 +36,13 @@ class TextReward:
     ) -> None:
         self.path, self.flag = path, flag
         self.dtype, self.device, self.batch_size = dtype, device, batch_size
+        config = load_pretrained(AutoConfig, path, flag)
+        kinds = ", ".join(config.architectures or [])
+        require(
+            not kinds or ("Classification" in kinds and config.num_labels == 1),
+            f"--{flag} {path} ({kinds}, {config.num_labels} labels) is no reward model; expected a "
+            "sequence classifier of one label, such as step 2's output_dir/step_N.",
+        )
         self.tokenizer = load_pretrained(AutoTokenizer, path, flag)
         if self.tokenizer.pad_token is None:
             # Padding is masked, and a text's last token is found by its length: any token will do.

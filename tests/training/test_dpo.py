@@ -1,0 +1,317 @@
+"""DPO with several references in this process: its numbers, its outputs, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from dpo_fixtures import configured, long_way, save_model
+from dschat.errors import UserError
+from dschat.models.loading import load_causal_lm
+from dschat.training.dpo import encode_preference, load_pairs, load_policy, train_dpo
+from dschat.training.fine_tuning import FineTuningTrainer, start, trainer_arguments
+from preferences import rows
+from transformers import AutoModelForCausalLM, TrainerCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+Settings = Callable[..., dict[str, Any]]
+Metrics = Callable[[str | Path], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three random models of one vocabulary; `wide` has 16 rows of padding in its output layer."""
+    folder = tmp_path_factory.mktemp("references")
+    padded = len(tiny_tokenizer) + 16
+    made = {
+        "a": save_model(folder / "a", tiny_tokenizer, seed=0),
+        "b": save_model(folder / "b", tiny_tokenizer, seed=1),
+        "wide": save_model(folder / "wide", tiny_tokenizer, seed=2, vocab_size=padded),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+@pytest.fixture
+def dpo_settings(preference_dir: Path, tmp_path: Path) -> Settings:
+    """Makes the flags of a short run; keyword arguments override them."""
+
+    def make(**flags: Any) -> dict[str, Any]:
+        return {
+            "dataset": str(preference_dir),
+            "data_output_path": str(preference_dir / "prepared"),
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 3,
+            "max_length": 64,
+            "learning_rate": 1e-3,
+            "seed": 1,
+            **flags,
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("kl_type", ["rkl", "fkl"])
+def test_the_first_evaluation_is_the_formula(
+    kl_type: str,
+    models: dict[str, str],
+    tiny_tokenizer: Any,
+    dpo_settings: Settings,
+    read_metrics: Metrics,
+) -> None:
+    """Margins of 3 references and another policy, one of padded width, against plain arithmetic."""
+    paths, weights, gamma = [models["a"], models["b"], models["wide"]], [0.5, 0.2, 0.3], 0.3
+    flags = dpo_settings(refs=paths, ref_weights=weights, model=models["wide"], gamma=gamma)
+    train_dpo(configured({**flags, "kl_type": kl_type, "max_steps": 1, "max_log_ratio": 30}))
+    (first, *_) = read_metrics(flags["output_dir"])
+
+    def implicit(prompt: str, response: str) -> tuple[float, list[float]]:
+        texts = (tiny_tokenizer, prompt, response)
+        log_pi = long_way(Path(models["wide"]), *texts)
+        log_rho = [long_way(Path(path), *texts) for path in paths]
+        if kl_type == "rkl":
+            geometric = sum(w * l for w, l in zip(weights, log_rho, strict=True))
+            return gamma * (log_pi - geometric), log_rho
+        mean = sum(w * math.exp(l - log_pi) for w, l in zip(weights, log_rho, strict=True))
+        return -gamma * mean, log_rho
+
+    margins, of_chosen = [], []
+    for row in rows(5, first=100):
+        chosen, log_rho = implicit(row["prompt"], row["chosen"])
+        rejected, _ = implicit(row["prompt"], row["rejected"])
+        margins.append(chosen - rejected)
+        of_chosen.append(log_rho[2])
+    assert first["eval_rewards/margins"] == pytest.approx(fmean(margins), rel=1e-4)
+    losses = [-math.log(1 / (1 + math.exp(-m))) for m in margins]
+    assert first["eval_loss"] == pytest.approx(fmean(losses), rel=1e-4)
+    assert first["eval_rewards/accuracies"] == fmean(m > 0 for m in margins)
+    assert first["eval_logps/chosen"] == pytest.approx(fmean(of_chosen), rel=1e-5)
+    assert first["eval_log_ratio/ref_2"] == 0.0  # the policy is still that reference
+    assert abs(first["eval_log_ratio/ref_0"]) > 0.1
+    assert first["eval_guard_share"] == 0.0
+    # The padding is gone from what is saved; nothing else of the model's shape is.
+    saved = AutoModelForCausalLM.from_pretrained(flags["output_dir"])
+    assert saved.get_output_embeddings().weight.shape[0] == len(tiny_tokenizer)
+
+
+class StockTrainer(FineTuningTrainer, DPOTrainer):
+    """TRL's loss and TRL's reference model; only the tokens and the optimiser are ours."""
+
+    def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
+        return dataset
+
+
+class Recorder(TrainerCallback):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.rows.append(logs)
+
+
+def test_one_reference_is_trls_dpo(
+    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics, tmp_path: Path
+) -> None:
+    flags = dpo_settings(refs=models["b"], model=models["a"], gamma=0.2, num_train_epochs=2)
+    train_dpo(configured(flags))
+    ours = [row for row in read_metrics(flags["output_dir"]) if row["step"] > 0]
+
+    config = configured({**flags, "output_dir": str(tmp_path / "stock")})
+    settings = config.fine_tuning()
+    begun = start(settings, written=config)
+    _, (train, _) = load_pairs(config, begun)
+    trainer = StockTrainer(
+        model=load_policy(config, begun, width=len(begun.tokenizer)),
+        ref_model=load_causal_lm(models["b"], begun.tokenizer, begun.dtype),
+        args=trainer_arguments(DPOConfig, settings, begun, num_train_epochs=2, beta=0.2),
+        train_dataset=train,
+        processing_class=begun.tokenizer,
+    )
+    recorder = Recorder()
+    trainer.use(settings, recorder)
+    trainer.train()
+    theirs = [row for row in recorder.rows if "loss" in row]
+    assert len(ours) == len(theirs) == 8
+    for mine, peer in zip(ours, theirs, strict=True):
+        for name in ("loss", "rewards/margins", "rewards/chosen", "rewards/accuracies"):
+            assert mine[name] == pytest.approx(peer[name], abs=1e-5), name
+    assert ours[-1]["loss"] < 0.9 * ours[0]["loss"]
+
+
+def test_the_forward_kl_learns_and_the_guard_is_seen(
+    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
+) -> None:
+    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], kl_type="fkl", beta=0.1)
+    train_dpo(configured({**flags, "num_train_epochs": 3, "max_log_ratio": 0.5}))
+    metrics = read_metrics(flags["output_dir"])
+    assert metrics[-1]["eval_loss"] < metrics[0]["eval_loss"]
+    assert 0 < metrics[0]["eval_guard_share"] <= 1
+
+
+def test_steps_are_counted_as_asked(
+    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
+) -> None:
+    flags = dpo_settings(
+        ref_a=models["a"],
+        ref_b=models["b"],
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=5,
+        eval_steps=3,
+        logging_steps=2,
+        save_steps=2,
+        report_to="tensorboard",
+        gradient_checkpointing=True,
+        zero_stage=2,
+        bf16=True,
+    )
+    train_dpo(configured(flags))
+    output = Path(flags["output_dir"])
+    metrics = read_metrics(output)
+    assert [row["step"] for row in metrics] == [0, 2, 3, 4, 5]
+    assert ["eval_loss" in row for row in metrics] == [True, False, True, False, True]
+    assert ["loss" in row for row in metrics] == [False, True, False, True, False]
+    assert [row["micro_step"] for row in metrics] == [0, 4, 6, 8, 10]
+    saved = sorted(path.name for path in output.glob("checkpoint-*"))
+    assert saved == ["checkpoint-2", "checkpoint-4"]
+    for folder in (output, output / "checkpoint-2"):
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert any((output / "tensorboard").iterdir())
+    # What was written can be given back.
+    import yaml
+    from dschat.training.dpo_config import DirectPreferenceConfig
+
+    written = yaml.safe_load((output / "config.yaml").read_text())
+    del written["run"]
+    again = DirectPreferenceConfig(**written)
+    again.validate()
+    assert (again.bf16, again.eval_steps, again.ref_b) == (True, 3, models["b"])
+
+
+def test_adapters_alone_are_trained_and_merged(
+    models: dict[str, str], dpo_settings: Settings
+) -> None:
+    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], lora_dim=2, learning_rate=1e-1)
+    train_dpo(configured({**flags, "lora_module_name": "q_proj", "gradient_checkpointing": True}))
+    before = AutoModelForCausalLM.from_pretrained(models["a"]).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(flags["output_dir"]).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)}
+
+
+def test_a_pair_is_cut_as_its_texts(tiny_tokenizer: Any) -> None:
+    row = {"prompt": "The quick", "chosen": " brown fox", "rejected": " lazy dog"}
+    whole = encode_preference(tiny_tokenizer, row, "<eos>", 64, None)
+    assert whole["keep"]
+    assert tiny_tokenizer.decode(whole["prompt_ids"]) == "The quick"
+    assert tiny_tokenizer.decode(whole["chosen_ids"]) == " brown fox<eos>"
+    length = len(whole["prompt_ids"])
+    cut = encode_preference(tiny_tokenizer, row, "<eos>", length + 1, None)
+    assert cut["keep"]
+    assert cut["chosen_ids"] == whole["chosen_ids"][:1]
+    assert not encode_preference(tiny_tokenizer, row, "<eos>", length, None)["keep"]
+    assert encode_preference(tiny_tokenizer, row, "<eos>", 64, length)["keep"]
+    assert not encode_preference(tiny_tokenizer, row, "<eos>", 64, length - 1)["keep"]
+    same = {**row, "rejected": " brown fox jumps"}
+    two = len(whole["chosen_ids"]) - 1
+    assert not encode_preference(tiny_tokenizer, same, "<eos>", length + two, None)["keep"]
+
+
+def test_other_tokens_are_named(
+    models: dict[str, str], dpo_settings: Settings, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    import copy
+
+    other = copy.deepcopy(tiny_tokenizer)
+    other.add_tokens(["<teapot>"])
+    save_model(tmp_path / "other", other, seed=5)
+    flags = dpo_settings(ref_a=models["a"], ref_b=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="different vocabularies.*<teapot>"):
+        train_dpo(configured(flags))
+
+
+def test_references_that_cannot_be_loaded_are_named(
+    models: dict[str, str], dpo_settings: Settings, tmp_path: Path
+) -> None:
+    flags = dpo_settings(ref_a=models["a"], ref_b=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="--ref_b .*nowhere: no such folder"):
+        train_dpo(configured(flags))
+    broken = tmp_path / "broken"
+    save = AutoModelForCausalLM.from_pretrained(models["b"])
+    save.config.save_pretrained(broken)
+    for file in Path(models["b"]).glob("tokenizer*"):
+        (broken / file.name).write_bytes(file.read_bytes())
+    flags = dpo_settings(refs=[models["a"], str(broken)])
+    with pytest.raises(UserError, match="--refs .*broken: the folder cannot be read"):
+        train_dpo(configured(flags))
+    assert not (Path(flags["output_dir"]) / "model.safetensors").exists()
+
+
+def test_numbers_that_are_none_are_told(
+    models: dict[str, str], dpo_settings: Settings, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path / "nan", tiny_tokenizer, seed=6)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.constant_(model.get_output_embeddings().weight, math.nan)
+    model.save_pretrained(folder)
+    flags = dpo_settings(refs=[models["a"], str(folder)])
+    with pytest.raises(UserError, match="no finite numbers for 16 of 16 pairs"):
+        train_dpo(configured(flags))
+
+
+def test_data_without_rejected_responses_is_refused(
+    models: dict[str, str], dpo_settings: Settings, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({**r, "rejected": None}) + "\n" for r in rows(6)))
+    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], dataset=str(data))
+    with pytest.raises(UserError, match="missing field 'rejected'"):
+        train_dpo(configured(flags))
+
+
+def test_prompts_that_fill_the_length_are_told(
+    models: dict[str, str], dpo_settings: Settings
+) -> None:
+    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], max_length=4)
+    with pytest.raises(UserError, match="--max_length"):
+        train_dpo(configured(flags))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"gamma": 0}, "--gamma 0"),
+        ({"max_log_ratio": 100}, "--max_log_ratio"),
+        ({"bf16": True, "fp16": True}, "contradict"),
+        ({"max_steps": 0}, "--max_steps 0"),
+        ({"max_prompt_length": 64}, "less than"),
+        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "one of them"),
+        ({"logging_steps": 0}, "--logging_steps"),
+        ({"learning_rate": -1}, "--learning_rate"),
+        ({"zero_stage": 4}, "0, 1, 2 or 3"),
+        ({"alpha": 2}, "--alpha 2"),
+        ({"ref_weights": [0.5, 0.5]}, "--refs"),
+        ({"enable_hybrid_engine": True}, "hybrid engine"),
+        ({"refs": ["x"]}, "one of the two"),
+    ],
+)
+def test_flags_that_cannot_be_meant(
+    flags: dict[str, Any], says: str, dpo_settings: Settings
+) -> None:
+    with pytest.raises(UserError, match=says):
+        configured(dpo_settings(ref_a="a", ref_b="b", **flags))
+
+
+@pytest.mark.parametrize("flags", [{"kl_type": "js"}, {"report_to": "wandb"}])
+def test_choices_are_listed(flags: dict[str, Any], dpo_settings: Settings) -> None:
+    with pytest.raises(SystemExit):
+        configured(dpo_settings(ref_a="a", ref_b="b", **flags))
