@@ -100,8 +100,8 @@ def binned_distribution(logits: Tensor, support: Tensor) -> Tensor:
         logits: [N, V]; float64 stays, all else is computed in float32.
         support: [S] int64, without repetition.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    weights = torch.sub(logits, logits.amax(1, keepdim=True)).exp_()
+    largest = logits.amax(1, keepdim=True)
+    weights = torch.sub(logits, largest.to(torch.promote_types(logits.dtype, torch.float32))).exp_()
     outside = weights.new_ones(weights.shape[1]).index_fill_(0, support, 0.0)
     # The last column is overwritten with the tail.
     binned = weights.index_select(1, torch.cat([support, support.new_zeros(1)]))

@@ -81,7 +81,8 @@ class TokenDistance:
 
     def _between(self, left: Tensor, right: Tensor) -> Tensor:
         """Distances [..., n, m] between tokens [..., n] and [..., m]."""
-        products = self._points[left] @ self._points[right].mT
+        points = self._points[left]
+        products = points @ (points if right is left else self._points[right]).mT
         norms = self._norms[left].unsqueeze(-1) + self._norms[right].unsqueeze(-2)
         squared = torch.add(norms, products, alpha=-2).clamp_(min=0)
         squared = squared.masked_fill_(left.unsqueeze(-1) == right.unsqueeze(-2), 0.0)

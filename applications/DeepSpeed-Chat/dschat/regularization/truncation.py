@@ -71,11 +71,17 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
     repeated = torch.cat(
         [torch.zeros_like(of_policy, dtype=torch.bool), in_policy.gather(1, of_reference)], dim=1
     )
-    masses = []
-    for logits in (policy_logits, reference_logits):
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probs = torch.log_softmax(logits, dim=1, dtype=dtype)
-        inside = log_probs.gather(1, tokens).masked_fill_(repeated, -torch.inf)
-        tail = log_probs.scatter_(1, tokens, -torch.inf).logsumexp(1, keepdim=True)
-        masses.append(torch.cat([inside, tail], dim=1))
-    return Truncation(tokens, *masses)
+    both = (_log_masses(each, tokens, repeated) for each in (policy_logits, reference_logits))
+    return Truncation(tokens, *both)
+
+
+def _log_masses(logits: Tensor, tokens: Tensor, repeated: Tensor) -> Tensor:
+    """[N, S]: log-probabilities of ``tokens`` [N, S - 1], none where repeated, and of the rest."""
+    largest = logits.amax(1, keepdim=True)
+    largest = largest.to(torch.promote_types(logits.dtype, torch.float32))
+    # One tensor over the vocabulary, in the wider dtype.
+    weights = torch.sub(logits, largest).exp_()
+    tail = weights.scatter_(1, tokens, 0.0).sum(1, keepdim=True)
+    inside = torch.sub(logits.gather(1, tokens), largest).masked_fill_(repeated, -torch.inf)
+    total = inside.exp().sum(1, keepdim=True) + tail
+    return torch.cat([inside, tail.log()], dim=1) - total.log()
