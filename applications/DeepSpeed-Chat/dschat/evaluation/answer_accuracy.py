@@ -149,6 +149,7 @@ def prompt_results(
     is_correct: Judge = answered_correctly,
     rank: int = 0,
     world_size: int = 1,
+    vocabulary_size: int | None = None,
 ) -> list[PromptResult]:
     """Answer prompts rank, rank + world_size, ... greedily and `samples` times by sampling.
 
@@ -161,6 +162,7 @@ def prompt_results(
         temperature: of the sampled responses.
         device: where the model is; None: where its parameters are.
         is_correct: judges a response's text and the prompt's data row.
+        vocabulary_size: answer with the first so many tokens only; None: all.
 
     Returns:
         One result per prompt of this rank, in order.
@@ -190,6 +192,7 @@ def prompt_results(
                 temperature,
                 batch_size,
                 device,
+                vocabulary_size,
             )
             for uniform in rounds
         ]
@@ -211,6 +214,7 @@ def _responses(
     temperature: float,
     batch_size: int,
     device: torch.device,
+    vocabulary_size: int | None,
 ) -> dict[int, list[int]]:
     """Response ids by the prompt's index."""
     found: dict[int, list[int]] = {}
@@ -226,6 +230,7 @@ def _responses(
             temperature,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
+            vocabulary_size=vocabulary_size,
         )
         found.update(zip(batch, responses, strict=True))
     return found

@@ -71,11 +71,7 @@ def is_first_of_node() -> bool:
 
 def first_failure(message: str | None) -> str | None:
     """The first rank's failure message, if any rank has one: all ranks go on or stop together."""
-    if world_size() == 1:
-        return message
-    messages: list[str | None] = [None] * world_size()
-    dist.all_gather_object(messages, message)
-    return next((m for m in messages if m is not None), None)
+    return next((m for m in gather_objects(message) if m is not None), None)
 
 
 def all_reduce(tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
@@ -107,6 +103,15 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in the order of the ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def log_main(message: str) -> None:

@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
-from dschat.regularization import MultiReference, PolicyRegularizer
+from dschat.regularization import MixtureReference, MultiReference, PolicyRegularizer
 from dschat.rollout.references import FrozenPolicy, Reference, ReferenceOnDisk
 from dschat.training.online_config import OnlineConfig
 from dschat.training.reference_config import check_weights
@@ -94,11 +94,15 @@ def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], to
 
 
 def over_references(
-    regularizer: PolicyRegularizer, config: OnlineConfig, references: Sequence[FrozenPolicy]
+    regularizer: PolicyRegularizer, config: OnlineConfig, mixture: bool = False
 ) -> PolicyRegularizer:
-    """The regulariser itself for one reference, its weighted sum for several."""
-    if len(references) == 1:
+    """The regulariser itself for one reference; for several its weighted sum over them.
+
+    Args:
+        mixture: the divergence from the references' mixture instead.
+    """
+    if config.refs is None or len(config.refs) == 1:
         return regularizer
-    assert config.refs is not None
     weights = [weight for _, weight in check_weights(config.refs, config.ref_weights)]
-    return MultiReference(regularizer, weights)
+    kind = MixtureReference if mixture else MultiReference
+    return kind(regularizer, weights)

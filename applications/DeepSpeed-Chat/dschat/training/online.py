@@ -15,7 +15,6 @@ from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
-from dschat.rollout.references import FrozenPolicy
 from dschat.training import distributed
 from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
@@ -39,18 +38,21 @@ class Task:
     Attributes:
         reward: scores responses; None: the reward model that the settings name.
         evaluate, evaluate_every: see `OnlineTrainer`.
-        prepare: called once with the prompts, the references and the tokenizer; returns the
-            prompts to learn from.
+        prepare: called once with the prompts, the references, the tokenizer and the device;
+            returns the prompts to learn from.
         sample_coefficient: of the forward KL that the prompts' `samples` estimate.
+        mixture: hold the policy near the mixture of the references, not near each of them.
+        settings: what config.yaml shall hold, where the user's settings are others than those of
+            the trainer.
     """
 
     reward: RewardFunction | None = None
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
-    prepare: Callable[[list[PromptExample], list[FrozenPolicy], Any], list[PromptExample]] = (
-        lambda prompts, references, tokenizer: prompts
-    )
+    prepare: Callable[..., list[PromptExample]] = lambda prompts, *_: prompts
     sample_coefficient: float = 0.0
+    mixture: bool = False
+    settings: Any = None
 
 
 def train_online(config: OnlineConfig, task: Task | None = None) -> None:
@@ -81,13 +83,14 @@ def build_trainer(
     with models.references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach()
         single = build_regularizer(config, embeddings, tokenizer)
-    regularizer = over_references(single, config, models.references)
+    regularizer = over_references(single, config, task.mixture)
     report(config, single, len(prompts), steps)
-    prompts = task.prepare(prompts, models.references, tokenizer)
+    prompts = task.prepare(prompts, models.references, tokenizer, device)
     actor = make_engine(models.actor, "actor", config, dtype, steps)
     critic = models.critic and make_engine(models.critic, "critic", config, dtype, steps)
     settled = resolved(config, dtype, tokenizer, single)
-    write_config(settled, config.output_dir, penalty=regularizer.name, device=device.type)
+    shown = settled if task.settings is None else filled_in(task.settings, settled)
+    write_config(shown, config.output_dir, penalty=regularizer.name, device=device.type)
     return OnlineTrainer(
         config=config,
         actor=actor,
@@ -103,6 +106,12 @@ def build_trainer(
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
     )
+
+
+def filled_in(settings: Any, settled: OnlineConfig) -> Any:
+    """The user's settings with those left open that the trainer has settled under their name."""
+    names = ("end_of_conversation_token", "pad_token", "data_output_path", "deepspeed")
+    return dataclasses.replace(settings, **{name: getattr(settled, name) for name in names})
 
 
 def responses_per_iteration(config: OnlineConfig) -> int:

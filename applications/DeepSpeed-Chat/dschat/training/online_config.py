@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dschat.config import flag, require
 from dschat.training.algorithm_flags import AlgorithmFlags, ReferenceSetFlags
@@ -42,18 +43,25 @@ class OnlineConfig(
         "equal", "Value of a macro action: equal, unit or position; the same for --ngram 1."
     )
 
+    final_in_output_dir: ClassVar[bool] = False
+    """Whether the trained policy is a model folder at output_dir itself, and not at step-N."""
+
     @property
     def regularizer(self) -> str:
         """The penalty's name in the regularisers' registry."""
         raise NotImplementedError(f"{type(self).__name__} names no penalty")
 
-    def validate(self) -> None:
-        """Refuse values that cannot be meant; raises `UserError`."""
-        for name, what in {
+    def required(self) -> dict[str, str]:
+        """Flags without which there is nothing to do, and what each names."""
+        return {
             "actor_model_name_or_path": "the policy to start from (step 1's output)",
             "critic_model_name_or_path": "the reward model (step 2's output_dir/step_N)",
             "output_dir": "a folder for the results",
-        }.items():
+        }
+
+    def validate(self) -> None:
+        """Refuse values that cannot be meant; raises `UserError`."""
+        for name, what in self.required().items():
             require(getattr(self, name) is not None, f"Give {what}: --{name} FOLDER.")
         require_ranges(self)
         require_algorithm(self)

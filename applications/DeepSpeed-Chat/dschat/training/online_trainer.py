@@ -34,6 +34,7 @@ from dschat.rollout.scoring import PenaltyScorer, to_experience
 from dschat.training import distributed
 from dschat.training.group_targets import with_group_targets
 from dschat.training.iteration_metrics import iteration_metrics, progress_line
+from dschat.training.model_folder import save_model_folder
 from dschat.training.online_config import OnlineConfig
 from dschat.training.run_files import MetricsLog
 from dschat.training.sample_term import with_samples
@@ -123,7 +124,9 @@ class OnlineTrainer:
         bar.close()
         if not (self.evaluate_every and self.iteration % self.evaluate_every == 0):
             self._evaluate()
-        if not (config.save_steps and self._just_saved):
+        if config.final_in_output_dir:
+            self._save_final()
+        elif not (config.save_steps and self._just_saved):
             self.save()
 
     _just_saved: bool = field(default=False, init=False)
@@ -136,7 +139,7 @@ class OnlineTrainer:
         self.log.write({**place, **{f"eval/{name}": value for name, value in found.items()}})
 
     def save(self) -> None:
-        """Write output_dir/step-N, N the generation batches so far."""
+        """Write output_dir/step-N/{actor,critic}, N the generation batches so far."""
         assert self.config.output_dir is not None
         engines = {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
         folder = save_step(
@@ -147,6 +150,13 @@ class OnlineTrainer:
         )
         self._just_saved = True
         distributed.log_main(f"saved {folder}")
+
+    def _save_final(self) -> None:
+        """Write the policy to output_dir itself, as Hugging Face users expect it."""
+        assert self.config.output_dir is not None
+        model, folder = self.actor.module.model, self.config.output_dir
+        save_model_folder(model, self.tokenizer, folder, keep_other_files=True)
+        distributed.log_main(f"saved {self.config.output_dir}")
 
     def run_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
         """Sample, score and learn from a group of responses to each of the prompts.
@@ -259,7 +269,7 @@ class OnlineTrainer:
         name = getattr(self.reward, "name", type(self.reward).__name__)
         scores = check_rewards(self.reward(prompts, responses, examples), prompts, name)
         parts = getattr(self.reward, "parts", None)
-        told = {} if parts is None else parts(responses, examples)
+        told = {} if parts is None else parts(responses, examples, prompts)
         return scores, {f"reward/{name}": float(sum(values)) for name, values in told.items()}
 
     def _targets(self, experiences: list[Experience]) -> list[Experience]:

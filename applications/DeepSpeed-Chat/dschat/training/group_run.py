@@ -1,0 +1,138 @@
+"""GRPO and RLOO with several references: from the script's settings to a run of the trainer."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dschat.data.load import load_data
+from dschat.data.prompts import PromptExample, build_prompts
+from dschat.evaluation.answer_accuracy import prompt_results, summarise
+from dschat.rewards.math_answers import MathAnswerReward, MathRewardWeights
+from dschat.rollout.generation import whole_model
+from dschat.rollout.references import FrozenPolicy
+from dschat.training import distributed
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.online import Task, train_online
+from dschat.training.online_trainer import OnlineTrainer
+from dschat.training.reference_config import reference_weights
+from dschat.training.reference_sampling import draw_reference_samples
+from dschat.training.run_files import data_folder
+
+
+def train_multi_reference(config: MultiReferenceConfig) -> None:
+    """Train a policy on checked answers, near several references.
+
+    Raises:
+        UserError: something the user gave cannot be used.
+    """
+    evaluation = Evaluation(config)
+    iterations = config.eval_steps // config.num_iterations
+    fkl = config.penalty == "kl" and config.kl_type == "fkl"
+    task = Task(
+        reward=MathAnswerReward(
+            MathRewardWeights(
+                answer=config.answer_reward,
+                integer=config.integer_reward,
+                strict_format=config.strict_format_reward,
+                soft_format=config.soft_format_reward,
+                tag=config.tag_reward,
+            )
+        ),
+        evaluate=evaluation,
+        evaluate_every=iterations,
+        prepare=functools.partial(prepare, config),
+        sample_coefficient=config.gamma if config.from_samples else 0.0,
+        mixture=fkl and not config.from_samples,
+        settings=config,
+    )
+    train_online(config.online(), task)
+
+
+def prepare(
+    config: MultiReferenceConfig,
+    prompts: list[PromptExample],
+    references: list[FrozenPolicy],
+    tokenizer: Any,
+    device: torch.device,
+) -> list[PromptExample]:
+    """The prompts, with samples of the references where the penalty is learnt from them."""
+    if not config.from_samples:
+        return prompts
+    online = config.online()
+    return draw_reference_samples(
+        prompts,
+        references,
+        [weight for _, weight in reference_weights(config)],
+        config.reference_samples,
+        config.max_completion_length,
+        config.temperature,
+        config.seed,
+        config.eval_batch_size,
+        tokenizer,
+        device,
+        data_folder(online),
+    )
+
+
+@dataclass
+class Evaluation:
+    """Accuracy on the test part: greedy, and in k tries.
+
+    Attributes:
+        config: the run's settings.
+    """
+
+    config: MultiReferenceConfig
+
+    def __post_init__(self) -> None:
+        self.prompts: list[PromptExample] | None = None
+
+    def __call__(self, trainer: OnlineTrainer) -> dict[str, float]:
+        """Metrics of `AccuracyReport`, the same on all ranks."""
+        config = self.config
+        if self.prompts is None:
+            self.prompts = self._load(trainer.tokenizer)
+        ks = [] if config.pass_k == [0] else config.pass_k
+        engine = trainer.actor
+        with whole_model(engine, engine.zero_optimization_partition_weights()) as model:
+            results = prompt_results(
+                model,
+                trainer.tokenizer,
+                self.prompts,
+                config.max_completion_length,
+                config.temperature,
+                max(ks, default=0),
+                config.seed,
+                config.eval_batch_size,
+                trainer.device,
+                rank=trainer.rank,
+                world_size=trainer.world,
+                vocabulary_size=engine.module.output_layer.vocabulary_size,
+            )
+        every = [r for share in distributed.gather_objects(results) for r in share]
+        report = summarise(every, ks)
+        tries = "".join(f", pass@{k} {value:.1%}" for k, value in report.pass_at.items())
+        low, high = report.interval
+        distributed.log_main(
+            f"accuracy at step {trainer.iteration * config.num_iterations}: {report.accuracy:.1%} "
+            f"({low:.1%} to {high:.1%}) of {report.prompts} problems{tries}"
+        )
+        return report.metrics()
+
+    def _load(self, tokenizer: Any) -> list[PromptExample]:
+        online = self.config.online()
+        data = load_data(
+            online.data_path,
+            phase="rl",
+            data_split=online.data_split,
+            seed=online.seed,
+            data_output_path=str(data_folder(online)),
+        )
+        rows = data.eval
+        if self.config.eval_samples is not None:
+            rows = rows.select(range(min(self.config.eval_samples, len(rows))))
+        return build_prompts(rows, tokenizer, online.max_prompt_seq_len)[0]
