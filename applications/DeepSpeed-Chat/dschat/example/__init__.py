@@ -1,1 +1,1 @@
-"""An example that needs no download: posts to summarise, preferences, a small model to train."""
+"""Examples that need no download: posts to summarise, and small problems of arithmetic."""

@@ -65,8 +65,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """A Llama of some 0.43 million parameters for this tokenizer."""
+def model_config(tokenizer: PreTrainedTokenizerFast, max_length: int = MAX_LENGTH) -> LlamaConfig:
+    """A Llama of some 0.4 million parameters for this tokenizer."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -76,7 +76,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=MAX_LENGTH,
+        max_position_embeddings=max_length,
         # About 1/sqrt(hidden_size). At the usual 0.02 attention starts out uniform over the post,
         # and hundreds of steps pass before the model finds the words to copy.
         initializer_range=0.08,
