@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ROOT / "applications" / "DeepSpeed-Chat" / "training"
+MULTI_REFERENCE = ROOT / "applications" / "Multi-Reference"
+DPO = MULTI_REFERENCE / "dpo_training.py"
 STEP1 = TRAINING / "step1_supervised_finetuning" / "main.py"
 STEP2 = TRAINING / "step2_reward_model_finetuning" / "main.py"
 
