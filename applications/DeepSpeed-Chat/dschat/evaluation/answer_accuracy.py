@@ -6,10 +6,9 @@ Several ranks evaluate a share of the prompts each with `prompt_results(..., ran
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.errors import UserError
+from dschat.evaluation.proportions import pass_at_k, wilson_interval
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rollout.generation import generate, uniform_numbers
 
@@ -76,33 +76,6 @@ class AccuracyReport:
         flat["accuracy_low"], flat["accuracy_high"] = flat.pop("interval")
         flat.update({f"pass_at_{k}": value for k, value in flat.pop("pass_at").items()})
         return {name: value for name, value in flat.items() if value is not None}
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that at least one of k responses is right, from n samples of which `correct` are.
-
-    The unbiased estimator 1 - C(n - correct, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374).
-
-    Raises:
-        ValueError: not 0 <= correct <= n and 1 <= k <= n.
-    """
-    if not (0 <= correct <= n and 1 <= k <= n):
-        raise ValueError(
-            f"given {correct} right of {n} samples and k = {k}; expected 0 <= right <= samples and "
-            "1 <= k <= samples"
-        )
-    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
-
-
-def wilson_interval(correct: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a share (Wilson, JASA 22, 1927): sensible at 0, at 1 and for few."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = correct / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # At a share of 0 or 1 one end is that share itself; rounding may put it beyond.
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def answer_accuracy(

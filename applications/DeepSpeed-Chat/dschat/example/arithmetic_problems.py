@@ -19,8 +19,8 @@ LARGEST = 99
 """The largest number in a problem and in its answer; the smallest is 0 in answers, else 1."""
 
 LARGEST_SECOND = 5
-"""The largest second number. With 5 the small model learns one operation in half a minute; with 9
-it was right in 88 % of additions and 46 % of subtractions after that time."""
+"""The largest second number. With 9, a model that saw mostly subtractions was right in 62 % of them
+after 625 steps of 16 rows; with 5, in 95 % after 500."""
 
 TEST_SHARE = 3
 """One problem in so many belongs to the test part."""
