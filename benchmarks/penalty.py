@@ -4,6 +4,8 @@
     python benchmarks/penalty.py --vocabularies 4000,32000 --cost_dim 512 --top_k 128 \
         --logits flat --baseline_positions 16         # minutes
     python benchmarks/penalty.py --figure assets/penalty_speed.png
+    python benchmarks/penalty.py --scaling --figure assets/penalty_scaling.png     # a minute
+    python benchmarks/penalty.py --preset h200        # on that GPU: 2048 positions, 256,000 tokens
 
 All get the same logits in one process, in turn, ``--repeats`` times; the least wall time counts,
 with the process's CPU time in that call beside it. "published, COO" is `published_coo.py`, on
@@ -12,14 +14,13 @@ the time of the rest is extrapolated along the line through that number and half
 shows a quarter, half and all. On a busy machine compare with ``--threads 1``: threads that wait
 for each other measure the neighbours. Tables of nearest tokens and centred embeddings, made once
 per model, are not in the times. A second table compares with full transport on a small vocabulary.
+``--scaling`` and ``--preset`` print other tables: see `penalty_scaling.py` and `penalty_gpu.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,70 +34,13 @@ from dschat.regularization import (
 from inputs import LOGITS, embeddings, logits
 from memory import extra_peak
 from penalty_accuracy import against_full
-from published_coo import coo_kernel, penalty, union_support
+from penalty_gpu import PRESETS, run_preset
+from penalty_scaling import growth
 from torch import Tensor
+from yardstick import Baseline, timed
 
 PUBLISHED_EPSILON = 0.01
 SMALL_VOCABULARY = 200
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Wall seconds, CPU seconds of the process and the result of a call."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu, result
-
-
-class Baseline:
-    """The published algorithm on a part of the positions, extrapolated to all of them."""
-
-    def __init__(self, table: Any, epsilon: float, top_k: int, solved: int, columns: bool) -> None:
-        self.table, self.epsilon, self.top_k = table, epsilon, top_k
-        self.solved, self.columns = solved, columns
-
-    def __call__(self, policy: Tensor, reference: Tensor, actions: Tensor) -> Tensor:
-        """f of the solved positions; ``seconds`` then holds the parts of the time."""
-
-        def prepare() -> tuple[Tensor, Tensor]:
-            softmaxes = policy.softmax(1), reference.softmax(1)
-            support = union_support(*softmaxes, actions, self.top_k)
-            return support, coo_kernel(self.table, support, self.epsilon)
-
-        fixed, fixed_cpu, (support, kernel) = timed(prepare)
-        self.support_size = len(support)
-
-        def iterate(part: slice) -> Tensor:
-            return penalty(
-                self.table,
-                policy[part],
-                reference[part],
-                actions[part],
-                self.top_k,
-                self.epsilon,
-                support=support,
-                kernel=kernel,
-                columns=self.columns,
-            )
-
-        solved = min(self.solved or len(actions), len(actions))
-        wall, cpu, f = timed(lambda: iterate(slice(solved)))
-        self.linear = ""
-        if solved < len(actions):
-            half, quarter = solved // 2, solved // 4
-            times = [timed(lambda n=n: iterate(slice(n)))[:2] for n in (quarter, half)]
-            share = (len(actions) - solved) / (solved - half)
-            wall += share * max(0.0, wall - times[1][0])
-            cpu += share * max(0.0, cpu - times[1][1])
-            self.linear = ", ".join(
-                f"{n} positions {t:.2f} s"
-                for n, t in ((quarter, times[0][0]), (half, times[1][0]), (len(actions), wall))
-            )
-        self.wall, self.cpu = fixed + wall, fixed_cpu + cpu
-        return f
 
 
 def regularisers(options: argparse.Namespace, points: Tensor, table: Any) -> dict[str, Any]:
@@ -194,31 +138,6 @@ def notes(name: str, row: dict[str, Any], found: dict[str, dict[str, Any]]) -> s
     return ""
 
 
-def draw(path: str, measured: dict[int, dict[str, dict[str, Any]]]) -> None:
-    """Bars of CPU seconds by regulariser, one group a vocabulary."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = list(next(iter(measured.values())))
-    figure, axes = pyplot.subplots(figsize=(9, 0.45 * len(names) + 1.2), layout="constrained")
-    height = 0.8 / len(measured)
-    for i, (vocabulary, found) in enumerate(measured.items()):
-        places = [j + (i - (len(measured) - 1) / 2) * height for j in range(len(names))]
-        seconds = [found[name]["cpu"] for name in names]
-        bars = axes.barh(places, seconds, height, label=f"{vocabulary:,} tokens")
-        axes.bar_label(bars, [f" {s:.2g} s" for s in seconds], fontsize=7)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("CPU seconds per batch of positions (log scale)")
-    axes.margins(x=0.15)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    print(f"wrote {path}")
-
-
 def numbers(text: str) -> list[float]:
     """Comma-separated numbers of a flag."""
     return [float(each) for each in text.split(",")]
@@ -242,9 +161,21 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cache_dir", help="folder for tables of nearest tokens")
     parser.add_argument("--figure", help="file for the plot")
+    parser.add_argument("--scaling", action="store_true", help="growth with each size instead")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="sizes for one kind of GPU")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.preset:
+        run_preset(PRESETS[options.preset])
+        return
+    if options.scaling:
+        measured_growth = growth()
+        if options.figure:
+            from penalty_figures import draw_scaling
+
+            draw_scaling(options.figure, measured_growth)
+        return
     processor = (
         torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores"
     )
@@ -264,7 +195,9 @@ def main() -> None:
     against_full(others, small, options.epsilons, options.logits, options.step)
     print("load average at the end: {:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg()))
     if options.figure:
-        draw(options.figure, measured)
+        from penalty_figures import draw_speed
+
+        draw_speed(options.figure, measured)
 
 
 if __name__ == "__main__":
