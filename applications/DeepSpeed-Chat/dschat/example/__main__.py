@@ -13,8 +13,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m dschat.example",
-        description="Write the embedded example: preference data on summaries (DIR/data) and a "
-        "small untrained Llama with its tokenizer (DIR/model).",
+        description="Write the embedded example: preference data on summaries (DIR/data), "
+        "programming problems in the form of APPS (DIR/programs) and a small untrained Llama with "
+        "its tokenizer (DIR/model).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write to")
@@ -29,10 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     from dschat.example.dataset import write_dataset
     from dschat.example.model import write_model
+    from dschat.example.programs import write_programs
 
     data, model = args.output_dir / "data", args.output_dir / "model"
     try:
         write_dataset(data, args.seed, args.train_size, args.test_size)
+        write_programs(args.output_dir / "programs")
         write_model(model, args.seed)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
