@@ -19,6 +19,15 @@ NUMBERS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
 UNCONVERGED_SHARE = 0.01
 
 
+def rows_per_block(logits: Tensor) -> int:
+    """Positions whose logits [N, V] are cut to their likeliest tokens together."""
+    return max(1, _numbers_per_block(logits) // logits.shape[1])
+
+
+def _numbers_per_block(tensor: Tensor) -> int:
+    return NUMBERS_PER_BLOCK.get(tensor.device.type, NUMBERS_PER_BLOCK["cpu"])
+
+
 def default_solver(costs: Tensor) -> Solver:
     """The Triton kernel for float32 on a CUDA GPU where Triton is installed, else plain torch."""
     if costs.is_cuda and costs.dtype == torch.float32 and find_spec("triton"):
@@ -86,9 +95,8 @@ class SinkhornDivergence:
                 "embeddings, expected an embedding for each: pass the reference model's own "
                 "embeddings, and cut padded logits to their number"
             )
-        numbers = NUMBERS_PER_BLOCK.get(actions.device.type, NUMBERS_PER_BLOCK["cpu"])
-        # In blocks: each holds both distributions over the vocabulary in float32.
-        rows = max(1, numbers // policy_logits.shape[1])
+        # In blocks: each holds a distribution over the vocabulary in float32.
+        rows = rows_per_block(policy_logits)
         cut = Truncation.joined(
             truncate(policy, reference, self.top_k)
             for policy, reference in zip(
@@ -96,6 +104,7 @@ class SinkhornDivergence:
             )
         )
         size = cut.log_policy.shape[1]
+        numbers = _numbers_per_block(actions)
         per_block = max(1, numbers // (size * max(size, self.distance.dimension)))
         parts = [
             self._solve(cut.rows(block).without_repeats(), actions[block])
