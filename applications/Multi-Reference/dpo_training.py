@@ -9,14 +9,12 @@ Several GPUs: deepspeed dpo_training.py ... A file of settings: dpo_training.py 
 """
 
 from dschat.config import parse_config, run_script
-from dschat.training.dpo_config import DirectPreferenceConfig
-from dschat.training.reference_config import REPLACED_MULTI_REFERENCE_FLAGS
+from dschat.training.dpo_config import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 
 
 def main() -> None:
     """Parse the flags and train."""
-    replaced = REPLACED_MULTI_REFERENCE_FLAGS
-    config = parse_config(DirectPreferenceConfig, description=__doc__, replaced_flags=replaced)
+    config = parse_config(DirectPreferenceConfig, None, __doc__, REPLACED_DPO_FLAGS)
 
     from dschat.training.dpo import run_dpo
 

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 from dschat.config import parse_config
-from dschat.training.dpo_config import DirectPreferenceConfig
-from dschat.training.reference_config import REPLACED_MULTI_REFERENCE_FLAGS
+from dschat.training.dpo_config import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 
 def configured(flags: dict[str, Any]) -> DirectPreferenceConfig:
     """Parsed and checked as the script does."""
-    replaced = REPLACED_MULTI_REFERENCE_FLAGS
-    return parse_config(DirectPreferenceConfig, command_line(flags), replaced_flags=replaced)
+    return parse_config(DirectPreferenceConfig, command_line(flags), None, REPLACED_DPO_FLAGS)
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:

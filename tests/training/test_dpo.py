@@ -302,6 +302,8 @@ def test_prompts_that_fill_the_length_are_told(
         ({"ref_weights": [0.5, 0.5]}, "--refs"),
         ({"enable_hybrid_engine": True}, "hybrid engine"),
         ({"refs": ["x"]}, "one of the two"),
+        ({"model_name_or_path": "x"}, "--model"),
+        ({"resume_from_checkpoint": "x"}, "checkpoint-N"),
     ],
 )
 def test_flags_that_cannot_be_meant(

@@ -8,8 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dschat.config import flag, require
-from dschat.training.reference_config import ReferenceFlags, reference_weights
+from dschat.training.reference_config import (
+    REPLACED_MULTI_REFERENCE_FLAGS,
+    ReferenceFlags,
+    reference_weights,
+)
 from dschat.training.step12_config import SCHEDULERS, FineTuningConfig
+
+# Flags that users of other DPO scripts type -> what to use here.
+REPLACED_DPO_FLAGS: dict[str, str] = {
+    **REPLACED_MULTI_REFERENCE_FLAGS,
+    "resume_from_checkpoint": "it is not in this version; start from a saved folder: --model "
+    "output_dir/checkpoint-N",
+    "model_name_or_path": "the policy is named with --model",
+    "dataset_name": "the data set is named with --dataset",
+    "eval_strategy": "evaluate every N steps with --eval_steps N",
+    "evaluation_strategy": "evaluate every N steps with --eval_steps N",
+    "save_strategy": "save every N steps with --save_steps N",
+    "dtype": "give --bf16 or --fp16, or neither for float32",
+    "loss_type": "the loss is decided by --kl_type rkl or fkl",
+}
 
 
 @dataclass

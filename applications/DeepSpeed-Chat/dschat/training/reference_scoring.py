@@ -1,8 +1,8 @@
 """Sequence log-probabilities of preference pairs under several references, one in memory at a time.
 
-Policy and references go through the same function on the same batches: a policy that is its
-reference has the log-ratio 0 to the last bit at full precision, and nothing of size
-batch x length x vocabulary is ever made.
+Policy and references go through the same function, so that a policy that is its own reference has
+the log-ratio 0 (in bf16: up to what another padding of the batch changes), and no tensor of
+batch x length x vocabulary is made.
 """
 
 from __future__ import annotations
