@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -25,6 +26,8 @@ MARK = "DSCHAT_PROGRAM"
 """The variable in the environment of a program whose user has other processes too."""
 
 KILL_SECONDS = 5.0
+
+_STATE_AND_USERS = re.compile(rb"^State:\s+(\S).*?^Uid:\s+([^\n]*)", re.MULTILINE | re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def lease_user() -> Iterator[int | None]:
                 lock.bind(f"\0dschat-program-user-{user}")
             except OSError:
                 continue
-            if not _has_account(user) and not processes_of(user):
+            if not _has_account(user):
                 yield user
                 return
     raise UserError(
@@ -90,9 +93,8 @@ def processes_of(user: int, mark: str | None = None) -> list[int]:
 def _is_alive_as(process: str, user: int) -> bool:
     """Whether it runs as the user. (Not the folder's owner: a process can make that root.)"""
     with open(f"/proc/{process}/status", "rb") as file:
-        fields = dict(line.split(b":", 1) for line in file if b":" in line)
-    is_dead = fields[b"State"].split()[0] in (b"Z", b"X")
-    return not is_dead and str(user).encode() in fields[b"Uid"].split()
+        found = _STATE_AND_USERS.search(file.read())
+    return found is not None and found[1] not in b"ZX" and str(user).encode() in found[2].split()
 
 
 def _has_mark(process: str, mark: str | None) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import select
+import signal
 import struct
 import subprocess
 import time
@@ -84,10 +85,11 @@ class SandboxProcess:
             "output_bytes": limits.output_bytes,
             "open_files": limits.open_files,
             "cpu_seconds": limits.cpu_seconds,
+            "out_of_time": int(signal.SIGXCPU),
         }
         end = time.monotonic() + limits.test_seconds
         try:
-            self._send_frame(json.dumps(setup).encode(), b"", end)
+            self._send_frame(marshal.dumps(setup), b"", end)
             failed = self._receive(1, end) != b"\x00"
             message = self._receive(self._length(LENGTH, ERROR_BYTES, end)[0], end)
         except SandboxTimeoutError:
