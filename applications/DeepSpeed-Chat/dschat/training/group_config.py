@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from dschat.config import flag, require
+from dschat.errors import UserError
 from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
 from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.online_config import OnlineConfig
@@ -27,6 +31,39 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
     "reward_funcs": "the reward is that of checked answers; its parts have weights, such as "
     "--answer_reward",
 }
+
+
+# The trainer's flags by their names in this script, for messages.
+FLAG_NAMES = {
+    "data_path": "dataset",
+    "actor_model_name_or_path": "model",
+    "max_prompt_seq_len": "max_prompt_length",
+    "max_answer_seq_len": "max_completion_length",
+    "per_device_generation_batch_size": "generation_batch_size",
+    "per_device_training_batch_size": "per_device_train_batch_size",
+    "ppo_epochs": "num_iterations",
+    "kl_ctl": "gamma",
+    "actor_learning_rate": "learning_rate",
+    "actor_weight_decay": "weight_decay",
+    "num_warmup_steps": "warmup_steps",
+    "actor_lora_dim": "lora_dim",
+    "actor_lora_module_name": "lora_module_name",
+    "actor_zero_stage": "zero_stage",
+    "actor_gradient_checkpointing": "gradient_checkpointing",
+    "dtype": "bf16/--fp16",
+}
+
+
+@contextlib.contextmanager
+def own_flag_names(config: MultiReferenceConfig) -> Iterator[None]:
+    """Errors of the online trainer inside name the flags that this script's user gave."""
+    names = FLAG_NAMES if config.refs else {**FLAG_NAMES, "refs": "ref_a/--ref_b"}
+    flags = re.compile(rf"--({'|'.join(sorted(names, key=len, reverse=True))})\b")
+    try:
+        yield
+    except UserError as error:
+        message = flags.sub(lambda match: f"--{names[match[1]]}", str(error))
+        raise UserError(message) from error
 
 
 @dataclass
@@ -198,6 +235,10 @@ class MultiReferenceConfig(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, Wa
         )
         self.validate_training()
         self._validate_penalty_flags()
+        require(
+            self.num_iterations >= 1,
+            f"--num_iterations {self.num_iterations}: expected 1 or more.",
+        )
         for name in ("eval_steps", "save_steps"):
             value = getattr(self, name)
             require(
@@ -218,7 +259,8 @@ class MultiReferenceConfig(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, Wa
             f"--generation_batch_size {self.generation_batch_size}: expected a divisor of "
             f"--per_device_train_batch_size x --gradient_accumulation_steps = {step}.",
         )
-        self.online().validate()
+        with own_flag_names(self):
+            self.online().validate()
 
     def _validate_penalty_flags(self) -> None:
         """Flags of penalties that are not used would do nothing."""

@@ -15,7 +15,7 @@ from dschat.rewards.math_answers import MathAnswerReward, MathRewardWeights
 from dschat.rollout.generation import whole_model
 from dschat.rollout.references import FrozenPolicy
 from dschat.training import distributed
-from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.group_config import MultiReferenceConfig, own_flag_names
 from dschat.training.online import Task, train_online
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.reference_config import reference_weights
@@ -49,7 +49,8 @@ def train_multi_reference(config: MultiReferenceConfig) -> None:
         mixture=fkl and not config.from_samples,
         settings=config,
     )
-    train_online(config.online(), task)
+    with own_flag_names(config):
+        train_online(config.online(), task)
 
 
 def prepare(
