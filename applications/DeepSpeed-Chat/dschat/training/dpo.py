@@ -217,8 +217,9 @@ def load_pairs(config: DirectPreferenceConfig, begun: Start) -> tuple[Any, Seque
             begun.tokenizer, row, begun.end_token, config.max_length, config.max_prompt_length
         )
 
+    flags = "--max_prompt_length or " * (config.max_prompt_length is not None) + "--max_length"
     pairs = [
-        tokenised(rows, encode, what, "--max_length and --max_prompt_length")
+        tokenised(rows, encode, what, flags)
         for rows, what in ((data.train, "training pairs"), (data.eval, "held-out pairs"))
     ]
     return data.eval, pairs
