@@ -144,6 +144,7 @@ PROGRAMS = [
         "    os._exit(0)\n"
         "print('done')",
         WRONG,
+        harmless=True,
     ),
     Hostile(
         "daemon that hides",
