@@ -50,3 +50,38 @@ def read_metrics() -> Callable[[str | Path], list[dict[str, Any]]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def dpo_models(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three random models of one vocabulary; `wide` has 16 rows of padding in its output layer."""
+    from dpo_fixtures import save_model
+
+    folder = tmp_path_factory.mktemp("references")
+    padded = len(tiny_tokenizer) + 16
+    made = {
+        "a": save_model(folder / "a", tiny_tokenizer, seed=0),
+        "b": save_model(folder / "b", tiny_tokenizer, seed=1),
+        "wide": save_model(folder / "wide", tiny_tokenizer, seed=2, vocab_size=padded),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+@pytest.fixture
+def dpo_settings(preference_dir: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the flags of a short run; keyword arguments override them."""
+
+    def make(**flags: Any) -> dict[str, Any]:
+        return {
+            "dataset": str(preference_dir),
+            "data_output_path": str(preference_dir / "prepared"),
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 3,
+            "max_length": 64,
+            "learning_rate": 1e-3,
+            "seed": 1,
+            **flags,
+        }
+
+    return make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from dpo_fixtures import configured, long_way, save_model
-from dschat.errors import UserError
+from dpo_fixtures import configured, long_way
 from dschat.models.loading import load_causal_lm
 from dschat.training.dpo import encode_preference, load_pairs, load_policy, train_dpo
 from dschat.training.fine_tuning import FineTuningTrainer, start, trainer_arguments
@@ -25,56 +23,27 @@ Settings = Callable[..., dict[str, Any]]
 Metrics = Callable[[str | Path], list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def models(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Three random models of one vocabulary; `wide` has 16 rows of padding in its output layer."""
-    folder = tmp_path_factory.mktemp("references")
-    padded = len(tiny_tokenizer) + 16
-    made = {
-        "a": save_model(folder / "a", tiny_tokenizer, seed=0),
-        "b": save_model(folder / "b", tiny_tokenizer, seed=1),
-        "wide": save_model(folder / "wide", tiny_tokenizer, seed=2, vocab_size=padded),
-    }
-    return {name: str(path) for name, path in made.items()}
-
-
-@pytest.fixture
-def dpo_settings(preference_dir: Path, tmp_path: Path) -> Settings:
-    """Makes the flags of a short run; keyword arguments override them."""
-
-    def make(**flags: Any) -> dict[str, Any]:
-        return {
-            "dataset": str(preference_dir),
-            "data_output_path": str(preference_dir / "prepared"),
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": 3,
-            "max_length": 64,
-            "learning_rate": 1e-3,
-            "seed": 1,
-            **flags,
-        }
-
-    return make
-
-
 @pytest.mark.parametrize("kl_type", ["rkl", "fkl"])
 def test_the_first_evaluation_is_the_formula(
     kl_type: str,
-    models: dict[str, str],
+    dpo_models: dict[str, str],
     tiny_tokenizer: Any,
     dpo_settings: Settings,
     read_metrics: Metrics,
 ) -> None:
     """Margins of 3 references and another policy, one of padded width, against plain arithmetic."""
-    paths, weights, gamma = [models["a"], models["b"], models["wide"]], [0.5, 0.2, 0.3], 0.3
-    flags = dpo_settings(refs=paths, ref_weights=weights, model=models["wide"], gamma=gamma)
+    paths, weights, gamma = (
+        [dpo_models["a"], dpo_models["b"], dpo_models["wide"]],
+        [0.5, 0.2, 0.3],
+        0.3,
+    )
+    flags = dpo_settings(refs=paths, ref_weights=weights, model=dpo_models["wide"], gamma=gamma)
     train_dpo(configured({**flags, "kl_type": kl_type, "max_steps": 1, "max_log_ratio": 30}))
     (first, *_) = read_metrics(flags["output_dir"])
 
     def implicit(prompt: str, response: str) -> tuple[float, list[float]]:
         texts = (tiny_tokenizer, prompt, response)
-        log_pi = long_way(Path(models["wide"]), *texts)
+        log_pi = long_way(Path(dpo_models["wide"]), *texts)
         log_rho = [long_way(Path(path), *texts) for path in paths]
         if kl_type == "rkl":
             geometric = sum(w * l for w, l in zip(weights, log_rho, strict=True))
@@ -119,9 +88,9 @@ class Recorder(TrainerCallback):
 
 
 def test_one_reference_is_trls_dpo(
-    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics, tmp_path: Path
+    dpo_models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics, tmp_path: Path
 ) -> None:
-    flags = dpo_settings(refs=models["b"], model=models["a"], gamma=0.2, num_train_epochs=2)
+    flags = dpo_settings(refs=dpo_models["b"], model=dpo_models["a"], gamma=0.2, num_train_epochs=2)
     train_dpo(configured(flags))
     ours = [row for row in read_metrics(flags["output_dir"]) if row["step"] > 0]
 
@@ -131,7 +100,7 @@ def test_one_reference_is_trls_dpo(
     _, (train, _) = load_pairs(config, begun)
     trainer = StockTrainer(
         model=load_policy(config, begun, width=len(begun.tokenizer)),
-        ref_model=load_causal_lm(models["b"], begun.tokenizer, begun.dtype),
+        ref_model=load_causal_lm(dpo_models["b"], begun.tokenizer, begun.dtype),
         args=trainer_arguments(DPOConfig, settings, begun, num_train_epochs=2, beta=0.2),
         train_dataset=train,
         processing_class=begun.tokenizer,
@@ -148,9 +117,9 @@ def test_one_reference_is_trls_dpo(
 
 
 def test_the_forward_kl_learns_and_the_guard_is_seen(
-    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
+    dpo_models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
 ) -> None:
-    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], kl_type="fkl", beta=0.1)
+    flags = dpo_settings(ref_a=dpo_models["a"], ref_b=dpo_models["b"], kl_type="fkl", beta=0.1)
     train_dpo(configured({**flags, "num_train_epochs": 3, "max_log_ratio": 0.5}))
     metrics = read_metrics(flags["output_dir"])
     assert metrics[-1]["eval_loss"] < metrics[0]["eval_loss"]
@@ -158,11 +127,11 @@ def test_the_forward_kl_learns_and_the_guard_is_seen(
 
 
 def test_steps_are_counted_as_asked(
-    models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
+    dpo_models: dict[str, str], dpo_settings: Settings, read_metrics: Metrics
 ) -> None:
     flags = dpo_settings(
-        ref_a=models["a"],
-        ref_b=models["b"],
+        ref_a=dpo_models["a"],
+        ref_b=dpo_models["b"],
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         max_steps=5,
@@ -194,15 +163,17 @@ def test_steps_are_counted_as_asked(
     del written["run"]
     again = DirectPreferenceConfig(**written)
     again.validate()
-    assert (again.bf16, again.eval_steps, again.ref_b) == (True, 3, models["b"])
+    assert (again.bf16, again.eval_steps, again.ref_b) == (True, 3, dpo_models["b"])
 
 
 def test_adapters_alone_are_trained_and_merged(
-    models: dict[str, str], dpo_settings: Settings
+    dpo_models: dict[str, str], dpo_settings: Settings
 ) -> None:
-    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], lora_dim=2, learning_rate=1e-1)
+    flags = dpo_settings(
+        ref_a=dpo_models["a"], ref_b=dpo_models["b"], lora_dim=2, learning_rate=1e-1
+    )
     train_dpo(configured({**flags, "lora_module_name": "q_proj", "gradient_checkpointing": True}))
-    before = AutoModelForCausalLM.from_pretrained(models["a"]).state_dict()
+    before = AutoModelForCausalLM.from_pretrained(dpo_models["a"]).state_dict()
     after = AutoModelForCausalLM.from_pretrained(flags["output_dir"]).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)}
@@ -224,96 +195,3 @@ def test_a_pair_is_cut_as_its_texts(tiny_tokenizer: Any) -> None:
     same = {**row, "rejected": " brown fox jumps"}
     two = len(whole["chosen_ids"]) - 1
     assert not encode_preference(tiny_tokenizer, same, "<eos>", length + two, None)["keep"]
-
-
-def test_other_tokens_are_named(
-    models: dict[str, str], dpo_settings: Settings, tiny_tokenizer: Any, tmp_path: Path
-) -> None:
-    import copy
-
-    other = copy.deepcopy(tiny_tokenizer)
-    other.add_tokens(["<teapot>"])
-    save_model(tmp_path / "other", other, seed=5)
-    flags = dpo_settings(ref_a=models["a"], ref_b=str(tmp_path / "other"))
-    with pytest.raises(UserError, match="different vocabularies.*<teapot>"):
-        train_dpo(configured(flags))
-
-
-def test_references_that_cannot_be_loaded_are_named(
-    models: dict[str, str], dpo_settings: Settings, tmp_path: Path
-) -> None:
-    flags = dpo_settings(ref_a=models["a"], ref_b=str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="--ref_b .*nowhere: no such folder"):
-        train_dpo(configured(flags))
-    broken = tmp_path / "broken"
-    save = AutoModelForCausalLM.from_pretrained(models["b"])
-    save.config.save_pretrained(broken)
-    for file in Path(models["b"]).glob("tokenizer*"):
-        (broken / file.name).write_bytes(file.read_bytes())
-    flags = dpo_settings(refs=[models["a"], str(broken)])
-    with pytest.raises(UserError, match="--refs .*broken: the folder cannot be read"):
-        train_dpo(configured(flags))
-    assert not (Path(flags["output_dir"]) / "model.safetensors").exists()
-
-
-def test_numbers_that_are_none_are_told(
-    models: dict[str, str], dpo_settings: Settings, tiny_tokenizer: Any, tmp_path: Path
-) -> None:
-    folder = save_model(tmp_path / "nan", tiny_tokenizer, seed=6)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    torch.nn.init.constant_(model.get_output_embeddings().weight, math.nan)
-    model.save_pretrained(folder)
-    flags = dpo_settings(refs=[models["a"], str(folder)])
-    with pytest.raises(UserError, match="no finite numbers for 16 of 16 pairs"):
-        train_dpo(configured(flags))
-
-
-def test_data_without_rejected_responses_is_refused(
-    models: dict[str, str], dpo_settings: Settings, tmp_path: Path
-) -> None:
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({**r, "rejected": None}) + "\n" for r in rows(6)))
-    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], dataset=str(data))
-    with pytest.raises(UserError, match="missing field 'rejected'"):
-        train_dpo(configured(flags))
-
-
-def test_prompts_that_fill_the_length_are_told(
-    models: dict[str, str], dpo_settings: Settings
-) -> None:
-    flags = dpo_settings(ref_a=models["a"], ref_b=models["b"], max_length=4)
-    with pytest.raises(UserError, match="--max_length"):
-        train_dpo(configured(flags))
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        ({"gamma": 0}, "--gamma 0"),
-        ({"max_log_ratio": 100}, "--max_log_ratio"),
-        ({"bf16": True, "fp16": True}, "contradict"),
-        ({"max_steps": 0}, "--max_steps 0"),
-        ({"max_prompt_length": 64}, "less than"),
-        ({"warmup_steps": 3, "warmup_ratio": 0.1}, "one of them"),
-        ({"logging_steps": 0}, "--logging_steps"),
-        ({"learning_rate": -1}, "--learning_rate"),
-        ({"zero_stage": 4}, "0, 1, 2 or 3"),
-        ({"alpha": 2}, "--alpha 2"),
-        ({"ref_weights": [0.5, 0.5]}, "--refs"),
-        ({"enable_hybrid_engine": True}, "hybrid engine"),
-        ({"refs": ["x"]}, "one of the two"),
-        ({"model_name_or_path": "x"}, "--model"),
-        ({"resume_from_checkpoint": "x"}, "checkpoint-N"),
-    ],
-)
-def test_flags_that_cannot_be_meant(
-    flags: dict[str, Any], says: str, dpo_settings: Settings
-) -> None:
-    with pytest.raises(UserError, match=says):
-        configured(dpo_settings(ref_a="a", ref_b="b", **flags))
-
-
-@pytest.mark.parametrize("flags", [{"kl_type": "js"}, {"report_to": "wandb"}])
-def test_choices_are_listed(flags: dict[str, Any], dpo_settings: Settings) -> None:
-    with pytest.raises(SystemExit):
-        configured(dpo_settings(ref_a="a", ref_b="b", **flags))
