@@ -264,13 +264,15 @@ def test_time_of_all_tests_together() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_on_the_disk(reward: CodeExecutionReward) -> None:
-    def folders() -> set[str]:
-        return {name for name in os.listdir(tempfile.gettempdir()) if "dschat-program" in name}
-
-    before = folders()
-    assert verdicts(reward, "open('x', 'w').write('y')\nprint(3)", [""], ["3"]) == ["passed"]
-    assert folders() <= before
+def test_nothing_is_left_on_the_disk(
+    reward: CodeExecutionReward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        program = "open('x', 'w').write('y')\nimport os\nprint(os.getcwd())"
+        assert verdicts(reward, program, [""], ["3"]) == ["wrong"]
+        assert os.listdir(folder) == []
 
 
 @pytest.mark.slow
