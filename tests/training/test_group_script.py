@@ -13,7 +13,9 @@ import torch
 from dschat.config import parse_config
 from dschat.errors import UserError
 from dschat.training.group_config import REPLACED_GROUP_FLAGS, MultiReferenceConfig
-from dschat.training.group_run import train_multi_reference
+from dschat.training.group_run import task_of, train_multi_reference
+from dschat.training.online import build_trainer
+from dschat.training.online_setup import start
 from dschat.utils.files import read_jsonl
 from launch import MULTI_REFERENCE, run_script
 from safetensors.torch import load_file
@@ -115,7 +117,9 @@ def test_two_ranks_are_one_rank(
             folder, output, **{**size, "zero_stage": stage, "deepspeed": None, **changes}
         )
         if ranks == 1:
-            train_multi_reference(parsed(argv))
+            config = parsed(argv)
+            online = config.online()
+            build_trainer(online, *start(online), task_of(config)).train()
         else:
             run = run_script(GRPO, argv, ranks)
             assert run.returncode == 0, run.stderr[-3000:]

@@ -29,28 +29,29 @@ def train_multi_reference(config: MultiReferenceConfig) -> None:
     Raises:
         UserError: something the user gave cannot be used.
     """
-    evaluation = Evaluation(config)
-    iterations = config.eval_steps // config.num_iterations
+    with own_flag_names(config):
+        train_online(config.online(), task_of(config))
+
+
+def task_of(config: MultiReferenceConfig) -> Task:
+    """The reward, the evaluation and the penalty's samples, for the online trainer."""
     fkl = config.penalty == "kl" and config.kl_type == "fkl"
-    task = Task(
-        reward=MathAnswerReward(
-            MathRewardWeights(
-                answer=config.answer_reward,
-                integer=config.integer_reward,
-                strict_format=config.strict_format_reward,
-                soft_format=config.soft_format_reward,
-                tag=config.tag_reward,
-            )
-        ),
-        evaluate=evaluation,
-        evaluate_every=iterations,
+    weights = MathRewardWeights(
+        answer=config.answer_reward,
+        integer=config.integer_reward,
+        strict_format=config.strict_format_reward,
+        soft_format=config.soft_format_reward,
+        tag=config.tag_reward,
+    )
+    return Task(
+        reward=MathAnswerReward(weights),
+        evaluate=Evaluation(config),
+        evaluate_every=config.eval_steps // config.num_iterations,
         prepare=functools.partial(prepare, config),
         sample_coefficient=config.gamma if config.from_samples else 0.0,
         mixture=fkl and not config.from_samples,
         settings=config,
     )
-    with own_flag_names(config):
-        train_online(config.online(), task)
 
 
 def prepare(

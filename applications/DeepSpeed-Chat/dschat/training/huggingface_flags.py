@@ -56,6 +56,13 @@ class HuggingFaceFlags:
 
     def validate_training(self) -> None:
         """Refuse values that cannot be meant; raises `UserError`."""
+        for name in (
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "num_train_epochs",
+        ):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name} {value}: expected 1 or more.")
         require(not (self.bf16 and self.fp16), "--bf16 and --fp16 contradict each other; give one.")
         require(
             self.max_steps >= 1 or self.max_steps == -1,
