@@ -138,13 +138,16 @@ def symmetric_kernel(
     size = len(support)
     position = support.new_full((len(vocabulary.starts) - 1,), -1, dtype=torch.int32)
     position[support] = torch.arange(size, dtype=torch.int32, device=support.device)
+    # Where no token has a neighbour near enough, all rows are as those of the extra bins.
+    is_identity = len(vocabulary.columns) == len(position)
+    coupled = support[:0] if is_identity else support
     widest = max(1, len(vocabulary.columns) // max(1, len(position)))
     block = ENTRIES_PER_BLOCK.get(support.device.type, ENTRIES_PER_BLOCK["cpu"])
     parts = [
-        _rows_within(vocabulary, rows, position) for rows in support.split(max(1, block // widest))
+        _rows_within(vocabulary, rows, position) for rows in coupled.split(max(1, block // widest))
     ]
-    extra = torch.arange(size, size + extra_bins, device=support.device)
-    parts.append((torch.ones_like(extra), extra.int(), vocabulary.costs.new_zeros(extra_bins)))
+    alone = torch.arange(len(coupled), size + extra_bins, device=support.device)
+    parts.append((torch.ones_like(alone), alone.int(), vocabulary.costs.new_zeros(len(alone))))
     counts, columns, costs = (torch.cat(column) for column in zip(*parts, strict=True))
     starts = _starts(counts)
     if len(columns) <= LARGEST_INT32:
