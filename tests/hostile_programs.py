@@ -157,6 +157,18 @@ PROGRAMS = [
         WRONG,
     ),
     Hostile(
+        "comet",
+        "import os\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    while True:\n"
+        "        try:\n"
+        "            if os.fork(): os._exit(0)\n"
+        "        except OSError: pass\n"
+        "print('done')",
+        WRONG,
+    ),
+    Hostile(
         "network",
         "import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)",
         CRASH,

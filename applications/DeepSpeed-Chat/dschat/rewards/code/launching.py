@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dschat.rewards.code.bubblewrap import (
     PYTHON_FLAGS,
@@ -18,7 +18,14 @@ from dschat.rewards.code.bubblewrap import (
     environment,
     find_bubblewrap,
 )
-from dschat.rewards.code.identity import MARK, as_user, count_tasks, kill_all, processes_of
+from dschat.rewards.code.identity import (
+    MARK,
+    as_user,
+    count_tasks,
+    kill_all,
+    kill_user,
+    processes_of,
+)
 from dschat.rewards.code.interpreter import find_interpreter
 from dschat.rewards.code.limits import Limits
 from dschat.rewards.code.process import SandboxProcess
@@ -41,6 +48,7 @@ def launch_bubblewrap(limits: Limits, user: int | None) -> SandboxProcess:
     process = _popen(command, user, {}, None)
 
     def end() -> None:
+        # All of them end with bubblewrap; this waits for it.
         if user is not None:
             kill_all(lambda: processes_of(user))
 
@@ -57,7 +65,7 @@ def launch_limited(limits: Limits, user: int | None, folder: Path) -> SandboxPro
 
     def end() -> None:
         if user is not None:
-            kill_all(lambda: processes_of(user))
+            kill_user(user)
         else:
             kill_all(lambda: processes_of(os.geteuid(), mark))
 
@@ -68,7 +76,6 @@ def _popen(
     command: list[str], user: int | None, variables: dict[str, str], folder: Path | None
 ) -> subprocess.Popen[bytes]:
     prefix, arguments = as_user(user)
-    more: dict[str, Any] = arguments
     return subprocess.Popen(
         [*prefix, *command],
         bufsize=0,
@@ -79,7 +86,7 @@ def _popen(
         cwd="/" if folder is None else folder,
         start_new_session=True,
         umask=0o077,
-        **more,
+        **arguments,
     )
 
 
