@@ -14,7 +14,7 @@ from dschat.regularization.sinkhorn_solver import Solver, solve
 from dschat.regularization.token_distance import TokenDistance
 from dschat.regularization.truncation import Truncation, truncate
 
-NUMBERS_PER_BLOCK = {"cpu": 2**20, "cuda": 2**26}
+NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
 

@@ -84,15 +84,54 @@ def solve(
     of_reference, reference_error = _solve_symmetric(log_reference, log_sums, max_iter, tol / 2)
     # More precision than the self problems have would be lost in the difference.
     threshold = (policy_error + reference_error).clamp(min=tol)
-    f, g = of_policy, of_reference
-    x, y = log_sums(log_reference + g), log_sums(log_policy + f)
-    error = _error(log_policy, f, log_reference + g, x) + _error(
-        log_reference, g, log_policy + f, y
+    f, g, error, iterations = _solve_cross(
+        (log_policy, log_reference),
+        (of_policy, of_reference),
+        costs,
+        kernel,
+        threshold,
+        max_iter,
+        log_sums,
     )
+    return Potentials(f, g, of_policy, of_reference, error, error <= tol, iterations)
+
+
+def _solve_cross(
+    log_masses: tuple[Tensor, Tensor],
+    potentials: tuple[Tensor, Tensor],
+    costs: Tensor,
+    kernel: Kernel,
+    threshold: Tensor,
+    max_iter: int,
+    log_sums: LogSums | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """f, g, marginal error and updates of the cross problem, from given potentials.
+
+    Positions that are done stay as they are until they are the half; then the others go on alone.
+    """
+    log_policy, log_reference = log_masses
+    f, g = potentials
+    log_sums = log_sums or kernel(costs)
+    x, y = log_sums(log_reference + g), log_sums(log_policy + f)
+    error = _error(log_policy, f, log_reference + g, x)
+    error = error + _error(log_reference, g, log_policy + f, y)
     done = error <= threshold
     iterations = torch.zeros(len(f), dtype=torch.int64, device=f.device)
-    for _ in range(max_iter):
-        if bool(done.all()):
+    for update in range(max_iter):
+        running = (~done).nonzero().squeeze(1)
+        if not len(running):
+            break
+        if update and 2 * len(running) <= len(done):
+            others = _solve_cross(
+                (log_policy[running], log_reference[running]),
+                (f[running], g[running]),
+                costs[running],
+                kernel,
+                threshold[running],
+                max_iter - update,
+            )
+            f[running], g[running], error[running] = others[:3]
+            iterations[running] += others[3]
             break
         active = ~done.unsqueeze(1)
         iterations += ~done
@@ -106,7 +145,7 @@ def solve(
         error = _error(log_policy, f, log_reference + g, x)
         error = error + _error(log_reference, g, log_policy + f, y)
         done = done | (error <= threshold)
-    return Potentials(f, g, of_policy, of_reference, error, error <= tol, iterations)
+    return f, g, error, iterations
 
 
 def _solve_bins(log_p: Tensor, log_q: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
