@@ -49,7 +49,7 @@ def start() -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        started.append(SandboxProcess(process, LIMITS, lambda: None))
+        started.append(SandboxProcess(process, LIMITS, process.kill, lambda: None))
         started[-1].wait_until_ready(20)
         return started[-1]
 

@@ -87,7 +87,7 @@ def test_bubblewrap_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Interpreter, "packages", property(lambda self: [self.library / "python3.11/site-packages"])
     )
     interpreter = Interpreter(tmp_path / "bin/python3.11", tmp_path / "lib")
-    command = bubblewrap_command("bwrap", interpreter, Limits(scratch_mb=3), "print(1)")
+    command = bubblewrap_command("bwrap", interpreter, Limits(scratch_mb=3), "print(1)", 9)
     before, python = command[: command.index("--")], command[command.index("--") + 1 :]
     assert python == ["/python/bin/python3.11", "-I", "-S", "-B", "-c", "print(1)"]
     for option in ("--unshare-all", "--disable-userns", "--die-with-parent", "--new-session"):
@@ -279,3 +279,31 @@ def test_nothing_is_left_on_the_disk(
 def test_large_input_and_output(reward: CodeExecutionReward) -> None:
     text = "1" * 3_000_000
     assert verdicts(reward, "print(input())", [text], [text]) == ["passed"]
+
+
+def orphans() -> set[int]:
+    """Dead processes of the programs' users that wait for init: their parent has gone."""
+    users = {os.geteuid()} if os.geteuid() else set(identity.FREE_USERS)
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "Z" and fields[1] == "1" and os.stat(f"/proc/{name}").st_uid in users:
+                found.add(int(name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_no_zombies_are_left_to_init(reward: CodeExecutionReward) -> None:
+    """Init reaps nothing in many containers: a zombie per program would fill the process table."""
+    before = orphans()
+    example = {"input_output": json.dumps({"inputs": [""], "outputs": ["3"]})}
+    limits = Limits(test_seconds=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        quick = CodeExecutionReward(workers=2, sandbox=reward.sandbox, limits=limits)
+    programs = ["print(3)", "print(4)", "1 / 0", "import time\ntime.sleep(9)", "x", "("]
+    quick([""] * 6, programs, [example] * 6)
+    assert orphans() <= before

@@ -37,16 +37,17 @@ def _can_disable_user_namespaces(program: str) -> bool:
 
 
 def bubblewrap_command(
-    program: str, interpreter: Interpreter, limits: Limits, source: str
+    program: str, interpreter: Interpreter, limits: Limits, source: str, news: int
 ) -> list[str]:
     """The command that runs Python source in a new sandbox.
 
     Args:
         program: bubblewrap's path.
         source: given to the interpreter by `-c`.
+        news: the descriptor to which bubblewrap writes its first process's id, as JSON.
     """
     size = str(limits.scratch_mb * MEBIBYTE)
-    command = [program, "--unshare-all", "--unshare-user"]
+    command = [program, "--unshare-all", "--unshare-user", "--info-fd", str(news)]
     if _can_disable_user_namespaces(program):
         command.append("--disable-userns")
     command += ["--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]

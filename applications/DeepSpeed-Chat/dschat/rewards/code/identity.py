@@ -34,12 +34,12 @@ _STATE_AND_USERS = re.compile(rb"^State:\s+(\S).*?^Uid:\s+([^\n]*)", re.MULTILIN
 
 @contextlib.contextmanager
 def lease_user() -> Iterator[int | None]:
-    """A user id for one program while the block runs; None if the process is not root's.
+    """A user id for one program while the block runs; None if the process cannot change it.
 
     Raises:
         UserError: all ids are taken.
     """
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not _are_mapped(FREE_USERS):
         yield None
         return
     # Not the one just given back: its dead processes may still count.
@@ -58,6 +58,13 @@ def lease_user() -> Iterator[int | None]:
         f"All user ids from {FREE_USERS.start} to {FREE_USERS.stop - 1} are taken: generated "
         "programs cannot run as a user of their own. Start as an ordinary user, not as root."
     )
+
+
+def _are_mapped(users: range) -> bool:
+    """Whether these ids exist here: in a rootless container, root is somebody else's only id."""
+    with open("/proc/self/uid_map") as file:
+        spans = [tuple(map(int, line.split())) for line in file]
+    return any(first <= users.start and users.stop <= first + count for first, _, count in spans)
 
 
 def _has_account(user: int) -> bool:
@@ -113,6 +120,15 @@ def count_tasks(user: int) -> int:
         with contextlib.suppress(OSError):
             count += len(os.listdir(f"/proc/{process}/task"))
     return count
+
+
+def kill_children(process: int) -> None:
+    """Kill the children of a process with one thread, if the kernel tells them."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{process}/task/{process}/children") as file:
+            children = list(map(int, file.read().split()))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
 
 
 # The kernel does it in one go, where a program that forks and ends all the time escapes from any

@@ -85,6 +85,11 @@ def _is_open(path: Path) -> bool:
     return above and bool(path.stat().st_mode & stat.S_IROTH)
 
 
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a fork that ends earlier
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _link_or_copy(source: str, target: str) -> str:
     try:
         os.link(source, target)
@@ -96,7 +101,7 @@ def _link_or_copy(source: str, target: str) -> str:
 def _copy(original: Interpreter) -> Interpreter:
     """The interpreter and its standard library in a temporary folder, removed at the exit."""
     folder = Path(tempfile.mkdtemp(prefix="dschat-python-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     folder.chmod(0o755)
     copy = Interpreter(folder / "bin" / original.executable.name, folder / "lib")
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +27,7 @@ from dschat.rewards.code.identity import (
     as_user,
     count_tasks,
     kill_all,
+    kill_children,
     kill_user,
     processes_of,
 )
@@ -36,6 +41,9 @@ RUNNER_SOURCE = Path(__file__).with_name("runner.py").read_text(encoding="utf-8"
 RUNNER_PROCESSES = 2  # the runner and its child
 BUBBLEWRAP_PROCESSES = 2  # one outside and one inside the namespaces
 
+NEWS_SECONDS = 30.0
+_CHILD = re.compile(rb'"child-pid": *([0-9]+)')
+
 KERNEL_WITH_COUNTS_PER_NAMESPACE = (5, 14)
 
 
@@ -44,15 +52,38 @@ def launch_bubblewrap(limits: Limits, user: int | None) -> SandboxProcess:
     program = find_bubblewrap()
     assert program is not None, "only where bubblewrap was found"
     interpreter = find_interpreter(for_others=user is not None)
-    command = bubblewrap_command(program, interpreter, limits, RUNNER_SOURCE)
-    process = _popen(command, user, {}, None)
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as news:
+        with os.fdopen(write, "wb"):
+            command = bubblewrap_command(program, interpreter, limits, RUNNER_SOURCE, write)
+            process = _popen(command, user, {}, None, (write,))
+        inside = _CHILD.search(_read_news(news.fileno()))
 
-    def end() -> None:
-        # All of them end with bubblewrap; this waits for it.
+    def kill_inside() -> None:
+        # The first process of the namespace: every other one in it ends with it.
+        with contextlib.suppress(ProcessLookupError):
+            if inside is not None:
+                os.kill(int(inside[1]), signal.SIGKILL)
+
+    def kill_rest() -> None:
         if user is not None:
             kill_all(lambda: processes_of(user))
 
-    return SandboxProcess(process, limits, end)
+    return SandboxProcess(process, limits, kill_inside, kill_rest)
+
+
+def _read_news(descriptor: int) -> bytes:
+    """What bubblewrap says, until it has started its own first process inside, or has failed."""
+    end = time.monotonic() + NEWS_SECONDS
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    news = b""
+    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        part = os.read(descriptor, 4096)
+        if not part:
+            break
+        news += part
+    return news
 
 
 def launch_limited(limits: Limits, user: int | None, folder: Path) -> SandboxProcess:
@@ -63,17 +94,24 @@ def launch_limited(limits: Limits, user: int | None, folder: Path) -> SandboxPro
     command = [str(interpreter.executable), *PYTHON_FLAGS, RUNNER_SOURCE]
     process = _popen(command, user, variables, folder)
 
-    def end() -> None:
+    def kill_inside() -> None:
+        kill_children(process.pid)
+
+    def kill_rest() -> None:
         if user is not None:
             kill_user(user)
         else:
             kill_all(lambda: processes_of(os.geteuid(), mark))
 
-    return SandboxProcess(process, limits, end)
+    return SandboxProcess(process, limits, kill_inside, kill_rest)
 
 
 def _popen(
-    command: list[str], user: int | None, variables: dict[str, str], folder: Path | None
+    command: list[str],
+    user: int | None,
+    variables: dict[str, str],
+    folder: Path | None,
+    descriptors: tuple[int, ...] = (),
 ) -> subprocess.Popen[bytes]:
     prefix, arguments = as_user(user)
     return subprocess.Popen(
@@ -86,6 +124,7 @@ def _popen(
         cwd="/" if folder is None else folder,
         start_new_session=True,
         umask=0o077,
+        pass_fds=descriptors,
         **arguments,
     )
 

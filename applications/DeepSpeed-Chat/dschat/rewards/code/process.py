@@ -16,6 +16,9 @@ from typing import Any
 from dschat.rewards.code.limits import Limits
 from dschat.rewards.code.runner import ERROR_BYTES, LENGTH, NONCE_BYTES, READY, RESULT
 
+END_SECONDS = 0.5
+"""How long a sandbox may take to end by itself once what it waits for is killed."""
+
 
 class SandboxClosedError(Exception):
     """The other side has gone, or what it sent is no answer."""
@@ -45,17 +48,23 @@ class SandboxProcess:
 
     Args:
         process: the started sandbox; its standard input and output are the runner's.
-        end: kills whatever may be left once the process itself is killed.
+        kill_inside: kills what the process waits for, so that it ends by itself and leaves no
+            zombies to an init that may not reap any, as is usual in containers.
+        kill_rest: kills whatever may be left once the process has ended.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], limits: Limits, end: Callable[[], None]
+        self,
+        process: subprocess.Popen[bytes],
+        limits: Limits,
+        kill_inside: Callable[[], None],
+        kill_rest: Callable[[], None],
     ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.process = process
         self.limits = limits
-        self._end = end
+        self._kill_inside, self._kill_rest = kill_inside, kill_rest
         self._write, self._read = process.stdin.fileno(), process.stdout.fileno()
         for descriptor in (self._write, self._read):
             os.set_blocking(descriptor, False)
@@ -127,12 +136,17 @@ class SandboxProcess:
 
     def close(self) -> None:
         """Kill everything in the sandbox."""
+        if self.process.poll() is None:
+            self._kill_inside()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
-                stream.close()
-        self.process.kill()
-        self.process.wait()
-        self._end()
+                stream.close()  # which ends a runner that waits for a test
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:  # the program has stopped it, for instance
+            self.process.kill()
+            self.process.wait()
+        self._kill_rest()
 
     def _length(self, layout: struct.Struct, highest: int, end: float) -> tuple[Any, ...]:
         """Numbers that may be trusted to be lengths, but for the first of several."""

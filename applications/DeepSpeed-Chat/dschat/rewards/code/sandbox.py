@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ def choose_sandbox(choice: Sandbox) -> SandboxKind:
         raise UserError(
             f"Generated programs are run on Linux only; this is {sys.platform}. Train on Linux."
         )
-    problem = _bubblewrap_problem() if choice != "limits" else "as asked for"
+    problem = "as asked for" if choice == "limits" else _problem("bwrap")
     if problem is None:
         return "bwrap"
     if choice == "bwrap":
@@ -64,24 +63,29 @@ def choose_sandbox(choice: Sandbox) -> SandboxKind:
             "package bubblewrap and allow user namespaces (sysctl user.max_user_namespaces; in a "
             "container: its seccomp profile), or take the sandbox limits, which isolates less."
         )
-    root = os.geteuid() == 0
-    whom = "every user" if root else "you"
-    more = "" if root else ", and your own other processes, which a program may kill"
+    if (failure := _problem("limits")) is not None:
+        raise UserError(f"Generated programs cannot be run here: {failure}.")
+    with lease_user() as user:
+        own = user is not None
     warnings.warn(
-        NOT_ISOLATED.format(reason=problem, whom=whom, more=more), RuntimeWarning, stacklevel=2
+        NOT_ISOLATED.format(
+            reason=problem,
+            whom="every user" if own else "you",
+            more="" if own else ", and your own other processes, which a program may kill",
+        ),
+        RuntimeWarning,
+        stacklevel=3,
     )
     return "limits"
 
 
-def _bubblewrap_problem() -> str | None:
-    """Why bubblewrap cannot be used here; None if it can."""
-    if find_bubblewrap() is None:
+def _problem(kind: SandboxKind) -> str | None:
+    """Why a kind of sandbox cannot be used here; None if a trial succeeds."""
+    if kind == "bwrap" and find_bubblewrap() is None:
         return "bubblewrap is not installed"
+    limits = Limits(test_seconds=START_SECONDS)
     try:
-        with start_sandbox("bwrap", Limits(test_seconds=START_SECONDS), "print(input())", None) as (
-            sandbox,
-            message,
-        ):
+        with start_sandbox(kind, limits, "print(input())", None) as (sandbox, message):
             if message is not None:
                 return message
             execution = sandbox.run("works", START_SECONDS)
