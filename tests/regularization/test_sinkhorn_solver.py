@@ -92,3 +92,19 @@ def test_a_position_does_not_depend_on_the_others_of_its_block(rng):
             torch.testing.assert_close(field, expected[one], rtol=1e-9, atol=1e-9)
     assert whole.iterations[2] == 0
     assert torch.equal(whole.cross_policy[2], whole.self_policy[2])
+
+
+def test_positions_of_a_block_do_not_influence_each_other(rng):
+    """Most positions are equal and done at once; those that are not go on without them."""
+    points = torch.randn(12, 2, generator=rng, dtype=torch.float64)
+    costs = torch.cdist(points, points).expand(9, -1, -1) / 0.05
+    p = torch.randn(9, 12, generator=rng, dtype=torch.float64)
+    steps = torch.tensor([0, 3, 0, 0.3, 0, 1, 0.1, 0, 2], dtype=torch.float64).unsqueeze(1)
+    q = p + steps * torch.randn(9, 12, generator=rng, dtype=torch.float64)
+    log_p, log_q = p.log_softmax(1), q.log_softmax(1)
+    together = solve(log_p, log_q, costs.clone(), 100, 1e-6)
+    assert len(together.iterations.unique()) > 2
+    for n in range(9):
+        alone = solve(log_p[n : n + 1], log_q[n : n + 1], costs[n : n + 1].clone(), 100, 1e-6)
+        for found, expected in zip(together, alone, strict=True):
+            torch.testing.assert_close(found[n : n + 1], expected, rtol=1e-6, atol=1e-8)
