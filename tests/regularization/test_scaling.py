@@ -117,7 +117,7 @@ def test_positions_that_converge_at_different_times_keep_their_own_iterates(rng)
     p *= torch.logspace(-3, 0.5, 20)
     policy, reference = p.softmax(0), (p + torch.logspace(-3, 0.5, 20) * q).softmax(0)
     result = scale(operator, policy, reference, max_iter=40, tol=1e-6)
-    assert len(result.iterations.unique()) > 3
+    assert len(result.iterations.unique()) >= 3
     expected = one_by_one(matrix, torch.zeros(wide, wide), policy, reference, 40, 1e-6)
     for n, (u, v, iterations, _, _) in enumerate(expected):
         assert int(result.iterations[n]) == iterations

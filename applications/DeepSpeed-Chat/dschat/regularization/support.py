@@ -100,13 +100,12 @@ def binned_distribution(logits: Tensor, support: Tensor) -> Tensor:
         logits: [N, V]; float64 stays, all else is computed in float32.
         support: [S] int64, without repetition.
     """
-    largest = logits.amax(1, keepdim=True)
-    weights = torch.sub(logits, largest.to(torch.promote_types(logits.dtype, torch.float32))).exp_()
-    outside = weights.new_ones(weights.shape[1]).index_fill_(0, support, 0.0)
+    masses = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    outside = masses.new_ones(masses.shape[1]).index_fill_(0, support, 0.0)
     # The last column is overwritten with the tail.
-    binned = weights.index_select(1, torch.cat([support, support.new_zeros(1)]))
-    binned[:, -1] = weights @ outside
-    return binned.div_(weights.sum(1, keepdim=True))
+    binned = masses.index_select(1, torch.cat([support, support.new_zeros(1)]))
+    binned[:, -1] = masses @ outside
+    return binned
 
 
 def bin_of(token_ids: Tensor, support: Tensor) -> Tensor:

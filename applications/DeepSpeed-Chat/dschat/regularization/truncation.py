@@ -77,11 +77,8 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
 
 def _log_masses(logits: Tensor, tokens: Tensor, repeated: Tensor) -> Tensor:
     """[N, S]: log-probabilities of ``tokens`` [N, S - 1], none where repeated, and of the rest."""
-    largest = logits.amax(1, keepdim=True)
-    largest = largest.to(torch.promote_types(logits.dtype, torch.float32))
-    # One tensor over the vocabulary, in the wider dtype.
-    weights = torch.sub(logits, largest).exp_()
-    tail = weights.scatter_(1, tokens, 0.0).sum(1, keepdim=True)
-    inside = torch.sub(logits.gather(1, tokens), largest).masked_fill_(repeated, -torch.inf)
-    total = inside.exp().sum(1, keepdim=True) + tail
-    return torch.cat([inside, tail.log()], dim=1) - total.log()
+    # One tensor over the vocabulary, in the wider dtype. Masses below its range count as none.
+    masses = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    inside = masses.gather(1, tokens).masked_fill_(repeated, 0.0)
+    tail = masses.scatter_(1, tokens, 0.0).sum(1, keepdim=True)
+    return torch.cat([inside, tail], dim=1).log_()
