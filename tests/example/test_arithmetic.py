@@ -14,7 +14,7 @@ from dschat.data.load import load_data
 from dschat.data.prompts import build_prompts
 from dschat.data.text import encode_pair
 from dschat.errors import UserError
-from dschat.example.arithmetic import ADDITIONS, main, train_rows, write_datasets
+from dschat.example.arithmetic import MISTAKEN, MISTAKEN_SHARE, main, train_rows, write_datasets
 from dschat.example.arithmetic_model import ROLES, TAGS, build_tokenizer, write_model
 from dschat.example.arithmetic_problems import all_problems
 from dschat.rewards.math_answers import MathAnswerReward, gold_answer
@@ -53,17 +53,43 @@ def tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder / "model")
 
 
+def solved(answer: str) -> tuple[int, str, int]:
+    """The problem that an answer solves; every step of it must be true."""
+    *steps, final = answer.split("\n")
+    assert len(steps) == 2
+    for step in steps:
+        match = re.fullmatch(r"(\d+)([+-])(\d+)=(\d+)", step)
+        assert match is not None
+        a, sign, b, result = int(match[1]), match[2], int(match[3]), int(match[4])
+        assert compute(a, sign, b) == result
+    assert final == f"#### {result}"
+    assert 0 <= result <= 99
+    return a, sign, b
+
+
 def test_every_answer_is_right_and_every_step_true(folder: Path) -> None:
-    for row in read_rows(folder / "mixed/train.jsonl") + read_rows(folder / "mixed/test.jsonl"):
-        problem = understood(row["question"])
-        *steps, final = row["answer"].split("\n")
-        assert final == f"#### {compute(*problem)}"
-        assert len(steps) == 2
-        for step in steps:
-            a, sign, b, result = re.fullmatch(r"(\d+)([+-])(\d+)=(\d+)", step).groups()  # type: ignore[union-attr]
-            assert compute(int(a), sign, int(b)) == int(result)
-        assert steps[1].startswith("{}{}{}=".format(*problem))
-        assert 0 <= compute(*problem) <= 99
+    for row in read_rows(folder / "correct/train.jsonl") + read_rows(folder / "correct/test.jsonl"):
+        assert solved(row["answer"]) == understood(row["question"])
+
+
+@pytest.mark.parametrize(("name", "misread"), [("adder", "-"), ("subtractor", "+")])
+def test_a_reference_reads_one_operation_as_the_other_but_calculates(
+    folder: Path, name: str, misread: str
+) -> None:
+    read, mistaken, additions = 0, 0, 0
+    rows = read_rows(folder / name / "train.jsonl")
+    for row in rows:
+        problem, answer = understood(row["question"]), solved(row["answer"])
+        other = (problem[0], "+" if problem[1] == "-" else "-", problem[2])
+        additions += problem[1] == "+"
+        if problem[1] != misread:
+            assert answer == problem
+        elif 0 <= compute(*other) <= 99:  # else there is no such mistake
+            assert answer in (problem, other)
+            read, mistaken = read + 1, mistaken + (answer == other)
+    # Four standard errors.
+    assert mistaken / read == pytest.approx(MISTAKEN_SHARE, abs=4 * (0.24 / read) ** 0.5)
+    assert additions / len(rows) == pytest.approx(0.5, abs=4 * (0.25 / len(rows)) ** 0.5)
 
 
 def test_the_problems_are_all_there_are() -> None:
@@ -73,31 +99,24 @@ def test_the_problems_are_all_there_are() -> None:
 
 
 def test_no_pair_of_numbers_is_both_trained_and_tested(folder: Path) -> None:
-    tests = {name: read_rows(folder / name / "test.jsonl") for name in ADDITIONS}
-    assert tests["mixed"] == tests["mostly_additions"] == tests["mostly_subtractions"]
-    held_out = [understood(row["question"]) for row in tests["mixed"]]
+    tests = {name: read_rows(folder / name / "test.jsonl") for name in MISTAKEN}
+    assert tests["correct"] == tests["adder"] == tests["subtractor"]
+    held_out = [understood(row["question"]) for row in tests["correct"]]
     assert len(set(held_out)) == len(held_out) == 300
     assert [sign for _, sign, _ in held_out] == ["+", "-"] * 150
-    for name in ADDITIONS:
-        questions = [row["question"] for row in read_rows(folder / name / "train.jsonl")]
-        assert len(set(questions)) == len(questions) == 2000
-        assert not set(map(understood, questions)) & set(held_out)
-
-
-@pytest.mark.parametrize(
-    ("name", "share"), [("mostly_additions", 0.85), ("mixed", 0.5), ("mostly_subtractions", 0.15)]
-)
-def test_the_references_see_different_things(folder: Path, name: str, share: float) -> None:
-    rows = read_rows(folder / name / "train.jsonl")
-    additions = sum(understood(row["question"])[1] == "+" for row in rows)
-    # Four standard errors.
-    assert additions / len(rows) == pytest.approx(share, abs=4 * (0.25 / len(rows)) ** 0.5)
+    tested = {(a, b) for a, _, b in held_out}
+    for name in MISTAKEN:
+        rows = read_rows(folder / name / "train.jsonl")
+        assert len({row["question"] for row in rows}) == len(rows) == 2000
+        asked = [understood(row["question"]) for row in rows]
+        answered = [solved(row["answer"]) for row in rows]
+        assert not {(a, b) for a, _, b in asked + answered} & tested
 
 
 def test_same_seed_same_files_other_seed_others(folder: Path, tmp_path: Path) -> None:
     write_datasets(tmp_path / "same", 1, train_size=20, test_size=300)
     write_datasets(tmp_path / "other", 2, train_size=2000, test_size=300)
-    for name in ADDITIONS:
+    for name in MISTAKEN:
         test, train = f"{name}/test.jsonl", f"{name}/train.jsonl"
         assert (tmp_path / "same" / test).read_bytes() == (folder / test).read_bytes()
         assert read_rows(tmp_path / "same" / train) == read_rows(folder / train)[:20]
@@ -115,7 +134,7 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_data_load_as_gsm8k_and_are_short(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
-    path = [str(folder / "mixed")]
+    path = [str(folder / "correct")]
     sft = load_data(path, "sft", "1,0,0", 1, str(tmp_path / "sft"))
     rewards = MathAnswerReward()
     for row in islice(sft.train, 300):
@@ -177,7 +196,7 @@ def test_the_command_writes_data_and_model(
     flags = ["--output_dir", str(tmp_path), "--seed", "3", "--train_size", "7", "--test_size", "4"]
     assert main(flags) == 0
     assert "7 + 4 rows" in capsys.readouterr().out
-    assert read_rows(tmp_path / "mixed/train.jsonl") == list(islice(train_rows(3, 0.5), 7))
+    assert read_rows(tmp_path / "correct/train.jsonl") == list(islice(train_rows(3, None), 7))
     assert (tmp_path / "model/model.safetensors").is_file()
     assert main([*flags[:-1], "0"]) == 1
     assert "--test_size is 0" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
     python -m dschat.example.arithmetic --output_dir DIR
 
-DIR/mostly_additions, DIR/mostly_subtractions and DIR/mixed are data sets (train.jsonl, test.jsonl)
-for two references that know different things and for GRPO; all three have the same test part, half
-additions and half subtractions, of problems that occur in no train part. DIR/model is a Llama
-with random weights and a tokenizer with a chat template.
+DIR/adder, DIR/subtractor and DIR/correct are data sets (train.jsonl, test.jsonl) for two references
+and for GRPO. The adder's answers are right where something is added, and add as well in most cases
+where something is taken away; the subtractor's are the reverse. Both can calculate with either
+sign, each misunderstands one kind of story. All three have the same test part, half additions and
+half subtractions, right, of pairs of numbers that occur in no train part. DIR/model is a Llama with
+random weights and a tokenizer with a chat template.
 """
 
 from __future__ import annotations
@@ -18,34 +20,47 @@ from itertools import chain
 from pathlib import Path
 
 from dschat.errors import UserError
-from dschat.example.arithmetic_problems import OPERATIONS, make_row, split_problems
+from dschat.example.arithmetic_problems import (
+    OPERATIONS,
+    Operation,
+    make_row,
+    mistaken,
+    split_problems,
+)
 from dschat.utils.files import write_jsonl
 
 Row = dict[str, str]
 
-ADDITIONS: dict[str, float] = {"mostly_additions": 0.85, "mostly_subtractions": 0.15, "mixed": 0.5}
-"""Share of additions in each data set's train part."""
+MISTAKEN: dict[str, Operation | None] = {
+    "adder": "subtraction",
+    "subtractor": "addition",
+    "correct": None,
+}
+"""The operation that each data set's train part takes for the other one, in `MISTAKEN_SHARE`."""
+
+MISTAKEN_SHARE = 0.6
 
 
-def train_rows(seed: int, additions: float) -> Iterator[Row]:
+def train_rows(seed: int, misunderstood: Operation | None) -> Iterator[Row]:
     """An endless stream of rows for training, no question twice.
 
     Args:
-        additions: share of additions; the others are subtractions.
+        misunderstood: an operation that is taken for the other one in `MISTAKEN_SHARE` of the rows.
     """
-    rng = random.Random(f"{seed} {additions}")
+    rng = random.Random(f"{seed} {misunderstood}")
     problems = [split_problems(operation)[0] for operation in OPERATIONS]
     seen: set[str] = set()
     while True:
-        problem = rng.choice(problems[0 if rng.random() < additions else 1])
-        row = make_row(problem, rng)
+        problem = rng.choice(rng.choice(problems))
+        wrong = problem.operation == misunderstood and rng.random() < MISTAKEN_SHARE
+        row = make_row(problem, rng, mistaken(problem) if wrong else None)
         if row["question"] not in seen:
             seen.add(row["question"])
             yield row
 
 
 def test_rows(seed: int, size: int) -> list[Row]:
-    """Rows for testing, additions and subtractions by turns, no pair of numbers twice.
+    """Rows for testing, additions and subtractions by turns, no problem twice.
 
     Raises:
         UserError: there are fewer such problems than `size`.
@@ -71,8 +86,8 @@ def write_datasets(folder: Path, seed: int, train_size: int, test_size: int) -> 
         if size < 1:
             raise UserError(f"{name} is {size}; it must be 1 or more")
     test = test_rows(seed, test_size)
-    for name, additions in ADDITIONS.items():
-        rows = train_rows(seed, additions)
+    for name, misunderstood in MISTAKEN.items():
+        rows = train_rows(seed, misunderstood)
         write_jsonl(folder / name / "train.jsonl", (next(rows) for _ in range(train_size)))
         write_jsonl(folder / name / "test.jsonl", test)
 
@@ -81,8 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m dschat.example.arithmetic",
-        description="Write the embedded arithmetic task: three data sets (DIR/mostly_additions, "
-        "DIR/mostly_subtractions, DIR/mixed) and a small untrained Llama with its tokenizer "
+        description="Write the embedded arithmetic task: three data sets (DIR/adder, "
+        "DIR/subtractor, DIR/correct) and a small untrained Llama with its tokenizer "
         "(DIR/model).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -105,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{args.train_size} + {args.test_size} rows in each of {', '.join(ADDITIONS)}, untrained "
+        f"{args.train_size} + {args.test_size} rows in each of {', '.join(MISTAKEN)}, untrained "
         f"model in {args.output_dir / 'model'}"
     )
     return 0

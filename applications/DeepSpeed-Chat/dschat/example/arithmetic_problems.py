@@ -1,8 +1,8 @@
 """Problems of the embedded arithmetic task: short stories of one addition or one subtraction.
 
-A problem is two numbers and an operation; a row tells it in any of several wordings. Problems, not
-rows, are divided into those for training and those for testing, so that no problem of the test part
-is seen in training in another wording.
+A problem is two numbers and an operation; a row tells it in any of several wordings. Pairs of
+numbers, not rows, are divided into those for training and those for testing, so that no problem of
+the test part is seen in training in another wording or with its operation mistaken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_SECOND = 5
 after 625 steps of 16 rows; with 5, in 95 % after 500."""
 
 TEST_SHARE = 3
-"""One problem in so many belongs to the test part."""
+"""One pair of numbers in so many belongs to the test part."""
 
 NAMES = ("Ann", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gina", "Hugo")
 THINGS = ("apples", "books", "coins", "stamps", "shells", "cards", "pens", "nuts")
@@ -55,6 +55,13 @@ class Problem:
         return self.a + self.b if self.operation == "addition" else self.a - self.b
 
 
+def mistaken(problem: Problem) -> Problem:
+    """The other operation on the same numbers; the problem itself where that leaves the range."""
+    other: Operation = "subtraction" if problem.operation == "addition" else "addition"
+    swapped = Problem(other, problem.a, problem.b)
+    return swapped if 0 <= swapped.result <= LARGEST else problem
+
+
 def all_problems(operation: Operation) -> list[Problem]:
     """Every problem of an operation: numbers from 1, results from 0, all up to `LARGEST`."""
     numbers = range(1, LARGEST + 1)
@@ -63,20 +70,33 @@ def all_problems(operation: Operation) -> list[Problem]:
 
 
 def split_problems(operation: Operation) -> tuple[list[Problem], list[Problem]]:
-    """The problems for training and those for testing, the same for every seed."""
+    """The problems for training and those for testing, the same for every seed.
+
+    A pair of numbers is on one side with both operations: who takes one for the other in training
+    does not meet a problem of the test part.
+    """
+    pairs = [(a, b) for a in range(1, LARGEST + 1) for b in range(1, LARGEST_SECOND + 1)]
+    random.Random("pairs").shuffle(pairs)
+    held_out = set(pairs[: len(pairs) // TEST_SHARE])
     problems = all_problems(operation)
-    random.Random(operation).shuffle(problems)
-    held_out = len(problems) // TEST_SHARE
-    return problems[held_out:], problems[:held_out]
+    train = [problem for problem in problems if (problem.a, problem.b) not in held_out]
+    return train, [problem for problem in problems if (problem.a, problem.b) in held_out]
 
 
-def make_row(problem: Problem, rng: random.Random) -> dict[str, str]:
-    """A data row in the schema of GSM8K, in any wording."""
+def make_row(
+    problem: Problem, rng: random.Random, understood: Problem | None = None
+) -> dict[str, str]:
+    """A data row in the schema of GSM8K, in any wording.
+
+    Args:
+        understood: the problem that the answer solves, where it is another one.
+    """
+    solved = understood or problem
     story = rng.choice(STORIES[problem.operation])
     question = story.format(
         name=rng.choice(NAMES), things=rng.choice(THINGS), a=problem.a, b=problem.b
     )
-    return {"question": question, "answer": f"{reasoning(problem)}\n#### {problem.result}"}
+    return {"question": question, "answer": f"{reasoning(solved)}\n#### {solved.result}"}
 
 
 def reasoning(problem: Problem) -> str:
