@@ -9,7 +9,8 @@ Several GPUs: deepspeed gsm8k_grpo.py ... A file of settings: gsm8k_grpo.py conf
 """
 
 from dschat.config import parse_config, run_script
-from dschat.training.group_config import REPLACED_GROUP_FLAGS, MultiReferenceConfig
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.group_flags import REPLACED_GROUP_FLAGS
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from dschat.config import parse_config
 from dschat.errors import UserError
-from dschat.training.group_config import REPLACED_GROUP_FLAGS, MultiReferenceConfig
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.group_flags import REPLACED_GROUP_FLAGS
 from dschat.training.group_run import task_of, train_multi_reference
 from dschat.training.online import build_trainer
 from dschat.training.online_setup import start

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dschat.config import flag, require
+from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.reference_config import (
     REPLACED_MULTI_REFERENCE_FLAGS,
     ReferenceFlags,
     reference_weights,
 )
-from dschat.training.step12_config import SCHEDULERS, FineTuningConfig
+from dschat.training.step12_config import FineTuningConfig
 
 # Flags that users of other DPO scripts type -> what to use here.
 REPLACED_DPO_FLAGS: dict[str, str] = {
@@ -31,7 +32,7 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
 
 
 @dataclass
-class DirectPreferenceConfig(ReferenceFlags):
+class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags):
     """DPO from preference pairs, the policy held near several references."""
 
     gamma: float = flag(1.0, "Strength of the penalty; with one reference and rkl it is DPO's beta")
@@ -69,26 +70,9 @@ class DirectPreferenceConfig(ReferenceFlags):
         "layers.", "Linear layers whose name contains this text get an adapter."
     )
     # Training
-    per_device_train_batch_size: int = flag(8, "Training pairs per rank and micro-step.")
     per_device_eval_batch_size: int = flag(
         8, "Pairs per rank where nothing is trained: references, held-out pairs, responses."
     )
-    gradient_accumulation_steps: int = flag(1, "Micro-steps per optimiser step.")
-    num_train_epochs: float = flag(1.0, "Passes over the training pairs.")
-    max_steps: int = flag(-1, "Optimiser steps, instead of epochs; -1: as the epochs say.")
-    learning_rate: float = flag(1e-6, "Highest learning rate of AdamW (betas 0.9 and 0.95).")
-    weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
-    lr_scheduler_type: str = flag(
-        "linear", "Course of the learning rate after the warm-up.", choices=SCHEDULERS
-    )
-    warmup_steps: int = flag(0, "Optimiser steps of linear warm-up.")
-    warmup_ratio: float = flag(0.0, "Warm-up as a share of all optimiser steps, instead.")
-    bf16: bool = flag(False, "Train in bfloat16; without --bf16 and --fp16: in float32.")
-    fp16: bool = flag(False, "Train in float16 with dynamic loss scaling; needs a GPU.")
-    gradient_checkpointing: bool = flag(
-        False, "Compute activations again in the backward pass: less memory, more time."
-    )
-    seed: int = flag(42, "Seed of data order, new weights and sampled responses.")
     logging_steps: int = flag(1, "Write metrics every so many optimiser steps, as their mean.")
     eval_steps: int = flag(
         0,
@@ -100,22 +84,6 @@ class DirectPreferenceConfig(ReferenceFlags):
         "Save the model to output_dir/checkpoint-N every so many optimiser steps (without the "
         "optimiser's state); 0: only at the end, to output_dir.",
     )
-    report_to: str = flag(
-        "none",
-        "tensorboard: TensorBoard logs in output_dir/tensorboard, beside metrics.jsonl.",
-        choices=["none", "tensorboard"],
-    )
-    deepspeed: bool = flag(
-        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
-    )
-    deepspeed_config: str | None = flag(
-        None, "JSON file with further DeepSpeed settings, for those that are not flags here."
-    )
-    zero_stage: int = flag(0, "ZeRO stage of DeepSpeed: 0, 1, 2 or 3.")
-    offload: bool = flag(
-        False, "Keep the optimiser's state (ZeRO 3: parameters too) in CPU memory."
-    )
-    local_rank: int = flag(-1, "Set by the launcher.")
     # Comparison at the end
     rm_name: str | None = flag(
         None,
@@ -136,18 +104,13 @@ class DirectPreferenceConfig(ReferenceFlags):
         assert self.ref_a is not None
         return self.ref_a, "ref_a"
 
-    @property
-    def dtype(self) -> str:
-        """What --bf16 and --fp16 say."""
-        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
-
     def validate(self) -> None:
         """Refuse values that cannot be meant; raises `UserError`."""
         reference_weights(self)
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
         require(bool(self.dataset), "Give the preference pairs: --dataset NAME_OR_PATH.")
-        require(not (self.bf16 and self.fp16), "--bf16 and --fp16 contradict each other; give one.")
-        for name in ("gamma", "max_log_ratio", "temperature", "num_train_epochs"):
+        self.validate_training()
+        for name in ("gamma", "max_log_ratio", "temperature"):
             value = getattr(self, name)
             require(value > 0, f"--{name} {value}: expected a number above 0.")
         require(
@@ -160,19 +123,11 @@ class DirectPreferenceConfig(ReferenceFlags):
         for name in ("eval_steps", "save_steps", "warmup_steps"):
             value = getattr(self, name)
             require(value >= 0, f"--{name} {value}: expected 0 or more.")
-        require(
-            self.max_steps >= 1 or self.max_steps == -1,
-            f"--max_steps {self.max_steps}: expected 1 or more, or -1 for whole epochs.",
-        )
         require(self.max_length >= 2, f"--max_length {self.max_length}: expected 2 or more.")
         require(
             self.max_prompt_length is None or 1 <= self.max_prompt_length < self.max_length,
             f"--max_prompt_length {self.max_prompt_length}: expected 1 or more, and less than "
             f"--max_length {self.max_length}.",
-        )
-        require(
-            not (self.warmup_steps and self.warmup_ratio),
-            "--warmup_steps and --warmup_ratio both set the warm-up; give one of them.",
         )
         self.fine_tuning().validate()
 

@@ -9,29 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dschat.config import flag, require
+from dschat.config import require
 from dschat.errors import UserError
-from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
-from dschat.training.huggingface_flags import HuggingFaceFlags
+from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
-from dschat.training.reference_config import (
-    REPLACED_MULTI_REFERENCE_FLAGS,
-    ReferenceFlags,
-    reference_weights,
-)
-
-PENALTIES = ["kl", "f_divergence", "wasserstein", "sinkhorn_divergence"]
-REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
-    "logging_steps": "every step is written to metrics.jsonl. Remove the flag",
-    "beta_kl": "the strength of the penalty is --gamma",
-    "epsilon_low": "the lower half-width of the clip range is --clip_range",
-    "scale_reward": "use --scale_rewards",
-    "use_vllm": "generation runs on the trained weights themselves. Remove the flag",
-    "reward_funcs": "the reward is that of checked answers; its parts have weights, such as "
-    "--answer_reward",
-}
-
+from dschat.training.reference_config import reference_weights
 
 # The trainer's flags by their names in this script, for messages.
 FLAG_NAMES = {
@@ -71,6 +54,7 @@ class GroupTrainingConfig(OnlineConfig, DivergenceFlags, WassersteinFlags):
     """What the online trainer is told by `MultiReferenceConfig`; not a command line of its own."""
 
     penalty: str = "kl"
+    epochs: float = 1.0
     max_steps: int = -1
 
     final_in_output_dir: ClassVar[bool] = True
@@ -85,131 +69,15 @@ class GroupTrainingConfig(OnlineConfig, DivergenceFlags, WassersteinFlags):
         return {"output_dir": "a folder for the results"}
 
     def planned_iterations(self, n_prompts: int, prompts_per_iteration: int) -> int:
-        """As many as make `max_steps` optimiser steps, over as many epochs as that takes."""
+        """As many as make `max_steps` optimiser steps, or `epochs` passes over the prompts."""
         if self.max_steps < 0:
-            return super().planned_iterations(n_prompts, prompts_per_iteration)
+            return max(1, round(n_prompts // prompts_per_iteration * self.epochs))
         return -(-self.max_steps // self.ppo_epochs)  # one step per pass, see `online`
 
 
 @dataclass
-class MultiReferenceConfig(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags):
+class MultiReferenceConfig(MultiReferenceFlags):
     """gsm8k_grpo.py: checked answers as the reward, several references to stay near."""
-
-    gamma: float = flag(0.1, "Strength of the penalty.")
-    penalty: str = flag(
-        "kl",
-        "What holds the policy near its references: kl (as --kl_type says), or sum_k w_k D(policy, "
-        "ref_k) with D an f_divergence (--f_div), wasserstein (--transport) or "
-        "sinkhorn_divergence.",
-        choices=PENALTIES,
-    )
-    f_div_form: str = flag(
-        "gradient",
-        "gradient: the first variation, whose policy gradient is that of the divergence itself. "
-        "value: the estimate f(x)/x at the sampled token, clipped at 2.5.",
-        choices=["value", "gradient"],
-    )
-    fkl_estimator: str = flag(
-        "samples",
-        "--kl_type fkl: samples: minus the log-probability of responses drawn from the references, "
-        "exact for sum_k w_k KL(ref_k || policy) over whole responses. per_state: the forward KL "
-        "from the mixture of references at the policy's own states, a surrogate.",
-        choices=["samples", "per_state"],
-    )
-    reference_samples: int = flag(
-        1, "Responses drawn from the references per prompt, once before training (samples)."
-    )
-    reference_residency: str = flag(
-        "all",
-        "Where references are while they are not used: all (on the device), cpu (in the host's "
-        "memory), one (on disk: loaded one at a time for every scoring).",
-        choices=RESIDENCIES,
-    )
-    reference_quantization: str | None = flag(
-        None,
-        "Load references in 8 or 4 bits (needs the package bitsandbytes).",
-        choices=QUANTIZATIONS,
-    )
-    # Data and model
-    dataset: list[str] = flag(
-        ["gsm8k"],
-        "gsm8k, or local files or folders with the columns question and answer ('... #### 72').",
-    )
-    data_output_path: str | None = flag(
-        None, "Folder for prepared data, kept for the next run; unset: data/ in the output folder."
-    )
-    model: str | None = flag(
-        None, "The policy to start from; unset: ref_a, or the first of --refs."
-    )
-    output_dir: str | None = flag(None, "Folder for the model, metrics and settings. Required.")
-    model_out: str | None = flag(None, "Another name of --output_dir.")
-    end_of_conversation_token: str | None = flag(
-        None, "Token that ends a response; unset: the tokenizer's own end token."
-    )
-    pad_token: str | None = flag(None, "Token to pad with, for tokenizers that name none.")
-    lora_dim: int = flag(0, "Rank of LoRA adapters, which are then all that is trained; 0: none.")
-    lora_module_name: str = flag(
-        "layers.", "Linear layers whose name contains this text get an adapter."
-    )
-    # Algorithm
-    algorithm: str = flag(
-        "grpo", "grpo, or rloo (leave-one-out baseline).", choices=["grpo", "rloo"]
-    )
-    num_generations: int = flag(8, "Responses per prompt, a group.")
-    num_iterations: int = flag(1, "Passes over an iteration's responses.")
-    scale_rewards: bool = flag(
-        False,
-        "grpo: divide advantages, penalties included, by the standard deviation of the group's "
-        "rewards.",
-    )
-    clip_range: float = flag(0.2, "Probability ratios are clipped to 1 minus this and 1 plus it.")
-    epsilon_high: float | None = flag(
-        None, "The upper half-width of that interval, where it differs."
-    )
-    loss_normalization: str = flag(
-        "token",
-        "token: every token of the global batch weighs the same. sequence: every response does.",
-        choices=["token", "sequence"],
-    )
-    temperature: float = flag(
-        1.0, "Sampling temperature; log-probabilities and penalties are of the tempered policies."
-    )
-    max_prompt_length: int = flag(
-        512, "Prompts longer than this many tokens are left out (and counted)."
-    )
-    max_completion_length: int = flag(256, "Responses stop at this many tokens.")
-    per_device_train_batch_size: int = flag(4, "Responses per rank and micro-batch.")
-    gradient_accumulation_steps: int = flag(8, "Micro-batches per optimiser step.")
-    generation_batch_size: int | None = flag(
-        None,
-        "Responses sampled at a time per rank; unset: all of an optimiser step "
-        "(per_device_train_batch_size x gradient_accumulation_steps).",
-    )
-    # Rewards
-    answer_reward: float = flag(2.0, "Reward for the right number.")
-    integer_reward: float = flag(0.5, "Reward for an answer that is an integer.")
-    strict_format_reward: float = flag(0.5, "Reward for the exact format.")
-    soft_format_reward: float = flag(0.5, "Reward for all tags in their order.")
-    tag_reward: float = flag(0.125, "Reward for each of the four tags that occurs once.")
-    # Evaluation and output
-    eval_steps: int = flag(
-        0,
-        "Measure accuracy on the test part every so many optimiser steps; 0: before and after "
-        "training only.",
-    )
-    eval_samples: int | None = flag(None, "At most so many test problems; unset: all.")
-    eval_batch_size: int = flag(64, "Test problems per rank at a time.")
-    pass_k: list[int] = flag(
-        [1, 4],
-        "The k of pass@k; as many responses as the largest are sampled per test problem. 0: greedy "
-        "accuracy only.",
-    )
-    save_steps: int = flag(
-        0,
-        "Save the model to output_dir/step-N/actor every so many optimiser steps (N iterations); "
-        "0: only at the end, to output_dir.",
-    )
-    print_answers: bool = flag(False, "Print a prompt and its response at every step.")
 
     @property
     def policy(self) -> str:
@@ -323,7 +191,7 @@ class MultiReferenceConfig(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, Wa
             per_device_generation_batch_size=self.generation_batch_size or step,
             per_device_training_batch_size=self.per_device_train_batch_size,
             ppo_epochs=self.num_iterations,
-            num_train_epochs=self.num_train_epochs,
+            epochs=self.num_train_epochs,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             refs=[path for path, _ in references],
             ref_weights=[weight for _, weight in references],

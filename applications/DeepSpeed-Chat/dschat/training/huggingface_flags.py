@@ -17,7 +17,7 @@ class HuggingFaceFlags:
 
     per_device_train_batch_size: int = flag(8, "Rows per rank and micro-step.")
     gradient_accumulation_steps: int = flag(1, "Micro-steps per optimiser step.")
-    num_train_epochs: int = flag(1, "Passes over the training rows.")
+    num_train_epochs: float = flag(1.0, "Passes over the training rows.")
     max_steps: int = flag(-1, "Optimiser steps, instead of epochs; -1: as the epochs say.")
     learning_rate: float = flag(1e-6, "Highest learning rate of AdamW (betas 0.9 and 0.95).")
     weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
@@ -59,11 +59,14 @@ class HuggingFaceFlags:
         for name in (
             "per_device_train_batch_size",
             "gradient_accumulation_steps",
-            "num_train_epochs",
         ):
             value = getattr(self, name)
             require(value >= 1, f"--{name} {value}: expected 1 or more.")
         require(not (self.bf16 and self.fp16), "--bf16 and --fp16 contradict each other; give one.")
+        require(
+            self.num_train_epochs > 0,
+            f"--num_train_epochs {self.num_train_epochs}: expected a number above 0.",
+        )
         require(
             self.max_steps >= 1 or self.max_steps == -1,
             f"--max_steps {self.max_steps}: expected 1 or more, or -1 for whole epochs.",

@@ -1,99 +1,36 @@
-"""The online trainer: sample, score, compute advantages, update; again.
-
-One iteration:
-1. sample responses to the prompts of one or more generation batches, a group to each prompt;
-2. score them: log-probabilities, penalty, rewards, values (`dschat.rollout.scoring`);
-3. turn rewards and penalties into advantages: by a critic (`dschat.training.targets`), or by
-   comparison within a group (`dschat.training.group_targets`);
-4. update the actor, and the critic if there is one, `ppo_epochs` times over the micro-batches.
-
-Where it departs from DeepSpeed-Chat: an optimiser step never accumulates over responses of two
-different policies; losses are divided by the token count of the whole step over all ranks; a
-response without a token is masked instead of being replaced by the previous batch.
-"""
+"""The online trainer: iterations over the prompts, with evaluation, metrics and checkpoints."""
 
 from __future__ import annotations
 
 import itertools
-import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-
-from dschat.data.prompts import PromptExample, prompt_batches, rank_share
-from dschat.errors import UserError
-from dschat.regularization import PolicyRegularizer
-from dschat.rewards import RewardFunction, check_rewards
-from dschat.rollout.experience import Experience, Rollout
-from dschat.rollout.generation import uniform_numbers
-from dschat.rollout.references import FrozenPolicy
-from dschat.rollout.scoring import PenaltyScorer, to_experience
+from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.training import distributed
-from dschat.training.group_targets import with_group_targets
-from dschat.training.iteration_metrics import iteration_metrics, progress_line
+from dschat.training.iteration_metrics import progress_line
 from dschat.training.model_folder import save_model_folder
-from dschat.training.online_config import OnlineConfig
+from dschat.training.online_learner import OnlineLearner
 from dschat.training.run_files import MetricsLog
-from dschat.training.sample_term import with_samples
-from dschat.training.sampling import micro_batches, sample_responses
 from dschat.training.saving import save_step
-from dschat.training.targets import with_targets
-from dschat.training.updates import LossSettings, update
 
 
-@dataclass
-class OnlineTrainer:
-    """PPO, GRPO or RLOO with any regulariser and any reward.
+@dataclass(kw_only=True)
+class OnlineTrainer(OnlineLearner):
+    """A whole run; see `OnlineLearner` for an iteration of it.
 
     Attributes:
-        config: the run's settings.
-        actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
-        references: what the policy is held near.
-        reward: scores responses.
-        regularizer: the penalty.
-        tokenizer: of all models.
         prompts: the prompts to learn from, the same list on all ranks; with `samples` of the
             references if `sample_coefficient` is not 0.
-        device: this rank's.
         log: where metrics go.
-        sample_coefficient: of the forward KL that those samples estimate.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
     """
 
-    config: OnlineConfig
-    actor: Any
-    critic: Any | None
-    references: Sequence[FrozenPolicy]
-    reward: RewardFunction
-    regularizer: PolicyRegularizer
-    tokenizer: Any
     prompts: list[PromptExample]
-    device: torch.device
     log: MetricsLog
-    sample_coefficient: float = 0.0
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
-    generation_step: int = field(default=0, init=False)
-    iteration: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.rank, self.world = distributed.rank(), distributed.world_size()
-        config = self.config
-        self.rounds = config.generation_rounds()
-        self.group_size = config.group_size()
-        self.responses = config.per_device_generation_batch_size * self.world * self.rounds
-        self.loss = LossSettings(
-            config.clip_range,
-            config.epsilon_high,
-            config.loss_normalization,
-            self.tokenizer.pad_token_id,
-        )
-        self.scorer = PenaltyScorer(
-            self.regularizer, self.references, config.temperature, distributed.union_over_ranks
-        )
+    _saved_at: int = field(default=-1, init=False)
 
     def train(self) -> None:
         """Run to the planned end, saving every `save_steps` generation batches and at the end."""
@@ -126,10 +63,8 @@ class OnlineTrainer:
             self._evaluate()
         if config.final_in_output_dir:
             self._save_final()
-        elif not (config.save_steps and self._just_saved):
+        elif self._saved_at != self.generation_step:
             self.save()
-
-    _just_saved: bool = field(default=False, init=False)
 
     def _evaluate(self) -> None:
         if self.evaluate is None:
@@ -148,7 +83,7 @@ class OnlineTrainer:
             {name: engine.module.model for name, engine in engines.items()},
             self.tokenizer,
         )
-        self._just_saved = True
+        self._saved_at = self.generation_step
         distributed.log_main(f"saved {folder}")
 
     def _save_final(self) -> None:
@@ -157,161 +92,3 @@ class OnlineTrainer:
         model, folder = self.actor.module.model, self.config.output_dir
         save_model_folder(model, self.tokenizer, folder, keep_other_files=True)
         distributed.log_main(f"saved {self.config.output_dir}")
-
-    def run_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
-        """Sample, score and learn from a group of responses to each of the prompts.
-
-        Args:
-            prompts: ranks x generation batch size x rounds / group size of them, the same on all
-                ranks.
-
-        Returns:
-            Metrics, the same on all ranks.
-        """
-        config = self.config
-        self._just_saved = False
-        started = time.perf_counter()
-        repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
-        size = len(repeated) // self.rounds
-        experiences: list[Experience] = []
-        metric_sums: dict[str, float] = {}
-        seconds = {"generate": 0.0, "score": 0.0}
-        for start in range(0, len(repeated), size):
-            at = time.perf_counter()
-            batch = repeated[start : start + size]
-            rollouts = self.sample(batch, start)
-            seconds["generate"] += time.perf_counter() - at
-            at = time.perf_counter()
-            scored, sums = self.score(rollouts)
-            for name, value in sums.items():
-                metric_sums[name] = metric_sums.get(name, 0.0) + value
-            seconds["score"] += time.perf_counter() - at
-            if self.sample_coefficient:
-                mine = rank_share(batch, self.rank, self.world)
-                scored = with_samples(
-                    scored, mine, self.sample_coefficient, config, self.tokenizer, self.device
-                )
-            experiences += scored
-        at = time.perf_counter()
-        update_metrics = self.learn(experiences)
-        seconds["update"] = time.perf_counter() - at
-        self.iteration += 1
-        metrics = iteration_metrics(experiences, metric_sums, config.kl_ctl, self.device)
-        seconds["total"] = time.perf_counter() - started
-        tokens = metrics["response_tokens"]
-        return {
-            "step": self.generation_step,
-            "iteration": self.iteration,
-            **metrics,
-            **update_metrics,
-            "skipped": float(not update_metrics),
-            **{f"time/{name}_s": value for name, value in seconds.items()},
-            "time/tokens_per_s": tokens / seconds["total"],
-        }
-
-    def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
-        """This rank's responses to its share of a global generation batch, in micro-batches.
-
-        Args:
-            start: place of the batch's first response among those of the iteration.
-        """
-        config = self.config
-        mine = rank_share(batch, self.rank, self.world)
-        places = rank_share(range(start, start + len(batch)), self.rank, self.world)
-        uniform = uniform_numbers(
-            len(batch),
-            config.max_answer_seq_len,
-            config.seed,
-            self.generation_step,
-            self.rank,
-            self.world,
-        )
-        self.generation_step += 1
-        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
-        rollouts = micro_batches(
-            mine,
-            responses,
-            places,
-            config.per_device_training_batch_size,
-            self.tokenizer,
-            self.device,
-            keep_empty=self.critic is None,
-        )
-        self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
-        return rollouts
-
-    @torch.no_grad()
-    def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
-        """Experience of one generation batch, and sums of the metrics of penalty and reward."""
-        self.actor.eval()
-        try:
-            tokens, sums, positions = self.scorer(self.actor, rollouts)
-        except ValueError as error:
-            raise UserError(f"The penalty cannot be computed: {error}.") from error
-        scores, reward_sums = self._rewards(rollouts)
-        experiences = []
-        for rollout, token_scores in zip(rollouts, tokens, strict=True):
-            values = None
-            if self.critic is not None:
-                self.critic.eval()
-                values = self.critic(*rollout.model_inputs())
-            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
-            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
-            experiences.append(to_experience(rollout, token_scores, values, tensor))
-        sums = {f"penalty/{name}": value for name, value in sums.items()}
-        return experiences, {**sums, **reward_sums, "positions": float(positions)}
-
-    def _rewards(self, rollouts: list[Rollout]) -> tuple[list[float], dict[str, float]]:
-        """A score per response, and sums of the reward's parts where it can tell them."""
-        prompts = [p for r in rollouts for p in r.prompts]
-        responses = [t for r in rollouts for t in r.responses]
-        examples = [e for r in rollouts for e in r.examples]
-        name = getattr(self.reward, "name", type(self.reward).__name__)
-        scores = check_rewards(self.reward(prompts, responses, examples), prompts, name)
-        parts = getattr(self.reward, "parts", None)
-        told = {} if parts is None else parts(responses, examples, prompts)
-        return scores, {f"reward/{name}": float(sum(values)) for name, values in told.items()}
-
-    def _targets(self, experiences: list[Experience]) -> list[Experience]:
-        config = self.config
-        clip = getattr(self.regularizer, "reward_clip", None)
-        if self.critic is None:
-            return with_group_targets(
-                experiences,
-                self.responses,
-                self.group_size,
-                config.kl_ctl,
-                clip,
-                config.clip_reward_value,
-                leave_one_out=config.algorithm == "rloo",
-                scale=config.scale_rewards,
-            )
-        return [
-            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam, config.clip_reward_value)
-            for e in experiences
-        ]
-
-    def learn(self, experiences: list[Experience]) -> dict[str, float]:
-        """Advantages, then `ppo_epochs` passes of updates; the mean of the updates' metrics."""
-        config = self.config
-        experiences = self._targets(experiences)
-        self.actor.train()
-        if self.critic is not None:
-            self.critic.train()
-        order = random.Random(config.seed * 1_000_003 + self.iteration)
-        size = config.gradient_accumulation_steps
-        collected: list[dict[str, float]] = []
-        for epoch in range(config.ppo_epochs):
-            if epoch > 0:
-                order.shuffle(experiences)
-            for i in range(0, len(experiences), size):
-                metrics = update(self.actor, self.critic, experiences[i : i + size], self.loss)
-                if metrics:
-                    collected.append(metrics)
-        names = collected[0] if collected else {}
-        return {name: sum(m[name] for m in collected) / len(collected) for name in names}
-
-    def _print_answer(self, prompt: str, response: str) -> None:
-        config = self.config
-        if config.print_answers and self.iteration % config.print_answers_interval == 0:
-            distributed.log_main(f"--- prompt: {prompt}\n--- response: {response}")
