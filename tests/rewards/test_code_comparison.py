@@ -51,6 +51,9 @@ def test_same_output(output: str, expected: str) -> None:
         ("1e9999", "1e308"),
         ("9" * 500 + ".0", "9" * 500),
         ("\x00" * 1000, ""),
+        ("3", "3\n4"),
+        ("3\n4", "3"),
+        ("3 4", "3"),
     ],
 )
 def test_other_output(output: str, expected: str) -> None:

@@ -115,11 +115,10 @@ def test_interpreter_is_readable_by_all() -> None:
     assert list(interpreter.library.glob("python3.*/os.py"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root leases users")
 def test_leased_users_differ() -> None:
     with identity.lease_user() as first, identity.lease_user() as second:
-        assert first is not None
-        assert second is not None
+        if first is None or second is None:
+            pytest.skip("only root has other users to lease")
         assert first != second
         assert {first, second} <= set(identity.FREE_USERS)
 
@@ -283,7 +282,8 @@ def test_large_input_and_output(reward: CodeExecutionReward) -> None:
 
 def orphans() -> set[int]:
     """Dead processes of the programs' users that wait for init: their parent has gone."""
-    users = {os.geteuid()} if os.geteuid() else set(identity.FREE_USERS)
+    with identity.lease_user() as user:
+        users = {os.geteuid()} if user is None else set(identity.FREE_USERS)
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:

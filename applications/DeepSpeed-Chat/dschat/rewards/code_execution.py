@@ -42,8 +42,8 @@ DEFAULT_LIMITS = Limits()
 class CodeExecutionReward:
     """Runs the program in each response against the tests of its example.
 
-    A call lasts at most ceil(programs / workers) times `limits.program_seconds` and what starting
-    the sandboxes takes.
+    A call lasts at most ceil(programs / workers) times `limits.program_seconds`, and what starting
+    the sandboxes and compiling takes (the latter at most `limits.test_seconds` each).
 
     Args:
         workers: how many programs run at once.
