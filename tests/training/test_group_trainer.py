@@ -9,6 +9,7 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.rollout.references import Reference, ReferenceOnDisk
+from dschat.training import online_learner
 from dschat.training.group_targets import with_group_targets
 from online_fixtures import make_trainer, online_settings
 from tiny import tiny_config
@@ -222,3 +223,26 @@ def test_a_reference_with_another_vocabulary_is_refused_with_the_tokens_that_dif
     folder = another_model(tmp_path / "other", other, 4)
     with pytest.raises(UserError, match="'zebra' .id 200."):
         make_trainer(settings(**GROUP, refs=[str(folder)]))
+
+
+def test_ppo_with_several_references_trains_actor_and_critic(
+    settings: Any, refs: list[str]
+) -> None:
+    trainer = make_trainer(settings(refs=refs, ref_weights=[0.4, 0.6]))
+    before = weights(trainer.actor) + weights(trainer.critic)
+    metrics = trainer.run_iteration(trainer.prompts[:8])
+    after = weights(trainer.actor) + weights(trainer.critic)
+    assert all(f"penalty/divergence/ref_{k}" in metrics for k in (0, 1))
+    assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(before) / 2
+
+
+@pytest.mark.parametrize(("algorithm", "kept"), [("grpo", 1), ("ppo", 0)])
+def test_a_response_of_the_end_token_alone_is_a_response_without_a_critic(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, algorithm: str, kept: int
+) -> None:
+    """A group's baseline counts it, so its token must learn as well."""
+    trainer = make_trainer(settings(**{**GROUP, "algorithm": algorithm}))
+    end = trainer.tokenizer.eos_token_id
+    monkeypatch.setattr(online_learner, "sample_responses", lambda *_: [[end]] * 8)
+    rollouts = trainer.sample([p for p in trainer.prompts[:2] for _ in range(4)])
+    assert [r.response_mask.sum().item() for r in rollouts] == [4 * kept, 4 * kept]
