@@ -238,12 +238,15 @@ def load_reward_model(
     dropout: float | None = None,
     head_may_be_new: bool = False,
     may_grow: bool = False,
+    new_head_is_zero: bool = False,
 ) -> Any:
     """An `AutoModelForSequenceClassification` with one output: a reward model or a critic.
 
     Args:
         head_may_be_new: True in step 2, where the head is trained; otherwise a checkpoint without
             a score head is refused, because its scores would be random.
+        new_head_is_zero: a head that the checkpoint has not got gives 0 everywhere: a critic that
+            knows nothing yet.
 
     Raises:
         UserError: the path is no reward model, or tokenizer and embeddings do not fit.
@@ -272,6 +275,8 @@ def load_reward_model(
             f"--{flag} {path}: the checkpoint has no reward head ({', '.join(missing)} missing), "
             "so it is not a reward model. Give the output of step 2 (output_dir/step_N)."
         )
+    if missing and new_head_is_zero:
+        torch.nn.init.zeros_(model.score.weight)
     fit_vocabulary(model, tokenizer, path, may_grow)
     return model
 

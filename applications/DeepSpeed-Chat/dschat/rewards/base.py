@@ -27,6 +27,16 @@ class RewardFunction(Protocol):
     ) -> list[float]: ...
 
 
+class ExplainedReward(RewardFunction, Protocol):
+    """A reward function that can also say how a reward came about, for the metrics."""
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The rewards of a call, and by name one number per response."""
+        ...
+
+
 def check_rewards(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> list[float]:
     """The rewards as floats.
 

@@ -7,7 +7,7 @@ or time-out in any test, else -0.3 + 1.3 x share of passed tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 from typing import Any
@@ -78,8 +78,18 @@ class CodeExecutionReward:
         Raises:
             UserError: an example has no tests, or a sandbox does not start any more.
         """
+        return self.explained(prompts, responses, examples)[0]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The rewards, and per program what `summarize` averages."""
         self.results = self.run(responses, examples)
-        return [result.reward for result in self.results]
+        parts = {
+            name: [float(measure(result)) for result in self.results]
+            for name, measure in OUTCOMES.items()
+        }
+        return [result.reward for result in self.results], parts
 
     def run(
         self,
@@ -118,9 +128,16 @@ def summarize(results: Sequence[ProgramResult]) -> dict[str, float]:
     if not results:
         return {}
     return {
-        "compile_errors": fmean(result.has("compile_error") for result in results),
-        "runtime_errors": fmean(result.has("runtime_error") for result in results),
-        "timeouts": fmean(result.has("timeout") for result in results),
-        "tests_passed": fmean(result.share_passed for result in results),
-        "solved": fmean(result.share_passed == 1 for result in results),
+        name: fmean(float(measure(result)) for result in results)
+        for name, measure in OUTCOMES.items()
     }
+
+
+OUTCOMES: dict[str, Callable[[ProgramResult], float]] = {
+    "compile_errors": lambda result: result.has("compile_error"),
+    "runtime_errors": lambda result: result.has("runtime_error"),
+    "timeouts": lambda result: result.has("timeout"),
+    "tests_passed": lambda result: result.share_passed,
+    "solved": lambda result: result.share_passed == 1,
+}
+"""What is told of a program, by name."""

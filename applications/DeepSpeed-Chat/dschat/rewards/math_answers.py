@@ -113,8 +113,14 @@ class MathAnswerReward:
         self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
     ) -> list[float]:
         """One reward per response; reads `answer` of the examples."""
+        return self.explained(prompts, responses, examples)[0]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The rewards and their `parts`."""
         parts = self.parts(responses, examples, prompts)
-        return [math.fsum(values) for values in zip(*parts.values(), strict=True)]
+        return [math.fsum(values) for values in zip(*parts.values(), strict=True)], parts
 
     def parts(
         self,

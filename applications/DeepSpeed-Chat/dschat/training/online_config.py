@@ -43,6 +43,9 @@ class OnlineConfig(
         "equal", "Value of a macro action: equal, unit or position; the same for --ngram 1."
     )
 
+    critic_head_may_be_new: ClassVar[bool] = False
+    """Whether the critic may start from a causal LM, with a value head of zeros."""
+
     final_in_output_dir: ClassVar[bool] = False
     """Whether the trained policy is a model folder at output_dir itself, and not at step-N."""
 

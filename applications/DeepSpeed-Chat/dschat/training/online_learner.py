@@ -191,10 +191,14 @@ class OnlineLearner:
         responses = [t for r in rollouts for t in r.responses]
         examples = [e for r in rollouts for e in r.examples]
         name = getattr(self.reward, "name", type(self.reward).__name__)
-        scores = check_rewards(self.reward(prompts, responses, examples), prompts, name)
-        parts = getattr(self.reward, "parts", None)
-        told = {} if parts is None else parts(responses, examples, prompts)
-        return scores, {f"reward/{name}": float(sum(values)) for name, values in told.items()}
+        explained = getattr(self.reward, "explained", None)
+        parts: dict[str, list[float]] = {}
+        if explained is None:
+            scores = self.reward(prompts, responses, examples)
+        else:
+            scores, parts = explained(prompts, responses, examples)
+        sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
+        return check_rewards(scores, prompts, name), sums
 
     def _targets(self, experiences: list[Experience]) -> list[Experience]:
         config = self.config

@@ -144,7 +144,10 @@ def _classifier(
     # One seed, so that rows of a new token are the same in all copies.
     torch.manual_seed(config.seed)
     flag = "critic_model_name_or_path"
-    return load_reward_model(path, tokenizer, dtype, flag, dropout, may_grow=config.add_eot_token)
+    new_head = config.critic_head_may_be_new
+    return load_reward_model(
+        path, tokenizer, dtype, flag, dropout, new_head, config.add_eot_token, new_head
+    )
 
 
 def _checkpointing(model: Any, enabled: bool) -> None:

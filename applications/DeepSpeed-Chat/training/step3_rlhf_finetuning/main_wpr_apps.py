@@ -1,0 +1,23 @@
+"""Step 3 on APPS: PPO by unit tests, near the reference by a Wasserstein penalty.
+
+    deepspeed main_wpr_apps.py --actor_model_name_or_path ../../models/apps/sft \
+        --data_path codeparrot/apps --data_split 2,4,4 --top_k 128 --cost_dim 512 --kl_ctl 0.05 \
+        --output_dir ../../models/apps/wpr
+
+`--help` explains every flag; a YAML or JSON file of the same names can come first.
+"""
+
+from dschat.config import parse_config, run_script
+from dschat.training.code_config import WassersteinCodeConfig
+
+
+def main() -> None:
+    """Parse the settings and train."""
+    config = parse_config(WassersteinCodeConfig, description=__doc__)
+    from dschat.training.code_run import train_on_programs
+
+    train_on_programs(config)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,165 @@
+"""main_apps.py and main_wpr_apps.py: policies that learn from programs being run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dschat.config import parse_config
+from dschat.errors import UserError
+from dschat.example.programs import PROBLEMS, program_rows
+from dschat.training.code_config import DivergenceCodeConfig, WassersteinCodeConfig
+from dschat.training.code_run import code_reward
+from dschat.training.online import Task, build_trainer
+from dschat.training.online_setup import start
+from launch import TRAINING, run_script
+from tiny import tiny_config
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+SHORTEST = sorted(range(len(PROBLEMS)), key=lambda i: len(PROBLEMS[i].solution))[:8]
+
+
+def code_tokenizer() -> Any:
+    """A tokenizer of the example's problems and programs."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [text for p in PROBLEMS for text in (p.question, p.solution, p.mistake)]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<eos>"
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/train.jsonl with 8 problems, and a model that knows a solution and a mistake of each."""
+    root = tmp_path_factory.mktemp("programs")
+    rows = program_rows()
+    (root / "data").mkdir()
+    lines = [json.dumps(rows[i]) for i in SHORTEST]
+    for name in ("train", "test"):
+        (root / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    tokenizer = code_tokenizer()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        tiny_config(tokenizer, hidden_size=64, intermediate_size=128)
+    )
+    texts = []
+    for i in SHORTEST:
+        prompt = f"### Problem:\n{rows[i]['question']}\n\n### Response:\n"
+        for program in (PROBLEMS[i].solution, PROBLEMS[i].mistake):
+            texts.append((tokenizer(prompt)["input_ids"], tokenizer(program)["input_ids"] + [1]))
+    width = max(len(p) + len(r) for p, r in texts)
+    ids = torch.zeros(len(texts), width, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for row, (prompt, response) in enumerate(texts):
+        ids[row, : len(prompt + response)] = torch.tensor(prompt + response)
+        labels[row, len(prompt) : len(prompt + response)] = torch.tensor(response)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss) < 0.15, "the model must know its programs"
+    model.save_pretrained(root / "sft")
+    tokenizer.save_pretrained(root / "sft")
+    return root
+
+
+def settings(folder: Path, output: Path, **changes: Any) -> list[str]:
+    flags = {
+        "data_path": folder / "data",
+        "data_split": "0,0,1",
+        "actor_model_name_or_path": folder / "sft",
+        "output_dir": output,
+        "max_prompt_seq_len": 96,
+        "max_answer_seq_len": 64,
+        "per_device_generation_batch_size": 64,
+        "per_device_training_batch_size": 32,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 8,
+        "num_train_epochs": 9,
+        "actor_learning_rate": 2e-4,
+        "warmup_ratio": 0.0,
+        "temperature": 1.0,
+        "sandbox": "limits",
+        "reward_workers": 2,
+        "save_steps": 0,
+        **changes,
+    }
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config_class", "changes"),
+    [
+        (DivergenceCodeConfig, {"critic_learning_rate": 3e-3}),
+        (
+            WassersteinCodeConfig,
+            {"transport": "sinkhorn_divergence", "top_k": 32, "algorithm": "grpo"},
+        ),
+    ],
+)
+def test_the_reward_rises(
+    folder: Path, tmp_path: Path, config_class: Any, changes: dict[str, Any], read_metrics: Any
+) -> None:
+    config = parse_config(config_class, settings(folder, tmp_path / "out", **changes))
+    trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
+    with trainer.log:
+        trainer.train()
+    rows = read_metrics(tmp_path / "out")
+    first, last = (sum(r["reward"] for r in part) / 3 for part in (rows[:3], rows[-3:]))
+    assert last > first + 0.15, (first, last)
+    assert rows[-1]["reward/solved"] > rows[0]["reward/solved"]
+    assert 0 <= rows[-1]["reward/tests_passed"] <= 1
+
+
+@pytest.mark.slow
+def test_the_script_on_two_ranks(folder: Path, tmp_path: Path, read_metrics: Any) -> None:
+    script = TRAINING / "step3_rlhf_finetuning" / "main_wpr_apps.py"
+    changes = {"num_train_epochs": 1, "cost_dim": 16, "top_k": 16, "epsilon": 1.0}
+    size = {"per_device_generation_batch_size": 32, "per_device_training_batch_size": 16}
+    run = run_script(script, settings(folder, tmp_path / "out", **changes, **size), ranks=2)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (row,) = read_metrics(tmp_path / "out")
+    assert row["responses"] == 64
+    assert -1 <= row["reward"] <= 1
+
+
+def test_each_response_meets_the_tests_of_its_own_prompt(folder: Path, tmp_path: Path) -> None:
+    config = parse_config(DivergenceCodeConfig, settings(folder, tmp_path / "out"))
+    trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
+    assert float(trainer.critic.module.model.score.weight.abs().sum()) == 0
+    by_text = {p.text: p.example for p in trainer.prompts}
+    for rollout in trainer.sample([p for p in trainer.prompts for _ in range(8)]):
+        for text, example in zip(rollout.prompts, rollout.examples, strict=True):
+            assert example["input_output"] == by_text[text]["input_output"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward_workers": 0}, "--reward_workers 0"),
+        ({"test_seconds": 0}, "--test_seconds 0"),
+        ({"memory_mb": -1}, "--memory_mb -1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(DivergenceCodeConfig, settings(folder, tmp_path, **changes))
