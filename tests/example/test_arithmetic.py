@@ -194,9 +194,10 @@ def test_the_command_writes_data_and_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--output_dir", str(tmp_path), "--seed", "3", "--train_size", "7", "--test_size", "4"]
-    assert main(flags) == 0
-    assert "7 + 4 rows" in capsys.readouterr().out
-    assert read_rows(tmp_path / "correct/train.jsonl") == list(islice(train_rows(3, None), 7))
+    assert main([*flags, "--correct_size", "5"]) == 0
+    assert "7 rows to train on (5 in correct), 4 to test" in capsys.readouterr().out
+    assert read_rows(tmp_path / "correct/train.jsonl") == list(islice(train_rows(3, None), 5))
+    assert len(read_rows(tmp_path / "adder/train.jsonl")) == 7
     assert (tmp_path / "model/model.safetensors").is_file()
     assert main([*flags[:-1], "0"]) == 1
     assert "--test_size is 0" in capsys.readouterr().err

@@ -25,6 +25,11 @@ def format_table(reports: dict[str, PolicyReport]) -> str:
         ]
         for name, r in reports.items()
     ]
+    return text_table(header, rows)
+
+
+def text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns of equal width, a line under their names, an empty line before and after."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     head = "  ".join(cell.ljust(w) for cell, w in zip(header, widths, strict=True))

@@ -64,8 +64,37 @@ def evaluate_policy(
         policy: an `AutoModelForCausalLM`.
         regularizers: divergences to measure, by column name.
     """
-    device = next(policy.parameters()).device
     model = PolicyModel(policy, temperature).eval()
+    rollouts = sample_rollouts(
+        policy, prompts, tokenizer, max_new_tokens, temperature, seed, batch_size
+    )
+    divergences = {
+        name: mean_per_response(model, rollouts, regularizer, reference, temperature)
+        for name, regularizer in regularizers.items()
+    }
+    return _report(rollouts, reward, divergences)
+
+
+@torch.no_grad()
+def sample_rollouts(
+    policy: Any,
+    prompts: Sequence[PromptExample],
+    tokenizer: Any,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 64,
+    vocabulary_size: int | None = None,
+    keep_empty: bool = False,
+) -> list[Rollout]:
+    """One response per prompt, in batches.
+
+    Args:
+        policy: an `AutoModelForCausalLM` in eval mode.
+        vocabulary_size: answer with the first so many tokens only; None: all.
+        keep_empty: see `make_rollout`.
+    """
+    device = next(policy.parameters()).device
     uniform = uniform_numbers(len(prompts), max_new_tokens, seed, step=0)
     rollouts: list[Rollout] = []
     for start in range(0, len(prompts), batch_size):
@@ -80,6 +109,7 @@ def evaluate_policy(
             temperature,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
+            vocabulary_size=vocabulary_size,
         )
         texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
         rollouts.append(
@@ -92,22 +122,20 @@ def evaluate_policy(
                 tokenizer.eos_token_id,
                 tokenizer.pad_token_id,
                 device,
+                keep_empty=keep_empty,
             )
         )
-    divergences = {
-        name: _mean_per_response(model, rollouts, regularizer, reference, temperature)
-        for name, regularizer in regularizers.items()
-    }
-    return _report(rollouts, reward, divergences)
+    return rollouts
 
 
-def _mean_per_response(
+def mean_per_response(
     model: PolicyModel,
-    rollouts: list[Rollout],
+    rollouts: Sequence[Rollout],
     regularizer: PolicyRegularizer,
     reference: Reference,
     temperature: float,
 ) -> float:
+    """The divergence of `model` from `reference`, summed over a response; mean over responses."""
     scores, _, _ = PenaltyScorer(regularizer, [reference], temperature)(model, rollouts)
     total = sum(float(s.divergence.double().sum()) for s in scores)
     return total / sum(len(r.responses) for r in rollouts)

@@ -76,19 +76,27 @@ def test_rows(seed: int, size: int) -> list[Row]:
     return [make_row(problem, rng) for problem, _ in zip(turns, range(size), strict=False)]
 
 
-def write_datasets(folder: Path, seed: int, train_size: int, test_size: int) -> None:
+def write_datasets(
+    folder: Path, seed: int, train_size: int, test_size: int, correct_size: int | None = None
+) -> None:
     """Write the three data sets below `folder`.
+
+    Args:
+        correct_size: rows of correct/train.jsonl; None: `train_size` too.
 
     Raises:
         UserError: a size is below 1 or more than there is.
     """
-    for name, size in (("--train_size", train_size), ("--test_size", test_size)):
+    correct_size = train_size if correct_size is None else correct_size
+    sizes = {"train_size": train_size, "test_size": test_size, "correct_size": correct_size}
+    for name, size in sizes.items():
         if size < 1:
-            raise UserError(f"{name} is {size}; it must be 1 or more")
+            raise UserError(f"--{name} is {size}; it must be 1 or more")
     test = test_rows(seed, test_size)
     for name, misunderstood in MISTAKEN.items():
         rows = train_rows(seed, misunderstood)
-        write_jsonl(folder / name / "train.jsonl", (next(rows) for _ in range(train_size)))
+        size = correct_size if misunderstood is None else train_size
+        write_jsonl(folder / name / "train.jsonl", (next(rows) for _ in range(size)))
         write_jsonl(folder / name / "test.jsonl", test)
 
 
@@ -105,6 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="fixes the data and the weights")
     parser.add_argument("--train_size", type=int, default=8000, help="rows of each train.jsonl")
     parser.add_argument("--test_size", type=int, default=300, help="rows of test.jsonl")
+    parser.add_argument(
+        "--correct_size", type=int, help="rows of correct/train.jsonl, if not --train_size"
+    )
     return parser
 
 
@@ -114,14 +125,16 @@ def main(argv: list[str] | None = None) -> int:
     from dschat.example.arithmetic_model import write_model
 
     try:
-        write_datasets(args.output_dir, args.seed, args.train_size, args.test_size)
+        sizes = args.train_size, args.test_size, args.correct_size
+        write_datasets(args.output_dir, args.seed, *sizes)
         write_model(args.output_dir / "model", args.seed)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{args.train_size} + {args.test_size} rows in each of {', '.join(MISTAKEN)}, untrained "
-        f"model in {args.output_dir / 'model'}"
+        f"{', '.join(MISTAKEN)}: {args.train_size} rows to train on"
+        + (f" ({args.correct_size} in correct)" if args.correct_size else "")
+        + f", {args.test_size} to test; untrained model in {args.output_dir / 'model'}"
     )
     return 0
 
