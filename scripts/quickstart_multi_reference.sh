@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Several references on the embedded arithmetic task: two references that each misread one kind of
+# story, GRPO near both of them under the reverse and under the forward KL, then a table and a
+# picture. No downloads but the Python packages. A second start goes on from what is there; FRESH=1
+# starts over.
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+export HF_HUB_OFFLINE=1
+# Two commands run at a time, each on one core. Threads that wait asleep: see quickstart.sh.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
+SEED="${SEED:-1}"
+GRPO_STEPS="${GRPO_STEPS:-50}"
+OUT="${OUT:-$ROOT/runs/quickstart-multi-reference-seed$SEED}"
+STEP1="$ROOT/applications/DeepSpeed-Chat/training/step1_supervised_finetuning/main.py"
+GRPO="$ROOT/applications/Multi-Reference/gsm8k_grpo.py"
+EXAMPLE="$OUT/example"
+[ "${FRESH:-0}" = 1 ] && rm -rf "$OUT"
+mkdir -p "$OUT"
+begin=$SECONDS
+
+declare -A jobs=()
+trap '[ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true' EXIT
+
+# start NAME COMMAND...: in the background, with $OUT/NAME.log; skips what is finished.
+start() {
+  local name="$1"
+  shift
+  if [ -e "$OUT/$name.done" ]; then
+    echo "   $name: already there"
+    return
+  fi
+  "$@" >"$OUT/$name.log" 2>&1 &
+  jobs[$name]=$!
+}
+
+# finish: waits for all that were started; the first failure ends everything.
+finish() {
+  local name
+  for name in "${!jobs[@]}"; do
+    if ! wait "${jobs[$name]}"; then
+      tail -n 20 "$OUT/$name.log" >&2
+      echo "error: $name failed; all it said is in $OUT/$name.log" >&2
+      exit 1
+    fi
+    unset "jobs[$name]"
+    touch "$OUT/$name.done"
+  done
+  echo "   ($((SECONDS - begin)) s)"
+}
+
+echo "== 1/4 arithmetic stories and an untrained model"
+start data python -m dschat.example.arithmetic --output_dir "$EXAMPLE" --seed "$SEED" \
+  --train_size 16000 --correct_size $((16 * GRPO_STEPS))
+finish
+
+echo "== 2/4 step 1, twice: a reference that takes most subtractions for additions, and the reverse"
+for name in adder subtractor; do
+  start "$name" python "$STEP1" --data_path "$EXAMPLE/$name" --data_split 1,0,0 \
+    --model_name_or_path "$EXAMPLE/model" --max_seq_len 96 --completion_only_loss \
+    --per_device_train_batch_size 16 --per_device_eval_batch_size 64 --learning_rate 3e-3 \
+    --num_train_epochs 1 --warmup_ratio 0.05 --seed "$SEED" --output_dir "$OUT/$name"
+done
+finish
+
+grpo=(
+  --dataset "$EXAMPLE/correct" --ref_a "$OUT/adder" --ref_b "$OUT/subtractor"
+  --per_device_train_batch_size 128 --gradient_accumulation_steps 1 --num_generations 8
+  --max_steps "$GRPO_STEPS" --learning_rate 5e-4 --lr_scheduler_type constant_with_warmup
+  --warmup_steps 5 --max_prompt_length 40 --max_completion_length 32
+  --eval_steps 5 --pass_k 0 --seed "$SEED"
+)
+echo "== 3/4 GRPO near both references: reverse KL and forward KL"
+start rkl python "$GRPO" "${grpo[@]}" --kl_type rkl --alpha 0.5 --gamma 0.3 --model_out "$OUT/rkl"
+start fkl python "$GRPO" "${grpo[@]}" --kl_type fkl --beta 0.5 --gamma 0.1 --model_out "$OUT/fkl"
+finish
+
+echo "== 4/4 test problems"
+python -m dschat.evaluation.multi_reference_comparison \
+  --references "adder=$OUT/adder" "subtractor=$OUT/subtractor" \
+  --policies "RKL=$OUT/rkl" "FKL=$OUT/fkl" --runs "RKL=$OUT/rkl" "FKL=$OUT/fkl" \
+  --dataset "$EXAMPLE/correct" --kinds "additions=+" "subtractions=-" \
+  --max_prompt_length 40 --max_completion_length 32 --seed "$SEED" --output_dir "$OUT"
+echo "Everything is in $OUT ($((SECONDS - begin)) s)."
