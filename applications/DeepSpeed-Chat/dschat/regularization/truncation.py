@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -10,13 +11,23 @@ from torch import Tensor
 
 from dschat.regularization.support import likeliest_tokens
 
+NO_TOKEN = -1
+"""In the place of a token whose bin has no mass."""
+
+
+def _light_into_tail(log_masses: Tensor, heavy: Tensor) -> Tensor:
+    light = log_masses[:, :-1].masked_fill(heavy, -torch.inf)
+    tail = torch.cat([light, log_masses[:, -1:]], dim=1).logsumexp(1, keepdim=True)
+    return torch.cat([log_masses[:, :-1].masked_fill(~heavy, -torch.inf), tail], dim=1)
+
 
 class Truncation(NamedTuple):
     """Policy and reference of N positions over S = 2 top_k + 1 bins.
 
     Attributes:
         tokens: [N, S - 1] int64, the likeliest tokens of the policy, then of the reference. One
-            that is in both has its mass at its first place and none at its second.
+            that is in both has its mass at its first place and none at its second; what has no
+            mass at all may be named by `NO_TOKEN`.
         log_policy, log_reference: [N, S], log-masses of the bins, the tail last; -inf if empty.
     """
 
@@ -33,14 +44,27 @@ class Truncation(NamedTuple):
         """The distributions of some positions."""
         return Truncation(*(field[positions] for field in self))
 
-    def without_repeats(self) -> Truncation:
+    def with_light_tokens_in_tail(self, mass: float) -> tuple[Truncation, Tensor]:
+        """The same with every token that has less than ``mass`` in both put into the tail.
+
+        Returns:
+            the distributions, and [N] int64, how many tokens of each position have a bin left.
+        """
+        least = math.log(mass)
+        heavy = (self.log_policy[:, :-1] >= least) | (self.log_reference[:, :-1] >= least)
+        merged = (_light_into_tail(each, heavy) for each in (self.log_policy, self.log_reference))
+        return Truncation(self.tokens, *merged), heavy.sum(1)
+
+    def without_empty_bins(self) -> Truncation:
         """The same distributions with as few bins as the position with most tokens needs."""
         used = (self.log_policy[:, :-1] != -torch.inf) | (self.log_reference[:, :-1] != -torch.inf)
         kept = int(used.sum(1).max()) if len(used) else used.shape[1]
         order = used.int().argsort(dim=1, descending=True, stable=True)[:, :kept]
         bins = torch.cat([order, torch.full_like(used[:, :1], used.shape[1], dtype=torch.int64)], 1)
+        # What has no mass in any bin is not found by `bin_of`.
+        tokens = self.tokens.masked_fill(~used, NO_TOKEN)
         return Truncation(
-            self.tokens.gather(1, order),
+            tokens.gather(1, order),
             self.log_policy.gather(1, bins),
             self.log_reference.gather(1, bins),
         )
