@@ -6,7 +6,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from dschat.regularization import FDivergence, KLDivergence, MultiReference, SinkhornDivergence
+from dschat.regularization import (
+    FDivergence,
+    KLDivergence,
+    MultiReference,
+    SinkhornDivergence,
+    sinkhorn,
+)
 from dschat.regularization.sinkhorn import NUMBERS_PER_BLOCK
 from dschat.regularization.sinkhorn_solver import solve
 from dschat.regularization.token_distance import TokenDistance
@@ -16,6 +22,14 @@ from scipy.spatial.distance import cdist
 
 VOCABULARY = 8
 TIGHT = {"max_iter": 20000, "tol": 1e-11}
+
+
+@pytest.fixture(autouse=True, params=["shared costs", "blocks of costs"])
+def way(request, monkeypatch):
+    """Small vocabularies go one way, large ones the other: every test here goes both."""
+    if request.param == "blocks of costs":
+        monkeypatch.setattr(sinkhorn, "SHARED_COSTS_UP_TO", 0)
+    return request.param
 
 
 def random_embeddings(rng, vocabulary=VOCABULARY):
@@ -239,7 +253,7 @@ def test_the_solver_is_an_argument(rng):
     own = SinkhornDivergence(embeddings, 8, 0.5)(policy, reference, actions)
     # All 8 tokens are in both distributions' likeliest: 8 bins and the tail.
     assert shapes == [(3, 9, 9)]
-    assert torch.equal(given.token, own.token)
+    torch.testing.assert_close(given.token, own.token)
 
 
 def test_several_references_combine(rng):
@@ -263,3 +277,37 @@ def test_unusable_settings_and_inputs_are_refused(rng):
     policy, reference = random_pair(rng, vocabulary=9)
     with pytest.raises(ValueError, match="9 tokens and 8"):
         SinkhornDivergence(embeddings)(policy, reference, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("step", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("epsilon", [0.03, 0.2])
+def test_one_block_of_costs_for_all_positions_gives_what_blocks_of_their_own_give(
+    step, epsilon, way
+):
+    generator = torch.Generator().manual_seed(3)
+    points = torch.randn(90, 8, generator=generator)
+    reference = 3 * torch.randn(40, 90, generator=generator)
+    policy = reference + step * torch.randn(40, 90, generator=generator)
+    actions = torch.randint(0, 90, (40,), generator=generator)
+    shared = SinkhornDivergence(points, top_k=12, epsilon=epsilon)
+    own = SinkhornDivergence(points, top_k=12, epsilon=epsilon, solver=solve)
+    assert shared._shares_costs(90, actions) == (way == "shared costs")
+    found, expected = (each(policy, reference, actions) for each in (shared, own))
+    torch.testing.assert_close(found.token, expected.token, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.divergence, expected.divergence, atol=2e-5, rtol=1e-4)
+    assert found.metrics["bins"] == expected.metrics["bins"] < 25
+
+
+def test_tokens_of_negligible_mass_join_the_tail_and_change_nothing(rng):
+    points = torch.randn(60, 8, generator=rng)
+    reference = torch.randn(20, 60, generator=rng)
+    reference[:, 10:] -= 16.0  # 50 tokens with some 1e-8 each
+    policy = reference + 0.5 * torch.randn(20, 60, generator=rng)
+    actions = torch.randint(0, 10, (20,), generator=rng)
+    found = SinkhornDivergence(points, 60, tol=1e-4, max_iter=2000)(policy, reference, actions)
+    kept = SinkhornDivergence(points.double(), top_k=60, tol=1e-9, max_iter=20000)
+    expected = kept(policy.double(), reference.double(), actions)
+    assert found.metrics["bins"] == 11
+    assert expected.metrics["bins"] == 61
+    torch.testing.assert_close(found.divergence.double(), expected.divergence, atol=2e-4, rtol=1e-2)
+    torch.testing.assert_close(found.token.double(), expected.token, atol=2e-3, rtol=1e-2)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from dschat.regularization.sinkhorn_kernels import log_kernel, scaling_kernel
+from dschat.regularization.sinkhorn_kernels import LogKernel, ScalingKernel
 from dschat.regularization.sinkhorn_solver import _solve_bins, solve
 
 
@@ -23,7 +23,7 @@ def plan(log_p, log_q, f, g, costs):
     return torch.exp((log_p + f).unsqueeze(2) + (log_q + g).unsqueeze(1) - costs)
 
 
-@pytest.mark.parametrize("kernel", [log_kernel, scaling_kernel])
+@pytest.mark.parametrize("kernel", [LogKernel, ScalingKernel])
 @pytest.mark.parametrize("epsilon", [0.005, 0.05, 0.5, 50.0])
 def test_plans_have_their_marginals(kernel, epsilon, rng):
     log_p, log_q, costs = problem(rng, epsilon=epsilon)
@@ -75,8 +75,8 @@ def test_kernels_agree_also_where_exponentials_underflow(spread, rng):
     costs.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     costs[1] *= 10
     weights = spread * torch.randn(4, 9, generator=rng)
-    found = scaling_kernel(costs)(weights)
-    exact = log_kernel(costs.double())(weights.double())
+    found = ScalingKernel(costs)(weights)
+    exact = LogKernel(costs.double())(weights.double())
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
     assert math.isfinite(float(found.sum()))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dschat.regularization.base import Penalty, checked_penalty, mean, single_reference
+from dschat.regularization.sinkhorn_kernels import LARGEST_SCALED_COST
 from dschat.regularization.sinkhorn_solver import Solver, solve
 from dschat.regularization.token_distance import TokenDistance
 from dschat.regularization.truncation import Truncation, truncate
@@ -17,6 +18,9 @@ from dschat.regularization.truncation import Truncation, truncate
 NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
+SHARED_COSTS_UP_TO = 1024
+"""On a CPU, vocabularies up to this share one block of costs. Measured with 143 of 288 tokens in a
+position's bins: 3 times faster."""
 
 
 def rows_per_block(logits: Tensor) -> int:
@@ -84,6 +88,7 @@ class SinkhornDivergence:
         self.top_k, self.epsilon, self.max_iter, self.tol = top_k, epsilon, max_iter, tol
         self.distance = TokenDistance(token_embeddings, cost_type)
         self._solver = solver
+        self._shared_costs: Tensor | None = None
 
     @torch.no_grad()
     def __call__(
@@ -108,7 +113,11 @@ class SinkhornDivergence:
         # What this moves to the tail is far less than the plan may miss its marginals by.
         lightest = self.tol / (10 * cut.log_policy.shape[1])
         cut, tokens = cut.with_light_tokens_in_tail(lightest)
-        solved = self._solve_in_blocks(cut, tokens, actions)
+        vocabulary = policy_logits.shape[1]
+        if self._shares_costs(vocabulary, actions):
+            solved = self._solve_on_vocabulary(cut, vocabulary, actions)
+        else:
+            solved = self._solve_in_blocks(cut, tokens, actions)
         token, divergence, error, converged, iterations = solved
         metrics = {
             "marginal_error": mean(error),
@@ -127,7 +136,13 @@ class SinkhornDivergence:
             )
         return checked_penalty(token, divergence, metrics)
 
-    def _solve_in_blocks(self, cut: Truncation, tokens: Tensor, actions: Tensor) -> list[Tensor]:
+    def _shares_costs(self, vocabulary: int, actions: Tensor) -> bool:
+        """Whether one block of costs for all positions is the faster way."""
+        in_scaling_domain = 1 / self.epsilon <= LARGEST_SCALED_COST
+        on_cpu = self._solver is None and actions.device.type == "cpu" and len(actions) > 0
+        return on_cpu and in_scaling_domain and vocabulary <= SHARED_COSTS_UP_TO
+
+    def _solve_in_blocks(self, cut: Truncation, tokens: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         """As `_solve`, for any number of positions, those with like many tokens together.
 
         A block is as wide as its widest position: peaked distributions cost next to nothing.
@@ -147,16 +162,43 @@ class SinkhornDivergence:
             start = end
         parts = parts or [self._solve(cut, actions)]
         places = order.argsort()
-        return [torch.cat(column)[places] for column in zip(*parts, strict=True)]
+        return tuple(torch.cat(column)[places] for column in zip(*parts, strict=True))
+
+    def _solve_on_vocabulary(
+        self, cut: Truncation, vocabulary: int, actions: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `_solve`, with a bin for every token: most are empty, but the costs are the same for
+        all positions, and the products with them are those of matrices.
+        """
+        dtype, shape = cut.log_policy.dtype, (1, vocabulary + 1, vocabulary + 1)
+        costs = self._shared_costs
+        if costs is None or costs.shape != shape or costs.dtype != dtype:
+            every = torch.arange(vocabulary).unsqueeze(0)
+            costs = self._shared_costs = self.distance.block(every, dtype) / self.epsilon
+        log_policy, log_reference = cut.on_vocabulary(vocabulary)
+        heavier = torch.maximum(log_policy, log_reference).gather(1, actions.unsqueeze(1))
+        bins = torch.where(heavier.squeeze(1) > -torch.inf, actions, vocabulary)
+        rows = max(1, NUMBERS_PER_BLOCK["cpu"] // (8 * vocabulary))
+        parts = [
+            self._potentials(log_policy[block], log_reference[block], costs, bins[block])
+            for block in torch.arange(len(actions)).split(rows)
+        ]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def _solve(self, cut: Truncation, actions: Tensor) -> tuple[Tensor, ...]:
         """Token penalty, divergence, marginal error, convergence and updates, [B] each."""
         costs = self.distance.block(cut.tokens, cut.log_policy.dtype) / self.epsilon
+        return self._potentials(cut.log_policy, cut.log_reference, costs, cut.bin_of(actions))
+
+    def _potentials(
+        self, log_policy: Tensor, log_reference: Tensor, costs: Tensor, bins: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `_solve`, from masses [B, S], costs and the bins [B] of the sampled tokens."""
         solver = self._solver or default_solver(costs)
-        solved = solver(cut.log_policy, cut.log_reference, costs, self.max_iter, self.tol)
+        solved = solver(log_policy, log_reference, costs, self.max_iter, self.tol)
         variation = self.epsilon * (solved.cross_policy - solved.self_policy)
         of_reference = self.epsilon * (solved.cross_reference - solved.self_reference)
-        shift = (cut.log_reference.exp() * of_reference).sum(1)
-        divergence = (cut.log_policy.exp() * variation).sum(1) + shift
-        token = variation.gather(1, cut.bin_of(actions).unsqueeze(1)).squeeze(1) + shift
+        shift = (log_reference.exp() * of_reference).sum(1)
+        divergence = (log_policy.exp() * variation).sum(1) + shift
+        token = variation.gather(1, bins.unsqueeze(1)).squeeze(1) + shift
         return token, divergence, solved.marginal_error, solved.converged, solved.iterations

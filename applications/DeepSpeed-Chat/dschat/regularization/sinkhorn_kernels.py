@@ -1,21 +1,17 @@
-"""Sums over a transport kernel for batches of small cost blocks, in the scaling and log domains.
+"""Sums over a transport kernel, in the scaling and log domains.
 
-A kernel is made from costs [B, S, S] over epsilon, symmetric with an infinite diagonal, and maps
-weights [B, S] to log sum_{j != i} exp(w_j - C_ij), [B, S]. The diagonal is left to the solver,
-which treats it exactly.
+A kernel is made from costs over epsilon, symmetric with an infinite diagonal: [B, S, S], or [1, S,
+S] for all positions alike. It maps weights [B, S] to log sum_{j != i} exp(w_j - C_ij), [B, S]. The
+diagonal is left to the solver, which treats it exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-LogSums = Callable[[Tensor], Tensor]
-"""weights [B, S] -> log-sums [B, S]."""
-Kernel = Callable[[Tensor], LogSums]
-"""costs [B, S, S] -> its log-sums."""
 
 SMALLEST_SUM = 1e-30
 """Sums below this have lost, or may have lost, terms to underflow in float32."""
@@ -23,34 +19,67 @@ LARGEST_SCALED_COST = 60.0
 """Typical cost over epsilon from which hardly a sum is above ``SMALLEST_SUM``."""
 
 
-def log_kernel(costs: Tensor) -> LogSums:
+class LogSums(Protocol):
+    """weights [B, S] -> log-sums [B, S]."""
+
+    def __call__(self, weights: Tensor) -> Tensor: ...
+
+    def at(self, positions: Tensor) -> LogSums:
+        """The same for some of the positions."""
+        ...
+
+
+Kernel = Callable[[Tensor], LogSums]
+"""costs -> its log-sums."""
+
+
+class LogKernel:
     """Exact for all costs; builds one [B, S, S] tensor per call."""
 
-    def log_sums(weights: Tensor) -> Tensor:
-        return torch.logsumexp(weights.unsqueeze(1) - costs, dim=2)
+    def __init__(self, costs: Tensor) -> None:
+        self.costs = costs
 
-    return log_sums
+    def __call__(self, weights: Tensor) -> Tensor:
+        return torch.logsumexp(weights.unsqueeze(1) - self.costs, dim=2)
+
+    def at(self, positions: Tensor) -> LogKernel:
+        """The same for some of the positions."""
+        return LogKernel(_at(self.costs, positions))
 
 
-def scaling_kernel(costs: Tensor) -> LogSums:
-    """exp(-C) is kept, and a call is one product with it; sums that underflow are done in logs.
+class ScalingKernel:
+    """exp(-C) is kept, and a call is one product with it; sums that underflow are done in logs."""
 
-    On a CPU some 15 times faster than ``log_kernel``.
-    """
-    if float(costs[:, 0, 1:].mean()) > LARGEST_SCALED_COST:
-        return log_kernel(costs)
-    kernel = torch.exp(-costs)
+    def __init__(self, costs: Tensor, kernel: Tensor | None = None) -> None:
+        self.costs = costs
+        self.kernel = torch.exp(-costs) if kernel is None else kernel
 
-    def log_sums(weights: Tensor) -> Tensor:
+    def __call__(self, weights: Tensor) -> Tensor:
         largest = weights.amax(1, keepdim=True)
+        scaled = torch.exp(weights - largest)
         # The kernel is symmetric, and a row vector from the left is much the faster product.
-        scaled = torch.exp(weights - largest).unsqueeze(1)
-        sums = torch.bmm(scaled, kernel).squeeze(1)
+        if len(self.kernel) == 1:
+            sums = scaled @ self.kernel[0]
+        else:
+            sums = torch.bmm(scaled.unsqueeze(1), self.kernel).squeeze(1)
         result = sums.log() + largest
         position, row = (sums < SMALLEST_SUM).nonzero(as_tuple=True)
         if len(row):
-            exact = weights[position] - costs[position, row]
-            result[position, row] = torch.logsumexp(exact, dim=1)
+            of = position if len(self.costs) > 1 else torch.zeros_like(position)
+            result[position, row] = torch.logsumexp(weights[position] - self.costs[of, row], dim=1)
         return result
 
-    return log_sums
+    def at(self, positions: Tensor) -> ScalingKernel:
+        """The same for some of the positions."""
+        return ScalingKernel(_at(self.costs, positions), _at(self.kernel, positions))
+
+
+def _at(blocks: Tensor, positions: Tensor) -> Tensor:
+    return blocks if len(blocks) == 1 else blocks[positions]
+
+
+def fitting_kernel(costs: Tensor) -> LogSums:
+    """The scaling kernel where its sums do not all underflow; on a CPU it is 15 times faster."""
+    if float(costs[:, 0, 1:].mean()) > LARGEST_SCALED_COST:
+        return LogKernel(costs)
+    return ScalingKernel(costs)

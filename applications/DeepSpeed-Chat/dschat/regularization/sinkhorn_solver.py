@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dschat.regularization.sinkhorn_kernels import Kernel, LogSums, scaling_kernel
+from dschat.regularization.sinkhorn_kernels import Kernel, LogSums, fitting_kernel
 
 LARGEST_EXPONENT = 50.0
 SMALLEST_LOG_MASS = -80.0
@@ -61,7 +61,7 @@ def solve(
     costs: Tensor,
     max_iter: int,
     tol: float,
-    kernel: Kernel = scaling_kernel,
+    kernel: Kernel = fitting_kernel,
 ) -> Potentials:
     """Solve (policy, policy), (reference, reference) and, from their solutions, the cross problem.
 
@@ -70,8 +70,8 @@ def solve(
 
     Args:
         log_policy, log_reference: [B, S], -inf at empty bins.
-        costs: [B, S, S], symmetric, over epsilon; its diagonal is 0 whatever it holds, and is
-            overwritten.
+        costs: [B, S, S] or, alike for all positions, [1, S, S]; symmetric, over epsilon; its
+            diagonal is 0 whatever it holds, and is overwritten.
         max_iter: updates at most, of each problem.
         tol: L1 marginal error that counts as solved.
         kernel: what sums over the costs.
@@ -87,11 +87,9 @@ def solve(
     f, g, error, iterations = _solve_cross(
         (log_policy, log_reference),
         (of_policy, of_reference),
-        costs,
-        kernel,
+        log_sums,
         threshold,
         max_iter,
-        log_sums,
     )
     return Potentials(f, g, of_policy, of_reference, error, error <= tol, iterations)
 
@@ -99,11 +97,9 @@ def solve(
 def _solve_cross(
     log_masses: tuple[Tensor, Tensor],
     potentials: tuple[Tensor, Tensor],
-    costs: Tensor,
-    kernel: Kernel,
+    log_sums: LogSums,
     threshold: Tensor,
     max_iter: int,
-    log_sums: LogSums | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """f, g, marginal error and updates of the cross problem, from given potentials.
 
@@ -111,7 +107,6 @@ def _solve_cross(
     """
     log_policy, log_reference = log_masses
     f, g = potentials
-    log_sums = log_sums or kernel(costs)
     x, y = log_sums(log_reference + g), log_sums(log_policy + f)
     error = _error(log_policy, f, log_reference + g, x)
     error = error + _error(log_reference, g, log_policy + f, y)
@@ -125,8 +120,7 @@ def _solve_cross(
             others = _solve_cross(
                 (log_policy[running], log_reference[running]),
                 (f[running], g[running]),
-                costs[running],
-                kernel,
+                log_sums.at(running),
                 threshold[running],
                 max_iter - update,
             )

@@ -69,6 +69,17 @@ class Truncation(NamedTuple):
             self.log_reference.gather(1, bins),
         )
 
+    def on_vocabulary(self, size: int) -> tuple[Tensor, Tensor]:
+        """Log-masses of both [N, size + 1], a bin for every token of the vocabulary, tail last."""
+        return self._spread(self.log_policy, size), self._spread(self.log_reference, size)
+
+    def _spread(self, log_masses: Tensor, size: int) -> Tensor:
+        full = log_masses.new_full((len(log_masses), size + 1), -torch.inf)
+        # A token that stands twice has no mass at its second place.
+        full.scatter_reduce_(1, self.tokens, log_masses[:, :-1], "amax")
+        full[:, -1] = log_masses[:, -1]
+        return full
+
     def bin_of(self, token_ids: Tensor) -> Tensor:
         """Bin [N] of one token per position; the tail's for tokens that were cut off."""
         found = self.tokens == token_ids.unsqueeze(1)
