@@ -23,10 +23,10 @@ from dschat.evaluation.answer_accuracy import wilson_interval
 from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
+from dschat.models.vocabulary import cut_vocabulary
 from dschat.rewards import check_rewards
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.training.distributed import is_main, log_main, rank, world_size
-from dschat.training.reference_scoring import cut_vocabulary
 from dschat.utils.files import atomic_write_text
 
 NORMAL_95 = 1.959964

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from dschat.config import require
 from dschat.data.text import Prompt, encode_pair, verbatim
 from dschat.models.loading import _load as load_pretrained
 from dschat.models.loading import load_reward_model
+from dschat.models.v_head import check_not_v_head
 from dschat.rewards.reward_model import RewardModel
 from dschat.training.distributed import log_main
 
@@ -37,6 +40,7 @@ class TextReward:
         self.path, self.flag = path, flag
         self.dtype, self.device, self.batch_size = dtype, device, batch_size
         config = load_pretrained(AutoConfig, path, flag)
+        check_not_v_head(path, flag)
         kinds = ", ".join(config.architectures or [])
         require(
             not kinds or ("Classification" in kinds and config.num_labels == 1),
@@ -68,28 +72,46 @@ class TextReward:
         pair = encode_pair(tokenizer, prompt, response, tokenizer.eos_token, max_seq_len=2**31)
         return pair["input_ids"]
 
-    @torch.no_grad()
     def __call__(self, prompts: list[Prompt], responses: list[str]) -> list[float]:
         """One score per response; the model is loaded for this call.
 
         Raises:
             UserError: the folder is no reward model.
         """
+        texts = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
+        with self.loaded() as score:
+            return score(texts)
+
+    @contextmanager
+    def loaded(self) -> Iterator[Callable[[list[list[int]]], list[float]]]:
+        """Inside: the model is in memory, behind a function from token ids to one score a text.
+
+        Raises:
+            UserError: the folder is no reward model.
+        """
         model = load_reward_model(self.path, self.tokenizer, self.dtype, self.flag)
         model = model.to(self.device).eval()
-        texts = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
         limit = getattr(model.config, "max_position_embeddings", None) or 2**31
-        long = sum(len(ids) > limit for ids in texts)
+        long = 0
+
+        def score(texts: list[list[int]]) -> list[float]:
+            nonlocal long
+            long += sum(len(ids) > limit for ids in texts)
+            return self._scores(model, [ids[-limit:] for ids in texts])
+
+        yield score
         if long:
             log_main(
                 f"{long} texts are longer than the reward model's context; their last {limit} "
-                "tokens are scored."
+                "tokens were scored."
             )
-        texts = [ids[-limit:] for ids in texts]
+
+    @torch.no_grad()
+    def _scores(self, model: Any, texts: list[list[int]]) -> list[float]:
         if isinstance(getattr(model, "score", None), torch.nn.Module):
             reward = RewardModel(model, self.tokenizer.pad_token_id, self.batch_size, self.device)
             examples = [{"prompt_ids": ids, "response_ids": []} for ids in texts]
-            return reward([""] * len(texts), responses, examples)
+            return reward([""] * len(texts), [""] * len(texts), examples)
         return self._pooled(model, texts)
 
     def _pooled(self, model: Any, texts: list[list[int]]) -> list[float]:

@@ -1,7 +1,6 @@
 """Tokenizers and models from Hugging Face folders (or hub names where there is a network).
 
-Nothing from a checkpoint is ever executed: no remote code, and weights are read by transformers'
-safe loaders.
+Nothing from a checkpoint is ever executed: no remote code, and only safe loaders of weights.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
+from dschat.models.v_head import check_not_v_head
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -253,6 +253,7 @@ def load_reward_model(
     """
     from transformers import AutoModelForSequenceClassification
 
+    check_not_v_head(path, flag)
     config = _load_config(path, flag, tokenizer, dropout)
     is_classifier = any("Classification" in name for name in config.architectures or [])
     if not head_may_be_new and is_classifier and config.num_labels != 1:

@@ -17,6 +17,7 @@ from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import LORA_ALPHA, lora_targets
+from dschat.models.vocabulary import cut_vocabulary
 from dschat.training.distributed import log_main, shut_down
 from dschat.training.dpo_config import DirectPreferenceConfig
 from dschat.training.dpo_trainer import MultiReferenceTrainer, PairObjective, evaluate_pairs
@@ -27,7 +28,6 @@ from dschat.training.reference_scoring import (
     PairCollator,
     add_reference_logprobs,
     check_references,
-    cut_vocabulary,
     load_config,
 )
 from dschat.training.run_files import data_folder

@@ -21,6 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 from dschat.errors import UserError
 from dschat.models.loading import _load as load_pretrained
 from dschat.models.loading import check_same_vocabulary, load_causal_lm
+from dschat.models.vocabulary import cut_vocabulary
 from dschat.training.distributed import all_reduce, is_main, log_main, rank, world_size
 
 CHOSEN, REJECTED = "reference_chosen_logps", "reference_rejected_logps"
@@ -91,14 +92,6 @@ def check_references(
 def load_config(path: str, flag: str) -> Any:
     """A model's transformers config; raises `UserError` where there is none."""
     return load_pretrained(AutoConfig, path, flag)
-
-
-def cut_vocabulary(model: Any, width: int) -> Any:
-    """The model without the padding rows beyond `width`; also where ZeRO 3 has partitioned it."""
-    weight = model.get_input_embeddings().weight
-    if getattr(weight, "ds_shape", weight.shape)[0] > width:
-        model.resize_token_embeddings(width)
-    return model
 
 
 def add_reference_logprobs(
