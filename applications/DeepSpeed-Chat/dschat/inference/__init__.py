@@ -1,0 +1,1 @@
+"""Responses of trained policies to held-out prompts, and their rewards."""
