@@ -348,3 +348,29 @@ def test_ppo_learns_a_reward_it_can_reach(settings: Any) -> None:
     rewards = [r["reward"] for r in rows]
     assert sum(rewards[:5]) / 5 < 0.6
     assert sum(rewards[-5:]) / 5 > 0.85
+
+
+@pytest.mark.parametrize(
+    ("changes", "lengths"),
+    [
+        ({"ngram": 3}, {1, 2, 3}),
+        ({"termination_condition": "randomized", "repeat_times": 1}, None),
+        ({"termination_condition": "ppl", "value_function": "position"}, None),
+    ],
+)
+def test_tokens_of_a_macro_action_share_advantage_and_return(
+    settings: Any, changes: dict[str, Any], lengths: set[int] | None
+) -> None:
+    trainer = make_trainer(settings(**changes))
+    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    found, sizes = trainer._targets(experiences), set()
+    for e in found:
+        for advantages, returns, mask in zip(
+            e.advantages, e.returns, e.rollout.response_mask, strict=True
+        ):
+            runs = torch.unique_consecutive(advantages[mask], return_counts=True)[1].tolist()
+            assert runs == torch.unique_consecutive(returns[mask], return_counts=True)[1].tolist()
+            sizes |= set(runs)
+    assert max(sizes) > 1
+    assert lengths is None or sizes <= lengths
+    assert trainer.run_iteration(trainer.prompts[:8])["ratio"] == pytest.approx(1, abs=0.2)

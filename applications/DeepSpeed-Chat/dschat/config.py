@@ -28,7 +28,6 @@ HYBRID_ENGINE = (
     "Remove the flag; under ZeRO 3 add --enable_zero3_generation_gather for fast generation"
 )
 NOT_YET = "it is not in this version; "
-MACRO_ACTIONS = "remove it and use --termination_condition fixed --ngram 1 (plain PPO)"
 REPLACED_FLAGS: dict[str, str] = {
     "enable_hybrid_engine": HYBRID_ENGINE,
     "unpin_actor_parameters": HYBRID_ENGINE,
@@ -40,8 +39,7 @@ REPLACED_FLAGS: dict[str, str] = {
     "checkpoint_steps": NOT_YET + "use --save_steps, which saves models without optimiser state",
     "enable_ema": NOT_YET + "remove the flag and use the actor's own checkpoints (--save_steps)",
     "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
-    "repeat_times": NOT_YET + MACRO_ACTIONS,
-    "parser_cutoff": NOT_YET + MACRO_ACTIONS,
+    "parser_cutoff": NOT_YET + "use --termination_condition fixed, randomized or ppl",
     "unsupervised_dataset_name": NOT_YET + "remove it: only the RL objective is trained",
     "unsupervised_dataset_config_name": NOT_YET + "remove it: only the RL objective is trained",
     "unsup_coef": NOT_YET + "remove it: only the RL objective is trained",

@@ -142,7 +142,9 @@ class SinkhornDivergence:
         on_cpu = self._solver is None and actions.device.type == "cpu" and len(actions) > 0
         return on_cpu and in_scaling_domain and vocabulary <= SHARED_COSTS_UP_TO
 
-    def _solve_in_blocks(self, cut: Truncation, tokens: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
+    def _solve_in_blocks(
+        self, cut: Truncation, tokens: Tensor, actions: Tensor
+    ) -> tuple[Tensor, ...]:
         """As `_solve`, for any number of positions, those with like many tokens together.
 
         A block is as wide as its widest position: peaked distributions cost next to nothing.

@@ -55,6 +55,9 @@ def require_ranges(config: Any) -> None:
 CRITIC_FLAGS = [
     "gamma",
     "lam",
+    "termination_condition",
+    "ngram",
+    "repeat_times",
     "value_function",
     "critic_learning_rate",
     "critic_weight_decay",

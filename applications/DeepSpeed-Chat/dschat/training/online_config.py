@@ -36,11 +36,19 @@ class OnlineConfig(
     """What every online run has, whatever its algorithm, its penalty and its reward."""
 
     termination_condition: str = flag(
-        "fixed", "How tokens are grouped into macro actions (only 'fixed' in this version)."
+        "fixed",
+        "How tokens are grouped into macro actions (MA-RLHF, ppo): fixed, every --ngram tokens; "
+        "randomized, lengths of 1, 2, 3, 5 and 10 in random order, each --repeat_times times; ppl, "
+        "a new one where the reference's perplexity rises.",
+        choices=["fixed", "randomized", "ppl", "parsing"],
     )
-    ngram: int = flag(1, "Tokens in a macro action (only 1, plain PPO, in this version).")
+    ngram: int = flag(1, "Tokens in a macro action (fixed); 1: plain PPO.")
+    repeat_times: int = flag(3, "How often each length comes (randomized).")
     value_function: str = flag(
-        "equal", "Value of a macro action: equal, unit or position; the same for --ngram 1."
+        "equal",
+        "Value of a macro action from its tokens' values: equal, their mean; unit, the last one; "
+        "position, weighted by 1, 1/2, 1/3, ...",
+        choices=["equal", "unit", "position"],
     )
 
     critic_head_may_be_new: ClassVar[bool] = False
@@ -74,16 +82,23 @@ class OnlineConfig(
         require_partners(self)
 
     def _validate_macro_actions(self) -> None:
-        """Only single tokens are actions; all value functions agree on them."""
-        wanted = f"--termination_condition {self.termination_condition} --ngram {self.ngram}"
+        """Flags of groupings that are not used would do nothing."""
+        kind = self.termination_condition
         require(
-            (self.termination_condition, self.ngram) == ("fixed", 1),
-            f"{wanted}: macro actions are not in this version; use --termination_condition fixed "
-            "--ngram 1 (plain PPO).",
+            kind != "parsing",
+            "--termination_condition parsing needs a constituency parser, which is not in this "
+            "version. Use fixed, randomized or ppl.",
         )
+        require(self.ngram >= 1, f"--ngram {self.ngram}: expected 1 or more.")
         require(
-            self.value_function in ("equal", "unit", "position"),
-            f"--value_function {self.value_function!r}: expected equal, unit or position.",
+            self.ngram == 1 or kind == "fixed",
+            f"--ngram {self.ngram} belongs to --termination_condition fixed. Remove it.",
+        )
+        require(self.repeat_times >= 1, f"--repeat_times {self.repeat_times}: expected 1 or more.")
+        require(
+            self.repeat_times == 3 or kind == "randomized",
+            f"--repeat_times {self.repeat_times} belongs to --termination_condition randomized. "
+            "Remove it.",
         )
 
     def _validate_batches(self) -> None:

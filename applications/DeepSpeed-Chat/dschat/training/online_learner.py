@@ -35,7 +35,7 @@ from dschat.training.iteration_metrics import iteration_metrics
 from dschat.training.online_config import OnlineConfig
 from dschat.training.sample_term import with_samples
 from dschat.training.sampling import micro_batches, sample_responses
-from dschat.training.targets import with_targets
+from dschat.training.targets import MacroActions, with_targets
 from dschat.training.updates import LossSettings, update
 
 
@@ -214,8 +214,16 @@ class OnlineLearner:
                 leave_one_out=config.algorithm == "rloo",
                 scale=config.scale_rewards,
             )
+        macro = MacroActions(
+            config.termination_condition,
+            config.ngram,
+            config.repeat_times,
+            config.value_function,
+            config.seed * 1_000_003 + self.iteration,
+        )
+        discounts = (config.gamma, config.lam)
         return [
-            with_targets(e, config.kl_ctl, clip, config.gamma, config.lam, config.clip_reward_value)
+            with_targets(e, config.kl_ctl, clip, *discounts, config.clip_reward_value, macro)
             for e in experiences
         ]
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dschat.algorithms import gae
+from dschat.algorithms.macro_actions import (
+    fixed_macro_actions,
+    macro_gae,
+    perplexity_macro_actions,
+    randomized_macro_actions,
+)
 from dschat.rollout.experience import Experience
 
 
@@ -43,6 +50,34 @@ def token_rewards(
     return rewards + torch.where(columns == last, terminal, torch.zeros_like(terminal))
 
 
+@dataclass(frozen=True)
+class MacroActions:
+    """How tokens are grouped (`dschat.algorithms.macro_actions`); the default is plain PPO.
+
+    Attributes:
+        kind: "fixed", "randomized" or "ppl". ngram: of fixed. repeat_times: of randomized.
+        value_function: "equal", "unit" or "position".
+        seed: of randomized lengths; another one for every iteration.
+    """
+
+    kind: str = "fixed"
+    ngram: int = 1
+    repeat_times: int = 3
+    value_function: str = "equal"
+    seed: int = 0
+
+    def ids(self, experience: Experience) -> Tensor:
+        """[B, T] int64, the macro action of each token, the same whatever the number of ranks."""
+        mask = experience.rollout.response_mask
+        if self.kind == "ppl":
+            return perplexity_macro_actions(mask, experience.reference_logprobs)
+        if self.kind == "randomized":
+            places = experience.rollout.places.tolist()
+            seeds = [(self.seed * 1_000_003 + place) % 2**63 for place in places]
+            return randomized_macro_actions(mask, self.repeat_times, seeds)
+        return fixed_macro_actions(mask, self.ngram)
+
+
 def with_targets(
     experience: Experience,
     coefficient: float,
@@ -50,9 +85,19 @@ def with_targets(
     gamma: float,
     lam: float,
     score_clip: float,
+    macro: MacroActions = MacroActions(),
 ) -> Experience:
-    """The experience with GAE's advantages and returns; see `token_rewards`."""
+    """The experience with GAE's advantages and returns; see `token_rewards` and `macro_gae`."""
     rewards = token_rewards(experience, coefficient, penalty_clip, score_clip)
     mask = experience.rollout.response_mask
     assert experience.values is not None
-    return experience.with_advantages(*gae(rewards, experience.values, mask, gamma, lam))
+    found = macro_gae(
+        rewards,
+        experience.values,
+        mask,
+        macro.ids(experience),
+        gamma,
+        lam,
+        macro.value_function,
+    )
+    return experience.with_advantages(*found)
