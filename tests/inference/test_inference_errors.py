@@ -105,6 +105,14 @@ def test_results_of_other_settings_are_not_mixed(flags: dict[str, Any]) -> None:
     assert not partial.exists()
 
 
+def test_a_gpu_that_is_too_small(flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("dschat.inference.policy.generate", generate)
+    refused(flags, "too small for --batch-size 4 .responses, the longest first.")
+
+
 def test_a_tokenizer_without_a_padding_token(tiny_tokenizer: Any, tmp_path: Path) -> None:
     import copy
 

@@ -60,7 +60,8 @@ class InferenceConfig:
     reference_model: str | None = flag(
         None,
         "A model with the policy's tokenizer, for example step 1's output: the table then tells "
-        "the policy's KL and Sinkhorn divergence from it.",
+        "the policy's KL and Sinkhorn divergence from it, summed over a response, at --temperature "
+        "(at 1 where that is 0).",
     )
     max_new_tokens: int = flag(256, "Responses stop at this many tokens.")
     max_prompt_tokens: int = flag(512, "Longer prompts are left out (and counted).")

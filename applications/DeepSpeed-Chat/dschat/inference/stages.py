@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from tqdm import tqdm
 
+from dschat.errors import UserError
 from dschat.inference.partial import PartialResults, Rows
 from dschat.training.distributed import is_main, rank, world_size
 from dschat.training.model_folder import on_all_ranks
@@ -63,7 +64,13 @@ def _run_share(
     with opened() as compute, partial.writer(stage) as write, bar:
         for start in range(0, len(mine), batch_size):
             batch = mine[start : start + batch_size]
-            write(compute(batch))
+            try:
+                write(compute(batch))
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"The GPU's memory is too small for --batch-size {batch_size} ({stage}, the "
+                    "longest first). Start again with a smaller one: what is done is kept."
+                ) from error
             bar.update(len(batch))
 
 
