@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 from pathlib import Path
@@ -11,6 +12,7 @@ import datasets
 import pytest
 import tiny
 import torch
+from dpo_fixtures import save_model
 from dschat.data.prompts import PromptExample
 from dschat.inference import policy as policy_module
 from dschat.inference.config import dataset_name, model_name
@@ -19,6 +21,7 @@ from dschat.inference.run import infer
 from dschat.inference.table import figures_table, response_figures
 from inference_fixtures import NEW, N, configured, greedy, kl, read, save_reward_model, score
 from preferences import rows
+from transformers import AutoModelForCausalLM
 
 OUTPUT = Path("results") / "data" / "temperature=0.8" / "ppo_step-3.jsonl"
 
@@ -158,6 +161,44 @@ def test_a_reward_model_with_another_tokenizer(
     for row in read(flags["proj-path"] / OUTPUT):
         ids = other(row["prompt"])["input_ids"] + other(row["response"] + "<eos>")["input_ids"]
         assert row["reward"] == pytest.approx(score(folder, ids), abs=1e-4)
+
+
+def test_chat_messages(
+    flags: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    policy = save_model(tmp_path / "policy", tokenizer, 1)
+    rewards = save_reward_model(tmp_path / "rm", tokenizer)
+    for split in ("train", "test"):
+        prompt = [{"role": "user", "content": f"{split} egg?"}]
+        row = {"prompt": prompt, "chosen": "In water.", "rejected": "No."}
+        (flags["dataset"] / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    asked = {"model": policy, "no-actor-folder": True, "reward-model": rewards, "temperature": 0}
+    infer(configured({**flags, **asked}))
+    (row,) = read(flags["proj-path"] / "results/data/temperature=0.0/policy.jsonl")
+    assert row["prompt"] == "test egg?|"
+    ids = greedy(policy, tokenizer, "test egg?|", NEW)
+    assert row["response"] == tokenizer.decode(ids, skip_special_tokens=True)
+    whole = tokenizer("test egg?|")["input_ids"] + ids
+    assert row["reward"] == pytest.approx(score(rewards, whole), abs=1e-4)
+
+
+def test_padding_rows_of_the_vocabulary_are_not_sampled(
+    flags: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    size = len(tiny_tokenizer)
+    wide = save_model(tmp_path / "wide", tiny_tokenizer, 1, vocab_size=size + 8)
+    model = AutoModelForCausalLM.from_pretrained(wide)
+    with torch.no_grad():
+        # Whatever the state, a row and its opposite: one of the two has the largest logit.
+        model.lm_head.weight[size:] = 100 * torch.randn(1, 32).repeat(8, 1)
+        model.lm_head.weight[size + 4 :] *= -1
+    model.save_pretrained(wide)
+    assert max(greedy(wide, tiny_tokenizer, "Human: egg?", 3)) >= size
+    infer(configured({**flags, "model": wide, "no-actor-folder": True, "num-samples": 3}))
+    for row in read(flags["proj-path"] / "results/data/temperature=0.8/wide.jsonl"):
+        assert row["response"]
 
 
 def test_the_data_sets_own_responses(flags: dict[str, Any], tiny_tokenizer: Any) -> None:
