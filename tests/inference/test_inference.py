@@ -63,7 +63,10 @@ def test_a_response_does_not_depend_on_the_batch(flags: dict[str, Any], tmp_path
 
 
 def test_what_is_done_is_not_done_again(
-    flags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = {**flags, "proj-path": tmp_path / "whole"}
     infer(configured(whole))
@@ -88,6 +91,7 @@ def test_what_is_done_is_not_done_again(
     generated.clear()
     infer(configured({**flags, "batch-size": 3}))
     assert generated == [3, 1]  # the 3 that were not begun, and the torn one
+    assert "responses: 7 of 11 are done already" in capsys.readouterr().out
     assert [row["response"] for row in read(output)] == [
         row["response"] for row in read(tmp_path / "whole" / OUTPUT)
     ]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dschat.errors import UserError
 from dschat.inference.partial import PartialResults, Rows
-from dschat.training.distributed import is_main, rank, world_size
+from dschat.training.distributed import is_main, log_main, rank, world_size
 from dschat.training.model_folder import on_all_ranks
 
 Batch: TypeAlias = Callable[[list[int]], list[dict[str, Any]]]
@@ -37,6 +37,8 @@ def run_stage(
     """
     done = partial.rows(stage)
     todo = [i for i in range(len(lengths)) if i not in done]
+    if todo and done:
+        log_main(f"{stage}: {len(done)} of {len(lengths)} are done already")
     if todo:
         mine = sorted(todo, key=lambda i: (-lengths[i], i))[rank() :: world_size()]
         with on_all_ranks():
