@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dschat.errors import UserError
-from dschat.evaluation.policies import PolicyReport
 from dschat.utils.files import read_jsonl
+
+if TYPE_CHECKING:  # it imports torch, which a table of judgments does not need
+    from dschat.evaluation.policies import PolicyReport
 
 
 def format_table(reports: dict[str, PolicyReport]) -> str:

@@ -1,0 +1,141 @@
+"""The judge behind an OpenAI-compatible server: one question, one verdict."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from dschat.errors import UserError
+from dschat.evaluation.judging.instructions import Verdict, read_answer
+from dschat.evaluation.judging.secrets import checked_key, redact
+
+# The next question would be answered in the same way: a bad key, no right to it, no such model.
+HOPELESS_STATUS = {401, 403, 404}
+MALFORMED_PAUSE_SECONDS = 0.5
+LONGEST_MESSAGE = 300
+
+
+class NoAnswer(Exception):  # noqa: N818  (it is an outcome, not a fault of the program)
+    """This question got no answer, after all tries. The message holds no key."""
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """What is sent with each question. A negative temperature is not sent."""
+
+    model: str
+    dataset: str
+    temperature: float
+    max_tokens: int
+    max_retries: int
+    timeout: float
+
+
+def server_name() -> str | None:
+    """Host and port of OPENAI_BASE_URL, without the password it may hold; None: OpenAI itself."""
+    url = os.environ.get("OPENAI_BASE_URL", "").strip()
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        name = parts.netloc.rsplit("@", 1)[-1]
+    except ValueError:
+        parts, name = urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not name:
+        raise UserError(
+            "OPENAI_BASE_URL is not an address: expected http://host:port/v1 or https://..."
+        )
+    return name
+
+
+class JudgeClient:
+    """Asks questions; safe to call from several threads.
+
+    Raises:
+        UserError: no usable key.
+    """
+
+    def __init__(self, key: str | None, settings: JudgeSettings) -> None:
+        from openai import OpenAI
+
+        self._key = checked_key(key)
+        self.settings = settings
+        self._client = OpenAI(
+            api_key=self._key, max_retries=settings.max_retries, timeout=settings.timeout
+        )
+
+    def __repr__(self) -> str:
+        return f"JudgeClient({self.settings.model})"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def ask(self, messages: list[dict[str, str]]) -> Verdict:
+        """The verdict on one question; 429, 5xx, broken and slow connections are tried again.
+
+        Raises:
+            NoAnswer: none of the tries brought an answer.
+            UserError: no question will (the key is refused, the model is unknown, no credit).
+        """
+        import openai
+
+        for tries_left in reversed(range(self.settings.max_retries + 1)):
+            try:
+                return self._verdict(self._send(messages))
+            except openai.APIStatusError as error:
+                message = f"status {error.status_code}: {self._shown(error.message)}"
+                if _is_hopeless(error):
+                    raise UserError(
+                        f"The server refuses: {message}. Check the key, --judge_model "
+                        f"{self.settings.model} and OPENAI_BASE_URL. What is judged is kept."
+                    ) from None
+                raise NoAnswer(message) from None
+            except openai.APIConnectionError as error:
+                cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+                raise NoAnswer(self._shown(error) + cause) from None
+            except Exception as error:
+                # A reply of status 200 that is no chat completion. openai does not try it again.
+                if tries_left == 0:
+                    kind = type(error).__name__
+                    raise NoAnswer(f"malformed reply, {kind}: {self._shown(error)}") from None
+                time.sleep(MALFORMED_PAUSE_SECONDS)
+        raise AssertionError("unreachable")
+
+    def _shown(self, error: object) -> str:
+        """The start of an error's text. A cut before the key is removed could leave half of it."""
+        return redact(str(error), self._key)[:LONGEST_MESSAGE]
+
+    def _send(self, messages: list[dict[str, str]]) -> Any:
+        options: dict[str, Any] = {}
+        if self.settings.temperature >= 0:
+            options["temperature"] = self.settings.temperature
+        return self._client.chat.completions.create(
+            model=self.settings.model,
+            messages=messages,  # type: ignore[arg-type]
+            max_completion_tokens=self.settings.max_tokens,
+            **options,
+        )
+
+    def _verdict(self, completion: Any) -> Verdict:
+        choice = completion.choices[0]
+        text = choice.message.content
+        refusal = getattr(choice.message, "refusal", None)
+        if text is None and not refusal:
+            raise ValueError("a choice without content")
+        # A server may repeat the key in an answer, which is written to a file.
+        text = redact(str(text or refusal), self._key)
+        # The cut of a token limit can leave half a character, which no file can hold.
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if refusal and not choice.message.content:
+            return Verdict(None, f"unparsable, the judge refuses: {text}")
+        if choice.finish_reason == "length":
+            return Verdict(None, f"unparsable, cut at --judge_max_tokens: {text}")
+        return read_answer(self.settings.dataset, text)
+
+
+def _is_hopeless(error: Any) -> bool:
+    return error.status_code in HOPELESS_STATUS or error.code == "insufficient_quota"

@@ -1,0 +1,50 @@
+"""Single keys from a terminal, and texts that cannot command it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+END = ""
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could move the cursor or clear lines, and without
+    halves of characters, which cannot be written."""
+    return "".join(
+        c
+        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """Inside, a terminal gives each key at once. Keys pressed before are dropped: they were not
+    meant for the question that follows."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor, termios.TCSAFLUSH)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def read_key() -> str:
+    """One key of a terminal, or the first letter of a line; `END` at the end of the input."""
+    if sys.stdin.isatty():
+        key = os.read(sys.stdin.fileno(), 1).decode("ascii", "replace")
+        return END if key == "\x04" else key
+    line = sys.stdin.readline()
+    return (line.strip()[:1] or "?") if line else END

@@ -1,0 +1,304 @@
+"""Judging by hand, through a pseudo-terminal: the keys, and what the person can see."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dschat.evaluation.judging.config import HumanConfig
+from dschat.evaluation.judging.human import judge_by_hand
+from judge_server import two_models, write_responses
+from launch import ROOT, environment
+
+READY = "q: stop] "
+RESPONSE = re.compile(r"-+ Response ([12]) -+\n(.*?)\n(?=-)", re.DOTALL)
+SECONDS = 20.0
+
+
+class Person:
+    """Sits at the other end of a pseudo-terminal. `seen` is all that was shown."""
+
+    def __init__(self, terminal: int) -> None:
+        self.terminal = terminal
+        self.seen = ""
+
+    def read_until(self, text: str) -> str:
+        """What is shown until `text`."""
+        start, deadline = len(self.seen), time.monotonic() + SECONDS
+        while text not in self.seen[start:]:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-500:]!r}"
+            if select.select([self.terminal], [], [], 0.05)[0]:
+                self.seen += os.read(self.terminal, 65536).decode().replace("\r\n", "\n")
+        return self.seen[start:]
+
+    def press(self, keys: str) -> None:
+        os.write(self.terminal, keys.encode())
+
+
+def better(screen: str) -> str:
+    """The key of the better response."""
+    found = dict(RESPONSE.findall(screen))
+    good = ["good" in found["1"], "good" in found["2"]]
+    return "t" if good[0] == good[1] else ("1" if good[0] else "2")
+
+
+@contextmanager
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, act: Callable[[Person], None]) -> Iterator[None]:
+    """Inside, stdin and stdout are a terminal at which `act` happens; its errors are raised."""
+    master, slave = pty.openpty()
+    errors: list[BaseException] = []
+    person = Person(master)
+
+    def live() -> None:
+        try:
+            act(person)
+        except BaseException as error:
+            errors.append(error)
+            person.press("\x04q")  # do not leave the other side waiting
+
+    thread = threading.Thread(target=live)
+    with (
+        os.fdopen(slave, "r", closefd=False) as stdin,
+        os.fdopen(slave, "w", closefd=False) as out,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", stdin)
+            patch.setattr(sys, "stdout", out)
+            thread.start()
+            yield
+            out.flush()
+        thread.join(SECONDS)
+    os.close(master)
+    os.close(slave)
+    if errors:
+        raise errors[0]
+
+
+def configured(folder: Path, winners: str, **changes: Any) -> HumanConfig:
+    a, b = two_models(folder, winners)
+    config = HumanConfig(str(a), str(b), "summarize", str(folder / "out.jsonl"), **changes)
+    config.validate()
+    return config
+
+
+def lines(config: HumanConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(str(config.output)).read_text().splitlines()]
+
+
+def test_choices_are_of_models_and_nothing_tells_them_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, "AABB=ABA")
+    before: list[str] = []
+    one_first: list[bool] = []
+
+    def act(person: Person) -> None:
+        for _ in range(8):
+            screen = person.read_until(READY)
+            before.append(screen)
+            one_first.append("one" in dict(RESPONSE.findall(screen))["1"])
+            person.press(better(screen))
+        person.read_until("Written")
+
+    with at_a_terminal(monkeypatch, act):
+        figures = judge_by_hand(config)
+    assert figures is not None
+    found = figures["all"]
+    assert (found["win"], found["tie"], found["lose"]) == (4, 1, 3)
+    rows = lines(config)
+    assert [r["winner"] for r in rows] == ["A", "A", "B", "B", "Tie", "A", "B", "A"]
+    assert [r["A reward"] for r in rows] == list(range(8))
+    # Blind: either model comes first, and the screen holds the texts and the question alone.
+    assert set(one_first) == {True, False}
+    assert one_first == [r["answers"][0]["first"] == "A" for r in rows]
+    for i, screen in enumerate(before):
+        for text in (
+            f" {i + 1} of 8 ",
+            f"POST\nSubreddit: r/AskReddit\nPost number {i}.\nTL;DR:",
+            f"{rows[i]['A response'].strip()}\n",
+            f"{rows[i]['B response'].strip()}\n",
+            "Which is the better summary?",
+            "[1, 2, t: neither, c: comment, u: undo the last one, q: stop]",
+            *("Prompt", "Response 1", "Response 2"),
+        ):
+            assert text in screen
+            screen = screen.replace(text, "", 1)
+        # What is left is the key that was typed before, and rules.
+        assert re.fullmatch(r"[12t]?[\s=-]*", screen), screen
+
+
+def test_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = configured(tmp_path, "AB")
+
+    def act(person: Person) -> None:
+        person.read_until(READY)
+        person.press("u")
+        assert "Nothing is judged yet" in person.read_until(READY)
+        person.press("x")
+        assert "No such key" in person.read_until(READY)
+        person.press("\x1b")
+        assert "No such key" in person.read_until(READY)
+        person.press("c")
+        person.read_until("Comment: ")
+        person.press("short é\n")
+        person.read_until(READY)
+        person.press("T")
+        assert " 2 of 2 " in person.read_until(READY)
+        person.press("u")  # the tie was a slip
+        screen = person.read_until(READY)
+        assert " 1 of 2 " in screen
+        person.press(better(screen))
+        screen = person.read_until(READY)
+        person.press("c")
+        person.read_until("Comment: ")
+        person.press("\n")
+        person.read_until(READY)
+        person.press(better(screen))
+        person.read_until("Written")
+
+    with at_a_terminal(monkeypatch, act):
+        judge_by_hand(config)
+    assert [(r["winner"], r["comment"]) for r in lines(config)] == [("A", ""), ("B", "")]
+
+
+def test_a_comment_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = configured(tmp_path, "A")
+
+    def act(person: Person) -> None:
+        screen = person.read_until(READY)
+        person.press("c")
+        person.read_until("Comment: ")
+        person.press("short é\n")
+        person.read_until(READY)
+        person.press(better(screen))
+        person.read_until("Written")
+
+    with at_a_terminal(monkeypatch, act):
+        judge_by_hand(config)
+    assert [(r["winner"], r["comment"]) for r in lines(config)] == [("A", "short é")]
+
+
+def test_keys_pressed_ahead_do_not_judge_what_was_not_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, "AAA")
+
+    def act(person: Person) -> None:
+        person.read_until(READY)
+        person.press("1111")
+        assert " 2 of 3 " in person.read_until(READY)
+        person.press("q")
+        person.read_until("Stopped: 1 of 3")
+
+    with at_a_terminal(monkeypatch, act):
+        assert judge_by_hand(config) is None
+    assert len(lines(config)) == 1
+
+
+@pytest.mark.parametrize("stop", ["q", "\x04"])
+def test_stop_and_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: str) -> None:
+    config = configured(tmp_path, "ABAB")
+
+    def act_until(keys: int, end: str) -> Callable[[Person], None]:
+        def act(person: Person) -> None:
+            for _ in range(keys):
+                person.press(better(person.read_until(READY)))
+            if end == "Stopped":
+                person.read_until(READY)
+                person.press(stop)
+            shown = person.read_until(end)
+            # No score before the end: it could sway the rest.
+            assert end != "Stopped" or "wins" not in shown
+
+        return act
+
+    with at_a_terminal(monkeypatch, act_until(2, "Stopped")):
+        assert judge_by_hand(config) is None
+    assert [r["winner"] for r in lines(config)] == ["A", "B"]
+    with open(str(config.output), "a") as file:
+        file.write('{"prompt": "torn')
+    with at_a_terminal(monkeypatch, act_until(2, "Written")):
+        assert judge_by_hand(config) is not None
+    assert [r["winner"] for r in lines(config)] == ["A", "B", "A", "B"]
+    # All is judged: only the table is shown again.
+    with at_a_terminal(monkeypatch, act_until(0, "Written")):
+        assert judge_by_hand(config) is not None
+
+
+def test_a_response_cannot_command_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, "A")
+    write_responses(
+        Path(str(config.model_a)),
+        [("POST\nSubreddit: r/AskReddit\nPost number 0.\nTL;DR: ", "\x1b[2J\x1b]0;x\x07", 0.0)],
+    )
+
+    def act(person: Person) -> None:
+        person.read_until(READY)
+        person.press("1")
+        person.read_until("Written")
+        assert "\x1b" not in person.seen
+        assert "\x07" not in person.seen
+        assert "[2J" in person.seen
+
+    with at_a_terminal(monkeypatch, act):
+        judge_by_hand(config)
+
+
+def start(arguments: Sequence[object]) -> tuple[subprocess.Popen[bytes], Person]:
+    """The script as the foreground of a terminal, so that Ctrl-C reaches it."""
+    master, slave = pty.openpty()
+    script = str(ROOT / "evaluation" / "human-eval.py")
+    take_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", take_terminal, script, *map(str, arguments)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment(),
+        start_new_session=True,
+    )
+    os.close(slave)
+    return process, Person(master)
+
+
+@pytest.mark.slow
+def test_the_script_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
+    a, b = two_models(tmp_path, "AB=")
+    arguments = ["--model_a", a, "--model_b", b, "--dataset", "summarize"]
+    arguments += ["--output", tmp_path / "out.jsonl"]
+    for keys, end in ((1, "Stopped: 1 of 3"), (2, "Written")):
+        process, person = start(arguments)
+        try:
+            for _ in range(keys):
+                person.press(better(person.read_until(READY)))
+            if end != "Written":
+                person.read_until(READY)
+                person.press("\x03")
+            person.read_until(end)
+            assert process.wait(SECONDS) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            os.close(person.terminal)
+        assert "Traceback" not in person.seen
+    winners = [json.loads(x)["winner"] for x in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert winners == ["A", "B", "Tie"]

@@ -1,0 +1,130 @@
+"""The scripts, as users start them: the published commands with other file names."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judge_server import (
+    KEY,
+    JudgeServer,
+    Reply,
+    completion,
+    letter,
+    post,
+    serving,
+    write_responses,
+)
+from launch import ROOT, environment, run_script
+
+SCRIPTS = {
+    name: ROOT / "evaluation" / name
+    for name in ("tools/sample_from_dataset.py", "gpt4-eval.py", "human-eval.py")
+}
+
+
+def start_judge(arguments: list[str], url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS["gpt4-eval.py"]), *arguments],
+        env=environment(OPENAI_BASE_URL=url, NO_PROXY="127.0.0.1"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_published_commands(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "summarize" / "temperature=0.8"
+    folder.mkdir(parents=True)
+    for name, word in (("ppo_step-100", "bad"), ("wpr_step-100", "good")):
+        rows = [(post(i, f"sub{i % 12}"), f"{word} {i}", 0.5) for i in range(150)]
+        write_responses(folder / f"{name}.jsonl", rows)
+        done = run_script(
+            SCRIPTS["tools/sample_from_dataset.py"],
+            [
+                *("--filepath", folder / f"{name}.jsonl"),
+                *("--savepath", folder / f"{name}-sampled.jsonl"),
+                *("--dataset", "summarize"),
+            ],
+        )
+        assert done.returncode == 0, done.stderr
+        assert "50 of 150 lines" in done.stdout
+    output = folder / "wpr_step-100-v.s.-ppo_step-100.jsonl"
+    arguments = ["--sk", KEY]
+    arguments += ["--model_name_a", str(folder / "wpr_step-100-sampled.jsonl")]
+    arguments += ["--model_name_b", str(folder / "ppo_step-100-sampled.jsonl")]
+    arguments += ["--dataset", "summarize", "--output", str(output)]
+    with serving(JudgeServer()) as url:
+        process = start_judge(arguments, url)
+        out, err = process.communicate("y\n", timeout=60)
+    assert process.returncode == 0, err
+    assert "50: 100.0% [92.9%, 100.0%]" in out
+    assert "1.78e-15" in out  # 2 / 2^50
+    assert "r/sub" in out
+    assert len(output.read_text().splitlines()) == 50
+    found = [p.read_text() for p in folder.iterdir()] + [out, err]
+    assert not any(KEY in text for text in found)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
+    rows = [(post(i), f"good {i}", 0.0) for i in range(40)]
+    a, b = (write_responses(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl"))
+    output = tmp_path / "out.jsonl"
+
+    def answer(body: dict[str, Any], n: int) -> Reply:
+        reply = completion(letter(body))
+        reply.seconds = 0.1
+        return reply
+
+    server = JudgeServer(answer)
+    arguments = ["--sk", KEY, "--model_name_a", str(a), "--model_name_b", str(b), "--yes"]
+    arguments += ["--dataset", "summarize", "--output", str(output), "--concurrency", "2"]
+    with serving(server) as url:
+        process = start_judge(arguments, url)
+        deadline = time.monotonic() + 30
+        while len(server.requests) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "error: Stopped. What is judged is kept" in err
+        assert "Traceback" not in err
+        asked = len(server.requests)
+        assert asked < 40
+        # No answer that was paid for is lost.
+        assert len(output.read_text().splitlines()) == asked
+        done = start_judge(arguments, url).communicate(timeout=60)
+    assert f"{asked} of 40 pairs are judged already" in done[0]
+    assert len(server.requests) == 40
+    assert [json.loads(x)["line"] for x in output.read_text().splitlines()] == list(range(1, 41))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_errors(name: str) -> None:
+    watch = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: assert not {'torch', 'openai'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watch, str(SCRIPTS[name]), "--help"],
+        env=environment(COLUMNS="100"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--dataset {summarize,hh-rlhf" in done.stdout
+    wrong = run_script(SCRIPTS[name], ["--datset", "x"])
+    assert wrong.returncode == 1
+    assert "error: Unknown flag '--datset'. Did you mean --dataset?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
