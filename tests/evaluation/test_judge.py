@@ -193,6 +193,23 @@ def test_a_torn_line_is_judged_again(serve: Serve, configured: Configured) -> No
     assert path.read_bytes() == whole
 
 
+def test_overwriting_starts_anew_and_can_itself_be_stopped(
+    serve: Serve, configured: Configured
+) -> None:
+    server = serve()
+    judge_pairs(configured("AB="))
+    server.answer = lambda body, n: (
+        completion("E") if "number 0." in body["messages"][1]["content"] else error(401, "no")
+    )
+    again = configured("AB=", overwrite=True, concurrency=1, judge_model="gpt-4o")
+    with pytest.raises(UserError, match="What is judged is kept"):
+        judge_pairs(again)
+    assert [row["winner"] for row in lines(again)] == ["Tie"]
+    server.answer = lambda body, n: completion(letter(body))
+    figures = judge_pairs(configured("AB=", judge_model="gpt-4o"))
+    assert counts(figures) == [0, 2, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("reply", "message"),
     [

@@ -34,7 +34,8 @@ def nowhere(
             found += [str(r.__dict__) for r in caplog.records]
             if raised is not None:
                 found += [repr(raised), "".join(traceback.format_exception(raised))]
-            assert not [text[:200] for text in found if key in text]
+            pieces = {key[i : i + 8] for i in range(len(key) - 7)}
+            assert not [text[:200] for text in found if any(piece in text for piece in pieces)]
 
         yield check
 
@@ -48,7 +49,7 @@ def test_a_server_that_repeats_the_key(
     status: int,
     key: str,
 ) -> None:
-    told = f"Your key is {key}; {'x' * (290 - 26 - len(key))} Authorization: Bearer {key}"
+    told = f"Authorization: Bearer {key}; " + 30 * f"{key}, "  # cut somewhere, a part is left
     reply = completion(told) if status == 200 else error(status, told)
     server = serve(lambda body, n: reply)
     raised = None

@@ -1,0 +1,68 @@
+"""A pseudo-terminal with a person at the other end, who reads and presses keys."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+SECONDS = 20.0
+
+
+class Person:
+    """Sits at the other end of a pseudo-terminal. `seen` is all that was shown."""
+
+    def __init__(self, terminal: int) -> None:
+        self.terminal = terminal
+        self.seen = ""
+
+    def read_until(self, text: str) -> str:
+        """What is shown until `text`."""
+        start, deadline = len(self.seen), time.monotonic() + SECONDS
+        while text not in self.seen[start:]:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-500:]!r}"
+            if select.select([self.terminal], [], [], 0.05)[0]:
+                self.seen += os.read(self.terminal, 65536).decode().replace("\r\n", "\n")
+        return self.seen[start:]
+
+    def press(self, keys: str) -> None:
+        os.write(self.terminal, keys.encode())
+
+
+@contextmanager
+def at_a_terminal(monkeypatch: pytest.MonkeyPatch, act: Callable[[Person], None]) -> Iterator[None]:
+    """Inside, stdin and stdout are a terminal at which `act` happens; its errors are raised."""
+    master, slave = pty.openpty()
+    errors: list[BaseException] = []
+    person = Person(master)
+
+    def live() -> None:
+        try:
+            act(person)
+        except BaseException as error:
+            errors.append(error)
+            person.press("\x04q")  # do not leave the other side waiting
+
+    thread = threading.Thread(target=live)
+    with (
+        os.fdopen(slave, "r", closefd=False) as stdin,
+        os.fdopen(slave, "w", closefd=False) as out,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", stdin)
+            patch.setattr(sys, "stdout", out)
+            thread.start()
+            yield
+            out.flush()
+        thread.join(SECONDS)
+    os.close(master)
+    os.close(slave)
+    if errors:
+        raise errors[0]
