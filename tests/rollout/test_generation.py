@@ -98,3 +98,13 @@ def test_a_models_own_generation_settings_do_not_bend_the_policy(model: Any) -> 
         model.generation_config.repetition_penalty = None
         model.generation_config.top_k = None
         model.generation_config.bad_words_ids = None
+
+
+@pytest.mark.parametrize("uniform", [None, uniform_numbers(4, 6, seed=5, step=0)])
+def test_tokens_beyond_the_shared_vocabulary_are_never_taken(model: Any, uniform: Any) -> None:
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13], [14, 15, 16]])
+    mask = torch.ones_like(ids)
+    free = generate(model, ids, mask, uniform, 6, 0.8, END, PAD)
+    assert max(t for response in free for t in response) >= 60, "the limit must matter"
+    cut = generate(model, ids, mask, uniform, 6, 0.8, END, PAD, vocabulary_size=60)
+    assert max(t for response in cut for t in response) < 60

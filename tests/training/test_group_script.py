@@ -202,6 +202,13 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
         ({"gamma": -1}, "--gamma -1"),
         ({"logging_steps": 10}, "every step is written"),
         ({"max_steps": 0}, "--max_steps 0"),
+        ({"num_iterations": 2, "max_steps": 3}, "--max_steps 3: expected a multiple"),
+        ({"penalty": "sinkhorn_divergence", "cost_dim": 7}, "--cost_dim belongs to"),
+        ({"penalty": "wasserstein", "epsilon": -1}, "--epsilon -1"),
+        ({"penalty": "wasserstein", "gaussian_perturb": 4}, "--gaussian_perturb 4"),
+        ({"penalty": "f_divergence", "f_div": "tv", "f_div_alpha": 0.3}, "--f_div_alpha 0.3"),
+        ({"penalty": "f_divergence", "f_div": "js", "kl_estimator": "k1"}, "--kl_estimator"),
+        ({"kl_type": "fkl", "kl_estimator": "k1"}, "--kl_estimator belongs to reverse KL"),
     ],
 )
 def test_settings_that_cannot_be_meant(

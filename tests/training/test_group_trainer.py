@@ -9,8 +9,9 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.rollout.references import Reference, ReferenceOnDisk
-from dschat.training import online_learner
+from dschat.training import distributed, online_learner
 from dschat.training.group_targets import with_group_targets
+from dschat.training.iteration_metrics import iteration_metrics
 from online_fixtures import make_trainer, online_settings
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
@@ -246,3 +247,37 @@ def test_a_response_of_the_end_token_alone_is_a_response_without_a_critic(
     monkeypatch.setattr(online_learner, "sample_responses", lambda *_: [[end]] * 8)
     rollouts = trainer.sample([p for p in trainer.prompts[:2] for _ in range(4)])
     assert [r.response_mask.sum().item() for r in rollouts] == [4 * kept, 4 * kept]
+
+
+def test_loading_a_reference_in_the_middle_of_a_run_leaves_the_random_numbers(
+    settings: Any, refs: list[str]
+) -> None:
+    trainer = make_trainer(settings(**GROUP, refs=refs, reference_residency="one"))
+    drawn = []
+    for _ in range(2):
+        with trainer.references[0].on_device():
+            pass
+        drawn.append(torch.rand(4))
+    assert not torch.equal(*drawn)
+
+
+def test_a_rank_without_any_response_reports_what_the_others_report(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a rank's responses may be dropped: its sums must still line up with theirs."""
+    trainer = make_trainer(settings())
+    end = trainer.tokenizer.eos_token_id
+    monkeypatch.setattr(online_learner, "sample_responses", lambda *_: [[end]] * 8)
+    experiences, sums = trainer.score(trainer.sample(trainer.prompts[:8]))
+    assert set(sums) == {"positions"}
+    theirs = {"positions", "penalty/a", "penalty/b", "reward/c"}
+    monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, theirs])
+    reduced = []
+    monkeypatch.setattr(
+        distributed, "sum_over_ranks", lambda values, device: reduced.append(values) or values
+    )
+    metrics = iteration_metrics(experiences, sums, 0.1, trainer.device)
+    assert theirs - {"positions"} <= set(metrics)
+    full = dict.fromkeys(theirs, 1.0)
+    iteration_metrics(experiences, full, 0.1, trainer.device)
+    assert len(reduced[0]) == len(reduced[1])

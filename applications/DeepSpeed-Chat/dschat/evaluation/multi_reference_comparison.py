@@ -95,14 +95,19 @@ def _pairs(pairs: list[str]) -> dict[str, str]:
 def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
     import torch
     from tqdm import tqdm
+    from transformers import AutoConfig, AutoTokenizer
 
     from dschat.data.load import load_data
     from dschat.data.prompts import build_prompts
     from dschat.evaluation.multi_reference_report import report_on
-    from dschat.models.loading import load_causal_lm, load_tokenizer
+    from dschat.models.loading import (
+        check_same_vocabulary,
+        load_causal_lm,
+        load_pretrained,
+        load_tokenizer,
+    )
     from dschat.models.policy import PolicyModel
     from dschat.rollout.references import Reference
-    from dschat.training.load_references import share_vocabulary
     from dschat.training.online_setup import quiet_libraries
 
     quiet_libraries()
@@ -120,13 +125,22 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
         name: Reference(load(folder, "references"), device)
         for name, folder in reference_folders.items()
     }
+    # The same tokens for everyone: those of the narrowest model, whoever comes first.
+    first, *others = [*reference_folders.values(), *policy_folders.values()]
+    for folder in others:
+        other = load_pretrained(AutoTokenizer, folder, "policies")
+        check_same_vocabulary(tokenizer, other, first, folder)
+    configs = [load_pretrained(AutoConfig, f, "policies") for f in (first, *others)]
+    width = min(config.get_text_config().vocab_size for config in configs)
+    for reference in references.values():
+        reference.limit_vocabulary(width)
     reports = {}
     for name in tqdm([*references, *policy_folders], desc="evaluating", unit="model"):
         if name in references:
             policy = references[name].policy
         else:
             policy = load(policy_folders[name], "policies")
-        share_vocabulary(policy, list(references.values()), len(tokenizer))
+        policy.limit_vocabulary(width)
         reports[name] = report_on(
             policy,
             references,

@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from dschat.config import require
 from dschat.data.text import Prompt, encode_pair, verbatim
-from dschat.models.loading import _load as load_pretrained
-from dschat.models.loading import load_reward_model
+from dschat.models.loading import load_pretrained, load_reward_model
 from dschat.models.v_head import check_not_v_head
 from dschat.rewards.reward_model import RewardModel
 from dschat.training.distributed import log_main

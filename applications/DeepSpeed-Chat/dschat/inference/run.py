@@ -18,8 +18,7 @@ from dschat.inference.settings import settings_of
 from dschat.inference.setup import choose_device, policy_tokenizer, quiet_libraries
 from dschat.inference.stages import run_stage
 from dschat.inference.table import figures_table, response_figures
-from dschat.models.loading import _load as load_pretrained
-from dschat.models.loading import check_same_vocabulary, resolve_dtype
+from dschat.models.loading import check_same_vocabulary, load_pretrained, resolve_dtype
 from dschat.training.distributed import log_main, shut_down
 from dschat.training.run_files import library_versions
 

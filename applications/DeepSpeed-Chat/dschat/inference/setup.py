@@ -9,8 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from dschat.config import require
-from dschat.models.loading import _load as load_pretrained
-from dschat.models.loading import load_tokenizer
+from dschat.models.loading import load_pretrained, load_tokenizer
 from dschat.training.distributed import init_distributed, is_main
 
 

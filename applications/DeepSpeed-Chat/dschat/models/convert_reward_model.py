@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dschat.config import require, run_script
 from dschat.errors import UserError
-from dschat.models.loading import _load as load_pretrained
+from dschat.models.loading import load_pretrained
 from dschat.models.v_head import HEAD, WEIGHTS_FILE, is_v_head, read_weights
 from dschat.utils.files import atomic_directory
 

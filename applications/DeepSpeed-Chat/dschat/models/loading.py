@@ -76,7 +76,7 @@ def check_model_path(path: str, flag: str) -> None:
         )
 
 
-def _load(loader: Any, path: str, flag: str, **options: Any) -> Any:
+def load_pretrained(loader: Any, path: str, flag: str, **options: Any) -> Any:
     """`loader.from_pretrained` with failures told as `UserError`."""
     check_model_path(path, flag)
     try:
@@ -112,7 +112,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer, path, flag)
+    tokenizer = load_pretrained(AutoTokenizer, path, flag)
     if end_of_conversation_token is not None:
         vocabulary = tokenizer.get_vocab()
         if end_of_conversation_token not in vocabulary:
@@ -157,7 +157,7 @@ def configure_dropout(config: Any, dropout: float | None) -> None:
 def _load_config(path: str, flag: str, tokenizer: Any, dropout: float | None) -> Any:
     from transformers import AutoConfig
 
-    config = _load(AutoConfig, path, flag)
+    config = load_pretrained(AutoConfig, path, flag)
     configure_dropout(config, dropout)
     config.pad_token_id = tokenizer.pad_token_id
     config.eos_token_id = tokenizer.eos_token_id
@@ -207,7 +207,7 @@ def load_causal_lm(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": _quantization(quantization, dtype), "device_map": device}
-    model = _load(AutoModelForCausalLM, path, flag, config=config, dtype=dtype, **options)
+    model = load_pretrained(AutoModelForCausalLM, path, flag, config=config, dtype=dtype, **options)
     fit_vocabulary(model, tokenizer, path, may_grow)
     return model
 
@@ -262,7 +262,7 @@ def load_reward_model(
             "has one."
         )
     config.num_labels = 1
-    model, info = _load(
+    model, info = load_pretrained(
         AutoModelForSequenceClassification,
         path,
         flag,

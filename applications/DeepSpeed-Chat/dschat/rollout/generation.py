@@ -63,6 +63,17 @@ class _InverseCDF(LogitsProcessor):
         return chosen.scatter_(1, token.unsqueeze(1), 0.0)
 
 
+class _FirstTokens(LogitsProcessor):
+    """Makes all but the first tokens of the vocabulary impossible."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        self.vocabulary_size = vocabulary_size
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        possible = torch.arange(scores.shape[1], device=scores.device) < self.vocabulary_size
+        return scores.masked_fill(~possible, -torch.inf)
+
+
 @contextmanager
 def whole_model(engine: Any, gather: bool) -> Iterator[Any]:
     """The actor's plain model, ready to generate.
@@ -115,6 +126,8 @@ def generate(
     if uniform is not None:
         numbers = uniform.to(input_ids.device)
         processors.append(_InverseCDF(numbers, temperature, input_ids.shape[1], vocabulary_size))
+    elif vocabulary_size is not None:
+        processors.append(_FirstTokens(vocabulary_size))
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

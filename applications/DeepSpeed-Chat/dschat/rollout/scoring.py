@@ -134,6 +134,7 @@ class PenaltyScorer:
                             for i, a in enumerate(actions)
                         ]
                     )
+                visit.hidden = None
         if several is None:
             return by_reference[0]
         return [

@@ -49,11 +49,17 @@ class CodeRewardFlags(OnlineConfig):
         for name in ("test_seconds", "program_seconds", "memory_mb"):
             value = getattr(self, name)
             require(value > 0, f"--{name} {value}: expected a number above 0.")
+        require(
+            self.algorithm == "ppo" or self.critic_model_name_or_path is None,
+            f"--critic_model_name_or_path: --algorithm {self.algorithm} has no critic, and "
+            "programs need no reward model. Remove the flag.",
+        )
         super().validate()
         # Without a reward model the critic starts from the policy, knowing nothing.
-        self.critic_model_name_or_path = (
-            self.critic_model_name_or_path or self.actor_model_name_or_path
-        )
+        if self.algorithm == "ppo":
+            self.critic_model_name_or_path = (
+                self.critic_model_name_or_path or self.actor_model_name_or_path
+            )
 
 
 @dataclass

@@ -61,8 +61,12 @@ def train_dpo(config: DirectPreferenceConfig) -> dict[str, float]:
     named = [(model.path, model.flag) for model in models]
     with begun.log:
         width = check_references(named, begun.tokenizer, policy, flag)
+        for model in named:
+            check_context(
+                load_config(*model), config.max_length, f"--max_length {config.max_length}"
+            )
         raw, pairs = load_pairs(config, begun)
-        comparison = _comparison(config, begun, raw, width)
+        comparison = _comparison(config, begun, raw, width, named)
         train, held_out = add_reference_logprobs(
             pairs,
             named,
@@ -90,7 +94,11 @@ def _reference_models(config: DirectPreferenceConfig, paths: list[str]) -> list[
 
 
 def _comparison(
-    config: DirectPreferenceConfig, begun: Start, rows: Any, width: int
+    config: DirectPreferenceConfig,
+    begun: Start,
+    rows: Any,
+    width: int,
+    references: list[tuple[str, str]],
 ) -> RewardComparison | None:
     """What --rm_name asks for, checked before hours of training; or None."""
     if config.rm_name is None:
@@ -108,8 +116,8 @@ def _comparison(
     )
     rewards = TextReward(config.rm_name, "rm_name", begun.dtype, begun.device, size)
     comparison = RewardComparison(rows, begun.tokenizer, width, sampling, rewards)
-    path, flag = config.policy
-    comparison.check_context(load_config(path, flag))
+    for path, flag in (config.policy, *references):
+        comparison.check_context(load_config(path, flag))
     return comparison
 
 

@@ -5,6 +5,7 @@ Only the standard library and `dschat.config` are imported, so that `--help` ans
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from dschat.config import flag, require
@@ -110,6 +111,7 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags):
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
         require(bool(self.dataset), "Give the preference pairs: --dataset NAME_OR_PATH.")
         self.validate_training()
+        self._refuse_idle_flags()
         for name in ("gamma", "max_log_ratio", "temperature"):
             value = getattr(self, name)
             require(value > 0, f"--{name} {value}: expected a number above 0.")
@@ -130,6 +132,24 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags):
             f"--max_length {self.max_length}.",
         )
         self.fine_tuning().validate()
+
+    def _refuse_idle_flags(self) -> None:
+        """Flags that would do nothing without another one."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for names, used, where in (
+            (("max_log_ratio",), self.kl_type == "fkl", "--kl_type fkl"),
+            (("lora_module_name",), self.lora_dim > 0, "--lora_dim"),
+            (
+                ("num_samples", "max_new_tokens", "temperature"),
+                self.rm_name is not None,
+                "--rm_name",
+            ),
+        ):
+            for name in names:
+                require(
+                    used or getattr(self, name) == defaults[name],
+                    f"--{name} belongs to {where}. Remove it, or add that flag.",
+                )
 
     def fine_tuning(self) -> FineTuningConfig:
         """These settings under the names that all fine-tuning here shares."""

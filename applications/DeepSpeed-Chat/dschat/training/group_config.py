@@ -33,7 +33,6 @@ FLAG_NAMES = {
     "actor_lora_module_name": "lora_module_name",
     "actor_zero_stage": "zero_stage",
     "actor_gradient_checkpointing": "gradient_checkpointing",
-    "dtype": "bf16/--fp16",
 }
 
 
@@ -41,6 +40,8 @@ FLAG_NAMES = {
 def own_flag_names(config: MultiReferenceConfig) -> Iterator[None]:
     """Errors of the online trainer inside name the flags that this script's user gave."""
     names = FLAG_NAMES if config.refs else {**FLAG_NAMES, "refs": "ref_a/--ref_b"}
+    if config.model_out is not None:
+        names = {**names, "output_dir": "model_out"}
     flags = re.compile(rf"--({'|'.join(sorted(names, key=len, reverse=True))})\b")
     try:
         yield
@@ -107,10 +108,10 @@ class MultiReferenceConfig(MultiReferenceFlags):
             self.num_iterations >= 1,
             f"--num_iterations {self.num_iterations}: expected 1 or more.",
         )
-        for name in ("eval_steps", "save_steps"):
+        for name in ("eval_steps", "save_steps", "max_steps"):
             value = getattr(self, name)
             require(
-                value >= 0 and value % self.num_iterations == 0,
+                value == -1 or (value >= 0 and value % self.num_iterations == 0),
                 f"--{name} {value}: expected a multiple of --num_iterations "
                 f"{self.num_iterations}, the optimiser steps of an iteration.",
             )
@@ -128,7 +129,12 @@ class MultiReferenceConfig(MultiReferenceFlags):
             f"--per_device_train_batch_size x --gradient_accumulation_steps = {step}.",
         )
         with own_flag_names(self):
-            self.online().validate()
+            online = self.online()
+            online.validate()
+            if online.penalty == "f_divergence":
+                DivergenceFlags.validate_penalty(online)
+            if online.penalty == "wasserstein":
+                WassersteinFlags.validate_penalty(online)
 
     def _validate_penalty_flags(self) -> None:
         """Flags of penalties that are not used would do nothing."""
@@ -151,7 +157,10 @@ class MultiReferenceConfig(MultiReferenceFlags):
             "--reference_residency all.",
         )
         for field in dataclasses.fields(DivergenceFlags):
-            self._only(field.name, self.penalty == "f_divergence", "--penalty f_divergence")
+            if field.name != "kl_estimator":
+                self._only(field.name, self.penalty == "f_divergence", "--penalty f_divergence")
+        measured = self.penalty == "f_divergence" or (self.penalty == "kl" and not fkl)
+        self._only("kl_estimator", measured, "reverse KL")
         for field in dataclasses.fields(WassersteinFlags):
             transport = self.penalty in ("wasserstein", "sinkhorn_divergence")
             self._only(field.name, transport, "a transport --penalty")

@@ -140,7 +140,7 @@ class MultiReferenceFlags(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, Was
     )
     save_steps: int = flag(
         0,
-        "Save the model to output_dir/step-N/actor every so many optimiser steps (N iterations); "
-        "0: only at the end, to output_dir.",
+        "Save the model to output_dir/step-N/actor every so many optimiser steps (N counts "
+        "generation batches); 0: only at the end, to output_dir.",
     )
     print_answers: bool = flag(False, "Print a prompt and its response at every step.")

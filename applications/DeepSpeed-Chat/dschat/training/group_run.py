@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.evaluation.answer_accuracy import prompt_results, summarise
@@ -29,6 +30,10 @@ def train_multi_reference(config: MultiReferenceConfig) -> None:
     Raises:
         UserError: something the user gave cannot be used.
     """
+    require(
+        torch.cuda.is_available() or not config.fp16,
+        "--fp16 needs a GPU; leave it out, or give --bf16.",
+    )
     with own_flag_names(config):
         train_online(config.online(), task_of(config))
 

@@ -29,9 +29,12 @@ def iteration_metrics(
         (log pi - log rho of the sampled tokens), lengths, shares and counts.
     """
     sums = _local_sums(experiences)
-    names = sorted(n for n in metric_sums if n != "positions")
+    # A rank whose responses are all dropped has no metrics of the penalty.
+    every = set().union(*distributed.gather_objects(set(metric_sums)))
+    names = sorted(every - {"positions"})
     keys = [*sums, "positions", *names]
-    local = [*sums.values(), metric_sums.get("positions", 0.0), *(metric_sums[n] for n in names)]
+    own = [metric_sums.get(name, 0.0) for name in ("positions", *names)]
+    local = [*sums.values(), *own]
     total = dict(zip(keys, distributed.sum_over_ranks(local, device), strict=True))
     sampled = total["responses"] + total["dropped"]
     counts = {"penalty": max(total["positions"], 1.0), "reward": max(sampled, 1.0)}

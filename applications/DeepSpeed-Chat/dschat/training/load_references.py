@@ -35,17 +35,19 @@ def load_references(
     for path in paths:
 
         def load(path: str = path) -> PolicyModel:
-            # One seed, so that rows of a new token are the same as the actor's.
-            torch.manual_seed(config.seed)
-            model = load_causal_lm(
-                path,
-                tokenizer,
-                dtype,
-                name,
-                may_grow=config.add_eot_token,
-                quantization=config.reference_quantization,
-                device=device,
-            )
+            # One seed, so that rows of a new token are the same as the actor's; loading in the
+            # middle of a run must not set back the random numbers of dropout.
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(config.seed)
+                model = load_causal_lm(
+                    path,
+                    tokenizer,
+                    dtype,
+                    name,
+                    may_grow=config.add_eot_token,
+                    quantization=config.reference_quantization,
+                    device=device,
+                )
             return PolicyModel(model, config.temperature)
 
         policy = load()
@@ -56,6 +58,7 @@ def load_references(
         else:
             resting = torch.device("cpu") if residency == "cpu" else None
             references.append(Reference(policy, device, resting))
+        del policy  # one model at a time in the host's memory
     return references
 
 

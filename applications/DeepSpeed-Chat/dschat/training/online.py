@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from dschat.data.prompts import PromptExample, prompt_batches
+from dschat.config import require
+from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
@@ -166,7 +167,15 @@ def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
     """Optimiser steps of the whole run."""
     per_iteration = config.per_device_generation_batch_size * config.generation_rounds()
     prompts = responses_per_iteration(config) // config.group_size()
-    prompt_batches(n_prompts, prompts, config.seed, epoch=0)  # refuses less than one batch
+    require(
+        n_prompts >= prompts,
+        f"There are {n_prompts} prompts and an iteration takes {prompts}: "
+        f"{responses_per_iteration(config)} responses ({distributed.world_size()} ranks x "
+        f"--per_device_generation_batch_size {config.per_device_generation_batch_size} x "
+        f"{config.generation_rounds()} generation batches) in groups of --num_generations "
+        f"{config.group_size()}. Lower the batch size or the accumulation, use fewer ranks, let "
+        "longer prompts in, or give more data.",
+    )
     micro_batches = per_iteration // config.per_device_training_batch_size
     updates = config.ppo_epochs * micro_batches // config.gradient_accumulation_steps
     return config.planned_iterations(n_prompts, prompts) * updates

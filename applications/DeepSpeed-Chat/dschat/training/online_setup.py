@@ -15,6 +15,7 @@ from dschat.data.prompts import PromptExample, build_prompts
 from dschat.models.loading import (
     check_same_vocabulary,
     load_causal_lm,
+    load_pretrained,
     load_reward_model,
     load_tokenizer,
     resolve_dtype,
@@ -80,6 +81,8 @@ def load_tokenizers(config: OnlineConfig) -> Any:
         UserError: the critic's or a reference's vocabulary is another one.
     """
     options = tokenizer_options(config)
+    from transformers import AutoTokenizer
+
     actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
     assert actor is not None
     tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **options)
@@ -87,8 +90,10 @@ def load_tokenizers(config: OnlineConfig) -> Any:
         other = load_tokenizer(critic, "critic_model_name_or_path", **options)
         check_same_vocabulary(tokenizer, other, actor, critic)
     for path in config.refs or []:
-        # A base model may name no padding token; the vocabulary is what counts.
-        other = load_tokenizer(path, "refs", **{**options, "pad_token": tokenizer.pad_token})
+        # Whatever tokens it pads and ends with: the vocabulary is what counts.
+        other = load_pretrained(AutoTokenizer, path, "refs")
+        if config.add_eot_token:
+            other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
         check_same_vocabulary(tokenizer, other, actor, path)
     tokenizer.padding_side = "left"
     return tokenizer

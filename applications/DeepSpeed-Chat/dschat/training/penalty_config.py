@@ -48,6 +48,10 @@ class DivergenceFlags:
             f"--f_div_alpha {self.f_div_alpha}: expected a number between 0 and 1.",
         )
         require(
+            self.f_div_alpha == 0.5 or self.f_div == "alpha",
+            f"--f_div_alpha {self.f_div_alpha} belongs to --f_div alpha. Remove it.",
+        )
+        require(
             self.kl_estimator == "exact" or (self.f_div == "rkl" and not self.f_div_low_var),
             "--kl_estimator works with --f_div rkl without --f_div_low_var only: the other "
             "divergences are logged exactly.",

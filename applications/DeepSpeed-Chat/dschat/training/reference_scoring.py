@@ -19,8 +19,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from dschat.errors import UserError
-from dschat.models.loading import _load as load_pretrained
-from dschat.models.loading import check_same_vocabulary, load_causal_lm
+from dschat.models.loading import check_same_vocabulary, load_causal_lm, load_pretrained
 from dschat.models.vocabulary import cut_vocabulary
 from dschat.training.distributed import all_reduce, is_main, log_main, rank, world_size
 

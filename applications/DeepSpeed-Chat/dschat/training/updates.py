@@ -80,8 +80,9 @@ def sample_loss(
     """Weighted -log pi of the references' samples, on the scale of the policy's loss.
 
     The policy's loss is a sum over B responses divided by `count`. The weights (see
-    `OnlineTrainer`) make this the sum of coefficient * -log pi(y) over as many samples, so that
-    the coefficient is that of the forward KL whatever the count is.
+    `dschat.training.sample_term`) make this the sum of coefficient * -log pi(y) over as many
+    samples: with the normalisation "token" the coefficient is that of the forward KL, whatever the
+    count is. With "sequence" a sample's -log pi(y) is divided by its length, as a response's loss.
     """
     assert experience.samples is not None
     assert experience.sample_weights is not None
