@@ -212,12 +212,14 @@ def start(arguments: Sequence[object]) -> tuple[subprocess.Popen[bytes], Person]
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     process = subprocess.Popen(
+        # A test run in the background hands on that Ctrl-C is ignored.
         [sys.executable, "-c", take_terminal, script, *map(str, arguments)],
         stdin=slave,
         stdout=slave,
         stderr=slave,
         env=environment(),
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(slave)
     return process, Person(master)

@@ -31,12 +31,14 @@ SCRIPTS = {
 
 def start_judge(arguments: list[str], url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
+        # A test run in the background hands on that Ctrl-C is ignored.
         [sys.executable, str(SCRIPTS["gpt4-eval.py"]), *arguments],
         env=environment(OPENAI_BASE_URL=url, NO_PROXY="127.0.0.1"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -91,7 +91,7 @@ def settings(folder: Path, output: Path, **changes: Any) -> list[str]:
         "per_device_training_batch_size": 32,
         "gradient_accumulation_steps": 2,
         "num_generations": 8,
-        "num_train_epochs": 9,
+        "num_train_epochs": 12,
         "actor_learning_rate": 2e-4,
         "warmup_ratio": 0.0,
         "temperature": 1.0,
