@@ -48,6 +48,28 @@ def test_the_ends_of_the_unit_interval_give_possible_tokens() -> None:
         assert sample_by_inverse_cdf(logits, torch.tensor([u], dtype=torch.float64), 1.0) == token
 
 
+def test_only_the_likeliest_tokens_with_top_k() -> None:
+    # Closed form: of 1, 4, 2 and 3 the two likeliest have 4/7 and 3/7.
+    logits = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).log()
+    for u, token in ((0.0, 1), (4 / 7 - 1e-6, 1), (4 / 7 + 1e-6, 3), (1 - 2**-53, 3)):
+        uniform = torch.tensor([u], dtype=torch.float64)
+        assert sample_by_inverse_cdf(logits, uniform, 1.0, top_k=2) == token
+    u = torch.rand(500, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    rows = logits.expand(500, -1)
+    assert torch.equal(
+        sample_by_inverse_cdf(rows, u, 0.8, top_k=9), sample_by_inverse_cdf(rows, u, 0.8)
+    )
+    assert sample_by_inverse_cdf(rows, u, 0.8, top_k=1).unique().tolist() == [1]
+
+
+def test_responses_with_top_k(model: Any) -> None:
+    prompt = torch.tensor([[20, 21, 22]] * 400)
+    uniform = uniform_numbers(400, 1, seed=1, step=0)
+    found = generate(model, prompt, torch.ones_like(prompt), uniform, 1, 0.8, END, PAD, top_k=3)
+    likeliest = model(input_ids=prompt[:1]).logits[0, -1].topk(3).indices
+    assert {row[0] for row in found} == set(likeliest.tolist())
+
+
 def test_ranks_draw_their_rows_of_one_table() -> None:
     whole = uniform_numbers(6, 4, seed=5, step=2)
     assert torch.equal(whole[1::3], uniform_numbers(6, 4, 5, 2, rank=1, world_size=3))

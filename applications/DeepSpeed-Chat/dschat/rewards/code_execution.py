@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from dschat.errors import UserError
 from dschat.rewards.code.execution import run_program
@@ -19,6 +19,7 @@ from dschat.rewards.code.limits import Limits
 from dschat.rewards.code.problems import Problem, read_problem
 from dschat.rewards.code.sandbox import SANDBOXES, Sandbox, choose_sandbox
 from dschat.rewards.code.verdicts import ProgramResult, TestResult, Verdict, reward_of
+from dschat.rewards.code_flags import SandboxFlags
 
 __all__ = [
     "SANDBOXES",
@@ -30,6 +31,7 @@ __all__ = [
     "TestResult",
     "Verdict",
     "choose_sandbox",
+    "code_reward",
     "extract_program",
     "read_problem",
     "reward_of",
@@ -117,6 +119,20 @@ class CodeExecutionReward:
     def metrics(self) -> dict[str, float]:
         """See `summarize`; of the last call."""
         return summarize(self.results)
+
+
+def code_reward(flags: SandboxFlags) -> CodeExecutionReward:
+    """The reward that the flags describe.
+
+    Raises:
+        UserError: the sandbox asked for does not work here.
+    """
+    limits = Limits(
+        test_seconds=flags.test_seconds,
+        program_seconds=flags.program_seconds,
+        memory_mb=flags.memory_mb,
+    )
+    return CodeExecutionReward(flags.reward_workers, cast(Sandbox, flags.sandbox), limits)
 
 
 def summarize(results: Sequence[ProgramResult]) -> dict[str, float]:

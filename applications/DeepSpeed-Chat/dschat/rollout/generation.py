@@ -31,12 +31,21 @@ def uniform_numbers(
     return numbers[rank::world_size]
 
 
-def sample_by_inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def sample_by_inverse_cdf(
+    logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None = None
+) -> Tensor:
     """[B, V] logits and [B] uniform numbers -> [B] token ids ~ softmax(logits / temperature).
 
     Probabilities add up in float64, so that a token's chance is its probability to within 1e-12
     also at 256,000 tokens; a token of probability 0 is never chosen.
+
+    Args:
+        top_k: only the so many likeliest tokens are possible (and what equals the last of them, as
+            in transformers); None: all.
     """
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
     probabilities = (logits.float() / temperature).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
     threshold = uniform.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
@@ -48,9 +57,15 @@ class _InverseCDF(LogitsProcessor):
     """Leaves one token possible: the sampled one, which transformers' greedy search then takes."""
 
     def __init__(
-        self, uniform: Tensor, temperature: float, prompt_length: int, vocabulary_size: int | None
+        self,
+        uniform: Tensor,
+        temperature: float,
+        prompt_length: int,
+        vocabulary_size: int | None,
+        top_k: int | None,
     ) -> None:
         self.uniform = uniform
+        self.top_k = top_k
         self.vocabulary_size = vocabulary_size
         self.temperature = temperature
         self.prompt_length = prompt_length
@@ -58,7 +73,8 @@ class _InverseCDF(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         step = input_ids.shape[1] - self.prompt_length
         possible = scores[:, : self.vocabulary_size]
-        token = sample_by_inverse_cdf(possible, self.uniform[:, step], self.temperature)
+        numbers = self.uniform[:, step]
+        token = sample_by_inverse_cdf(possible, numbers, self.temperature, self.top_k)
         chosen = torch.full_like(scores, -torch.inf)
         return chosen.scatter_(1, token.unsqueeze(1), 0.0)
 
@@ -109,6 +125,7 @@ def generate(
     pad_token_id: int,
     synced_gpus: bool = False,
     vocabulary_size: int | None = None,
+    top_k: int | None = None,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -118,6 +135,7 @@ def generate(
         uniform: [B, max_new_tokens] numbers in [0, 1) (see `uniform_numbers`).
         synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
         vocabulary_size: sample among the first so many tokens only; None: all.
+        top_k: sample among the so many likeliest tokens only; None: all.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
@@ -125,7 +143,8 @@ def generate(
     processors = LogitsProcessorList()
     if uniform is not None:
         numbers = uniform.to(input_ids.device)
-        processors.append(_InverseCDF(numbers, temperature, input_ids.shape[1], vocabulary_size))
+        length = input_ids.shape[1]
+        processors.append(_InverseCDF(numbers, temperature, length, vocabulary_size, top_k))
     elif vocabulary_size is not None:
         processors.append(_FirstTokens(vocabulary_size))
     settings = GenerationConfig(

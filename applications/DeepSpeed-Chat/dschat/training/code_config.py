@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dschat.config import flag, require
+from dschat.rewards.code_flags import SandboxFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
 
-SANDBOXES = ["auto", "bwrap", "limits"]
-
 
 @dataclass
-class CodeRewardFlags(OnlineConfig):
+class CodeRewardFlags(SandboxFlags, OnlineConfig):
     """How generated programs are run."""
 
     critic_head_may_be_new: ClassVar[bool] = True
@@ -23,17 +22,6 @@ class CodeRewardFlags(OnlineConfig):
         "What the critic starts from: a reward model, or a language model, which gets a value head "
         "of zeros; unset: the policy's model.",
     )
-    sandbox: str = flag(
-        "auto",
-        "bwrap: bubblewrap (no network, nothing of this machine but Python). limits: an "
-        "unprivileged user with limits, which stop neither sockets nor reads outside. auto: "
-        "bwrap where it works, else limits.",
-        choices=SANDBOXES,
-    )
-    reward_workers: int = flag(4, "Programs that run at once, per rank.")
-    test_seconds: float = flag(4.0, "Time limit of one test.")
-    program_seconds: float = flag(30.0, "Time limit of all tests of a program together.")
-    memory_mb: int = flag(1024, "Address space of a program's processes, in MiB.")
 
     def required(self) -> dict[str, str]:
         """Flags without which there is nothing to do, and what each names."""
@@ -43,12 +31,7 @@ class CodeRewardFlags(OnlineConfig):
 
     def validate(self) -> None:
         """Refuse values that cannot be meant; raises `UserError`."""
-        require(
-            self.reward_workers >= 1, f"--reward_workers {self.reward_workers}: expected 1 or more."
-        )
-        for name in ("test_seconds", "program_seconds", "memory_mb"):
-            value = getattr(self, name)
-            require(value > 0, f"--{name} {value}: expected a number above 0.")
+        self.check_sandbox_flags()
         require(
             self.algorithm == "ppo" or self.critic_model_name_or_path is None,
             f"--critic_model_name_or_path: --algorithm {self.algorithm} has no critic, and "
