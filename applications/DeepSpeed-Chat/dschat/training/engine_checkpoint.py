@@ -1,0 +1,86 @@
+"""Saving and loading a DeepSpeed engine's whole state, without code from the files being run.
+
+DeepSpeed's own `save_checkpoint` and `load_checkpoint` know what each ZeRO stage keeps: parameters,
+fp32 masters, AdamW's moments, the loss scale, the schedule. It reads its files by unpickling
+whatever is in them; here they are read with `weights_only=True`, plus the few plain classes of
+DeepSpeed that they hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dschat.errors import UserError
+from dschat.training.model_folder import on_all_ranks
+from dschat.utils.files import explain_write_errors
+
+TAG = "state"
+
+
+def allowed_classes() -> list[Any]:
+    """DeepSpeed's classes in its checkpoints; all hold plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+
+
+def careful_files() -> Any:
+    """DeepSpeed's file writer that keeps failures for later, and its reader that runs no code.
+
+    A write that fails must not raise on one rank while the others wait for it in a barrier.
+    """
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    class CarefulFiles(TorchCheckpointEngine):  # type: ignore[misc]
+        failure: Exception | None = None
+
+        def save(self, state_dict: Any, path: str) -> None:
+            try:
+                with explain_write_errors(path):
+                    torch.save(state_dict, path)
+            except Exception as error:
+                self.failure = self.failure or error
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            with torch.serialization.safe_globals(allowed_classes()):
+                return torch.load(path, map_location=map_location, weights_only=True)
+
+    return CarefulFiles()
+
+
+def save_engine(engine: Any, folder: str | Path) -> None:
+    """Write an engine's state into a folder; all ranks must call it.
+
+    Raises:
+        UserError: on all ranks: the disk is full or the folder may not be written to.
+    """
+    files = careful_files()
+    before, engine.checkpoint_engine = engine.checkpoint_engine, files
+    try:
+        engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    finally:
+        engine.checkpoint_engine = before
+    with on_all_ranks():
+        if files.failure is not None:
+            raise files.failure
+
+
+def load_engine(engine: Any, folder: str | Path) -> None:
+    """Put the state in `folder` into a freshly made engine of the same kind; on all ranks.
+
+    Raises:
+        UserError: on all ranks: the files do not fit the engine.
+    """
+    before, engine.checkpoint_engine = engine.checkpoint_engine, careful_files()
+    try:
+        with on_all_ranks():
+            path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+            if path is None:
+                raise UserError(f"{folder} holds no state of this engine.")
+    finally:
+        engine.checkpoint_engine = before

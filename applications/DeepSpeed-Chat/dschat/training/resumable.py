@@ -1,0 +1,276 @@
+"""Folders of resumable checkpoints: written whole or not at all, verified before they are used.
+
+A checkpoint is a folder output_dir/resumable-N. Its `complete.json` comes last and holds the size
+and the CRC-32 of every other file, the settings of the run and what it ran on. A folder without it,
+or with files that do not agree with it, is torn and never picked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dschat.errors import UserError
+from dschat.training import distributed
+from dschat.training.model_folder import on_all_ranks
+from dschat.training.run_files import SECRET_NAME, library_versions
+from dschat.utils.files import atomic_directory
+
+SEAL = "complete.json"
+NAME = re.compile(r"resumable-(\d+)")
+
+PLACE = {
+    "output_dir",
+    "data_output_path",
+    "tensorboard_path",
+    "enable_tensorboard",
+    "local_rank",
+    "deepspeed",
+    "checkpoint_steps",
+    "checkpoint_keep",
+    "resume_from_checkpoint",
+    "save_steps",
+    "print_answers",
+    "print_answers_interval",
+    "print_loss",
+    "preprocessing_num_workers",
+    "reward_workers",
+}
+"""Settings that say where and how a run shows itself: another value changes no result."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        step: the N of its name.
+        settings: of the run that wrote it, as plain values.
+        run: what it ran on (`world_size`, `versions`, and what the writer added).
+    """
+
+    folder: Path
+    step: int
+    settings: dict[str, Any]
+    run: dict[str, Any]
+
+
+def _checksum(path: Path) -> list[int]:
+    """[bytes, CRC-32] of a file."""
+    size = crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            size += len(block)
+            crc = zlib.crc32(block, crc)
+    return [size, crc]
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """A configuration's values as JSON keeps them, without secrets."""
+    values = dataclasses.asdict(config)
+    kept = {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def seal(folder: Path, step: int, config: Any, **run: Any) -> None:
+    """Write `complete.json` over the files in `folder`, after which it counts as whole.
+
+    Args:
+        step: the N of resumable-N.
+        config: the settings of the run, a dataclass.
+        run: further facts that a resumed run must share (plain values).
+    """
+    files = {
+        str(path.relative_to(folder)): _checksum(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != SEAL
+    }
+    value = {
+        "step": step,
+        "files": files,
+        "settings": plain_settings(config),
+        "run": {
+            "world_size": distributed.world_size(),
+            "versions": library_versions(),
+            **run,
+        },
+    }
+    (folder / SEAL).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        UserError: it is not one, or it is torn (which file, and why).
+    """
+    folder = Path(folder)
+    try:
+        value = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        step, files = int(value["step"]), dict(value["files"])
+        checkpoint = Checkpoint(folder, step, dict(value["settings"]), dict(value["run"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} is no whole checkpoint: {SEAL} cannot be read ({error}). Give a folder "
+            "resumable-N that a run has finished writing, or auto."
+        ) from error
+    for name, expected in files.items():
+        try:
+            found = _checksum(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder} is torn: {name} cannot be read ({error}).") from error
+        if found != expected:
+            raise UserError(
+                f"{folder} is torn: {name} has {found[0]} bytes and checksum {found[1]}, expected "
+                f"{expected[0]} and {expected[1]}. Give an older checkpoint."
+            )
+    return checkpoint
+
+
+def _numbered(output_dir: str | Path) -> list[tuple[int, Path]]:
+    """(N, folder) of everything called resumable-N, the newest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in Path(output_dir).glob("resumable-*")]
+    return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+
+def choose(output_dir: str | Path, request: str | None) -> Checkpoint | None:
+    """The checkpoint to go on from; every rank calls this and gets the same.
+
+    Args:
+        request: the value of --resume_from_checkpoint.
+
+    Returns:
+        None: nothing was asked for, or "auto" found no whole checkpoint.
+
+    Raises:
+        UserError: (on all ranks) the named checkpoint is not whole.
+    """
+    if request is None:
+        return None
+    found: Checkpoint | None = None
+    with on_all_ranks():
+        if distributed.is_main():
+            found = _newest(output_dir) if request == "auto" else read(request)
+    return distributed.broadcast_object(found)
+
+
+def _newest(output_dir: str | Path) -> Checkpoint | None:
+    for _, folder in _numbered(output_dir):
+        try:
+            return read(folder)
+        except UserError as error:
+            distributed.log_main(f"WARNING: passed over: {error}")
+    distributed.log_main(f"--resume_from_checkpoint auto: nothing in {output_dir} yet; a new run.")
+    return None
+
+
+def refuse_old_checkpoints(output_dir: str | Path) -> None:
+    """Refuse to start anew beside the checkpoints of another run.
+
+    Raises:
+        UserError: names the newest and says how to go on from it.
+    """
+    old = _numbered(output_dir)
+    if old:
+        raise UserError(
+            f"--output_dir {output_dir} already holds {old[0][1].name} of another run. Add "
+            "--resume_from_checkpoint auto to go on from it, or give another folder."
+        )
+
+
+def check_same_run(
+    checkpoint: Checkpoint, config: Any, may_differ: Collection[str] = (), **run: Any
+) -> None:
+    """Refuse to go on under settings that would make it another run; tell of harmless differences.
+
+    Args:
+        may_differ: names of settings, beside `PLACE`, that change no result in this script.
+        run: the facts given to `seal`.
+
+    Raises:
+        UserError: every setting that differs, with both values, and the number of ranks.
+    """
+    now = plain_settings(config)
+    old = checkpoint.settings
+    differences = [
+        f"--{name} {old.get(name, 'unset')} -> {now.get(name, 'unset')}"
+        for name in sorted(now.keys() | old.keys())
+        if old.get(name) != now.get(name) and name not in PLACE.union(may_differ)
+    ]
+    facts: Mapping[str, Any] = {"world_size": distributed.world_size(), **run}
+    names = {"world_size": "number of ranks"}
+    differences += [
+        f"{names.get(name, name.replace('_', ' '))} {checkpoint.run.get(name)} -> {value}"
+        for name, value in facts.items()
+        if checkpoint.run.get(name) != value
+    ]
+    if differences:
+        raise UserError(
+            f"{checkpoint.folder} was saved by a run with other settings: {'; '.join(differences)}."
+            " Going on would be neither that run nor this one. Use the old values, or start anew "
+            "in another --output_dir."
+        )
+    before = checkpoint.run.get("versions", {})
+    for name, version in library_versions().items():
+        if before.get(name) != version:
+            distributed.log_main(
+                f"WARNING: {name} is {version} now and was {before.get(name)}: the resumed run "
+                "may differ from an uninterrupted one."
+            )
+
+
+@contextlib.contextmanager
+def new_checkpoint(output_dir: str | Path, step: int, config: Any, **run: Any) -> Iterator[Path]:
+    """Yield a temporary folder that becomes output_dir/resumable-N; all ranks enter and write.
+
+    The block must not raise on one rank while others wait in a collective operation. When it has
+    ended on all ranks the files are sealed, read back and verified, and the folder gets its name.
+
+    Raises:
+        UserError: on all ranks, with the first failure; nothing is left behind.
+    """
+    final = Path(output_dir).absolute() / f"resumable-{step}"
+    with contextlib.ExitStack() as stack:
+        folder: Path | None = None
+        with on_all_ranks():
+            if distributed.is_main():
+                folder = stack.enter_context(atomic_directory(final))
+        folder = distributed.broadcast_object(folder)
+        assert folder is not None
+        with on_all_ranks():
+            yield folder
+        # A failure of the sealing or the renaming must reach all ranks as well.
+        with on_all_ranks():
+            if distributed.is_main():
+                seal(folder, step, config, **run)
+                read(folder)
+                stack.close()
+
+
+def prune(output_dir: str | Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints, and what killed runs left half-written."""
+    if not distributed.is_main():
+        return
+    for _, folder in _numbered(output_dir)[keep:]:
+        # Without its seal a folder that is half removed is not picked up.
+        with contextlib.suppress(OSError):
+            (folder / SEAL).unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(output_dir: str | Path) -> None:
+    """Remove temporary folders of checkpoints and models that a killed run left behind."""
+    if not distributed.is_main():
+        return
+    for pattern in (".resumable-*.tmp-*", ".step-*.tmp-*", ".step_*.tmp-*", ".model-*"):
+        for folder in Path(output_dir).glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
