@@ -94,13 +94,20 @@ class OutputLayer:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Whole weights inside, also where ZeRO 3 has partitioned them. Collective under ZeRO 3."""
-        partitioned = [p for p in self.parameters() if hasattr(p, "ds_id")]
+        """Whole weights inside, also where ZeRO 3 has partitioned them. Collective under ZeRO 3.
+
+        Where they are whole already, as inside another such block, nothing is done.
+        """
+        partitioned: list[Any] = [p for p in self.parameters() if hasattr(p, "ds_id")]
         if not partitioned:
             yield
             return
         import deepspeed
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
+        if all(p.ds_status == ZeroParamStatus.AVAILABLE for p in partitioned):
+            yield
+            return
         with deepspeed.zero.GatheredParameters(partitioned):
             yield
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows
+from dschat.models.policy import PolicyModel
 from dschat.rollout.experience import Rollout
-from dschat.rollout.references import FrozenPolicy
+from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 
 
 class Chunks:
@@ -57,6 +58,14 @@ class Visit:
         self.reference, self.rollouts, self.temperature = reference, rollouts, temperature
         self.hidden: list[Tensor] | None = None
         self._chunks: Chunks | None = None
+        if isinstance(reference, WithoutAdapters):
+            # Its forward pass would take apart what ZeRO 3 gathers for the policy's logits.
+            with reference.on_device() as policy:
+                self._look(policy)
+
+    def _look(self, policy: PolicyModel) -> None:
+        inputs = [r.model_inputs() for r in self.rollouts]
+        self.hidden = [policy(*each, hidden_only=True) for each in inputs]
 
     @contextmanager
     def open(self) -> Iterator[Chunks]:
@@ -66,8 +75,8 @@ class Visit:
             return
         with self.reference.on_device() as policy:
             if self.hidden is None:
-                inputs = [r.model_inputs() for r in self.rollouts]
-                self.hidden = [policy(*each, hidden_only=True) for each in inputs]
+                self._look(policy)
+            assert self.hidden is not None
             with policy.output_layer.gathered():
                 self._chunks = Chunks(policy.output_layer, self.hidden, self.temperature)
                 try:

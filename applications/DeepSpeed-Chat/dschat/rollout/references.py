@@ -102,6 +102,40 @@ class ReferenceOnDisk:
                 torch.cuda.empty_cache()
 
 
+class WithoutAdapters:
+    """The policy that is trained, with its LoRA adapters switched off: the model it started from.
+
+    Exactly that model as long as only the adapters are trained, and no second model in memory.
+
+    Args:
+        policy: the actor's `PolicyModel`, around a `PeftModel` whose base weights are frozen. It is
+            not moved: by the time it is asked it is where it is trained.
+    """
+
+    def __init__(self, policy: PolicyModel) -> None:
+        self.policy = policy
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that it gives a logit."""
+        return self.policy.output_layer.vocabulary_size
+
+    def limit_vocabulary(self, size: int) -> None:
+        """Take the first `size` tokens only as possible, from now on; the policy's own width."""
+        self.policy.limit_vocabulary(size)
+
+    @contextmanager
+    def on_device(self) -> Iterator[PolicyModel]:
+        """The policy in eval mode, without its adapters as long as this lasts."""
+        was_training = self.policy.training
+        self.policy.eval()
+        try:
+            with self.policy.model.disable_adapter():
+                yield self.policy
+        finally:
+            self.policy.train(was_training)
+
+
 def frozen(policy: PolicyModel) -> PolicyModel:
     """The policy in eval mode, without gradients."""
     return policy.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from dschat.models.loading import load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.regularization import MixtureReference, MultiReference, PolicyRegularizer
 from dschat.rollout.references import FrozenPolicy, Reference, ReferenceOnDisk
+from dschat.training.online_checks import reference_is_the_policy
 from dschat.training.online_config import OnlineConfig
 from dschat.training.reference_config import check_weights
 
@@ -22,12 +23,16 @@ def load_references(
 ) -> list[FrozenPolicy]:
     """The references that `--refs` names, or the model that the actor starts from.
 
+    None where the actor itself will be the reference (`reference_is_the_policy`).
+
     Each is loaded once here even where it rests on disk, so that a bad folder is found at once.
 
     Raises:
         UserError: a folder that is no model, a vocabulary or a context that is too small, or
             quantisation without bitsandbytes.
     """
+    if reference_is_the_policy(config):
+        return []
     paths = config.refs or [str(config.actor_model_name_or_path)]
     name = "refs" if config.refs else "actor_model_name_or_path"
     residency = config.reference_residency or ("cpu" if config.offload_reference_model else "all")

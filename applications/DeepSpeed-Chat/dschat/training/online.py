@@ -82,7 +82,7 @@ def build_trainer(
     steps = optimizer_steps(config, len(prompts))
     models = load_models(config, tokenizer, dtype, device, task.reward)
     with models.references[0].on_device() as reference:
-        embeddings = reference.model.get_input_embeddings().weight.detach()
+        embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
         single = build_regularizer(config, embeddings, tokenizer)
     regularizer = over_references(single, config, task.mixture)
     report(config, single, len(prompts), steps)

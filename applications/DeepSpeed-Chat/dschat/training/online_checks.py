@@ -96,6 +96,11 @@ def require_algorithm(config: Any) -> None:
     )
 
 
+def reference_is_the_policy(config: Any) -> bool:
+    """Whether the actor with its adapters off is the reference: no second model is loaded."""
+    return config.refs is None and config.actor_lora_dim > 0 and config.only_optimize_lora
+
+
 def require_references(config: Any) -> None:
     """Refuse settings of references that do not fit together; raises `UserError`."""
     require(
@@ -104,6 +109,12 @@ def require_references(config: Any) -> None:
     )
     if config.refs is not None:
         check_weights(config.refs, config.ref_weights)
+    for name in ("reference_residency", "reference_quantization"):
+        require(
+            not reference_is_the_policy(config) or getattr(config, name) is None,
+            f"--{name}: with --only_optimize_lora the reference is the policy itself with its "
+            "adapters off; there is no second model to put anywhere. Remove the flag.",
+        )
     require(
         not config.offload_reference_model or config.reference_residency in (None, "cpu"),
         f"--offload_reference_model and --reference_residency {config.reference_residency} "

@@ -24,10 +24,11 @@ from dschat.models.lora import add_lora
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
-from dschat.rollout.references import FrozenPolicy
+from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 from dschat.training import distributed
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.load_references import check_length, load_references, share_vocabulary
+from dschat.training.online_checks import reference_is_the_policy
 from dschat.training.online_config import OnlineConfig
 from dschat.training.optimizer import adamw
 from dschat.training.run_files import data_folder
@@ -137,6 +138,8 @@ def load_models(
         _checkpointing(classifier, config.critic_gradient_checkpointing)
         critic = ValueModel(_with_lora(classifier, "critic", config))
     policy = PolicyModel(_with_lora(actor, "actor", config), config.temperature)
+    if reference_is_the_policy(config):
+        references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, len(tokenizer))
     return Models(policy, critic, references, reward)
 
