@@ -140,7 +140,6 @@ def test_flags_of_the_hybrid_engine_name_what_to_use_instead() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--enable_ema"], "enable_ema.*not in this version"),
         (["--kl_ctrl", "0.1"], "kl_ctrl.*--kl_ctl"),
         (["runs/config.txt"], "argument 'runs/config.txt'"),
         (["--seed", "3", "runs/config.yaml"], "comes before all flags"),

@@ -37,7 +37,6 @@ REPLACED_FLAGS: dict[str, str] = {
     "resume_from_checkpoint": NOT_YET + "start from a saved folder: --actor_model_name_or_path "
     "output_dir/step-N/actor",
     "checkpoint_steps": NOT_YET + "use --save_steps, which saves models without optimiser state",
-    "enable_ema": NOT_YET + "remove the flag and use the actor's own checkpoints (--save_steps)",
     "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
     "parser_cutoff": NOT_YET + "use --termination_condition fixed, randomized or ppl",
     "unsupervised_dataset_name": NOT_YET + "remove it: only the RL objective is trained",

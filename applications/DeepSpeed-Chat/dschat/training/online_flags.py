@@ -137,6 +137,11 @@ class OutputFlags:
     save_steps: int = flag(
         100, "Save to output_dir/step-N every so many generation batches (0: only at the end)."
     )
+    enable_ema: bool = flag(
+        False,
+        "Keep an exponential moving average of the actor's weights, 0.992 per optimiser step in "
+        "fp32, and save it as step-N/actor_ema.",
+    )
     seed: int = flag(1234, "Seed of data order, sampling and new weights.")
     enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")
     tensorboard_path: str | None = flag(

@@ -30,7 +30,9 @@ from dschat.rollout.generation import uniform_numbers
 from dschat.rollout.references import FrozenPolicy
 from dschat.rollout.scoring import PenaltyScorer, to_experience
 from dschat.training import distributed
+from dschat.training.ema import MovingAverage
 from dschat.training.group_targets import with_group_targets
+from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
 from dschat.training.online_config import OnlineConfig
 from dschat.training.sample_term import with_samples
@@ -66,6 +68,7 @@ class OnlineLearner:
     sample_coefficient: float = 0.0
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
+    stop: StopRequest = field(default_factory=StopRequest, init=False)
 
     def __post_init__(self) -> None:
         self.rank, self.world = distributed.rank(), distributed.world_size()
@@ -79,6 +82,10 @@ class OnlineLearner:
             config.loss_normalization,
             self.tokenizer.pad_token_id,
         )
+        self.average: MovingAverage | None = None
+        if config.enable_ema:
+            resting = torch.device("cpu") if config.offload else None
+            self.average = MovingAverage(self.actor.module.model, device=resting)
         self.scorer = PenaltyScorer(
             self.regularizer, self.references, config.temperature, distributed.union_over_ranks
         )
@@ -92,6 +99,10 @@ class OnlineLearner:
 
         Returns:
             Metrics, the same on all ranks.
+
+        Raises:
+            StopRequestedError: a rank was asked to stop before the updates began; nothing is
+                changed but `generation_step` and the random numbers.
         """
         config = self.config
         started = time.perf_counter()
@@ -101,6 +112,7 @@ class OnlineLearner:
         metric_sums: dict[str, float] = {}
         seconds = {"generate": 0.0, "score": 0.0}
         for start in range(0, len(repeated), size):
+            self._leave_if_asked()
             at = time.perf_counter()
             batch = repeated[start : start + size]
             rollouts = self.sample(batch, start)
@@ -116,6 +128,7 @@ class OnlineLearner:
                     scored, mine, self.sample_coefficient, config, self.tokenizer, self.device
                 )
             experiences += scored
+        self._leave_if_asked()
         at = time.perf_counter()
         update_metrics = self.learn(experiences)
         seconds["update"] = time.perf_counter() - at
@@ -132,6 +145,10 @@ class OnlineLearner:
             **{f"time/{name}_s": value for name, value in seconds.items()},
             "time/tokens_per_s": tokens / seconds["total"],
         }
+
+    def _leave_if_asked(self) -> None:
+        if self.stop.on_any_rank(self.device):
+            raise StopRequestedError
 
     def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
         """This rank's responses to its share of a global generation batch, in micro-batches.
@@ -244,6 +261,8 @@ class OnlineLearner:
                 metrics = update(self.actor, self.critic, experiences[i : i + size], self.loss)
                 if metrics:
                     collected.append(metrics)
+                    if self.average is not None:
+                        self.average.update()
         names = collected[0] if collected else {}
         return {name: sum(m[name] for m in collected) / len(collected) for name in names}
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.training import distributed
+from dschat.training.interruption import StopRequestedError, how_to_go_on
 from dschat.training.iteration_metrics import progress_line
 from dschat.training.model_folder import save_model_folder
 from dschat.training.online_learner import OnlineLearner
+from dschat.training.online_resume import save_resumable
+from dschat.training.random_states import random_states, set_random_states
 from dschat.training.run_files import MetricsLog
 from dschat.training.saving import save_step
 
@@ -24,57 +27,115 @@ class OnlineTrainer(OnlineLearner):
             references if `sample_coefficient` is not 0.
         log: where metrics go.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
+        settings: the user's settings, for checkpoints; None: `config`.
+        facts: what else a resumed run must share (`run_facts`).
     """
 
     prompts: list[PromptExample]
     log: MetricsLog
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
+    settings: Any = None
+    facts: dict[str, Any] = field(default_factory=dict)
     _saved_at: int = field(default=-1, init=False)
+    _evaluated_at: int = field(default=-1, init=False)
 
-    def train(self) -> None:
-        """Run to the planned end, saving every `save_steps` generation batches and at the end."""
-        from tqdm import tqdm
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.settings = self.settings or self.config
 
-        config = self.config
-        size = self.responses // self.group_size
-        total = config.planned_iterations(len(self.prompts), size)
-        name = config.algorithm.upper()
-        bar = tqdm(total=total, disable=not distributed.is_main(), desc=name, mininterval=0.5)
-        saved = 0
-        self._evaluate()
-        for epoch in itertools.count():
-            if self.iteration == total:
-                break
-            for batch in prompt_batches(len(self.prompts), size, config.seed, epoch):
-                if self.iteration == total:
-                    break
-                metrics = self.run_iteration([self.prompts[i] for i in batch])
-                self.log.write(metrics)
-                bar.set_postfix_str(progress_line(metrics), refresh=False)
-                bar.update()
-                if self.evaluate_every and self.iteration % self.evaluate_every == 0:
-                    self._evaluate()
-                if config.save_steps and self.generation_step // config.save_steps > saved:
-                    saved = self.generation_step // config.save_steps
-                    self.save()
-        bar.close()
-        if not (self.evaluate_every and self.iteration % self.evaluate_every == 0):
-            self._evaluate()
-        if config.final_in_output_dir:
+    def train(self) -> bool:
+        """Run to the planned end, saving models and checkpoints when due.
+
+        Returns:
+            Whether the end was reached; False: SIGTERM came, and a checkpoint was saved.
+        """
+        with self.stop.listening():
+            try:
+                self._iterate()
+            except StopRequestedError:
+                distributed.log_main(how_to_go_on(save_resumable(self)))
+                return False
+        if self.config.final_in_output_dir:
             self._save_final()
         elif self._saved_at != self.generation_step:
             self.save()
+        return True
+
+    def _iterate(self) -> None:
+        """The iterations that are left, with what is due after each of them."""
+        from tqdm import tqdm
+
+        size = self.responses // self.group_size
+        total = self.config.planned_iterations(len(self.prompts), size)
+        per_epoch = len(self.prompts) // size
+        bar = tqdm(
+            total=total,
+            initial=self.iteration,
+            disable=not distributed.is_main(),
+            desc=self.config.algorithm.upper(),
+            mininterval=0.5,
+        )
+        with bar:
+            if self.iteration == 0:
+                self._evaluate()
+            while self.iteration < total:
+                epoch, place = divmod(self.iteration, per_epoch)
+                batch = prompt_batches(len(self.prompts), size, self.config.seed, epoch)[place]
+                metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
+                self.log.write(metrics)
+                bar.set_postfix_str(progress_line(metrics), refresh=False)
+                bar.update()
+                self._after_iteration(total)
+            if self._evaluated_at != self.iteration:
+                self._evaluate()
+
+    def _run_whole_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
+        """An iteration; one that is left half-way leaves everything as it was before it."""
+        step, states = self.generation_step, random_states()
+        try:
+            return self.run_iteration(prompts)
+        except StopRequestedError:
+            self.generation_step = step
+            set_random_states(states)
+            raise
+
+    def _after_iteration(self, total: int) -> None:
+        """Evaluate, save the models, save a checkpoint: whatever is due."""
+        config = self.config
+        if self.evaluate_every and self.iteration % self.evaluate_every == 0:
+            self._evaluate()
+        before = self.generation_step - self.rounds
+        if config.save_steps and self.generation_step // config.save_steps > (
+            before // config.save_steps
+        ):
+            self.save()
+        if self.iteration < total:  # the end needs no way to go on
+            if config.checkpoint_steps and self.iteration % config.checkpoint_steps == 0:
+                distributed.log_main(f"saved {save_resumable(self)}")
+            if self.stop.on_any_rank(self.device):
+                raise StopRequestedError
+
+    def progress(self) -> dict[str, int]:
+        """Where the run is; see `set_progress`."""
+        names = ("iteration", "generation_step", "_saved_at", "_evaluated_at")
+        return {name: getattr(self, name) for name in names}
+
+    def set_progress(self, progress: dict[str, int]) -> None:
+        """Go on from where `progress` was taken."""
+        for name in self.progress():
+            setattr(self, name, int(progress[name]))
 
     def _evaluate(self) -> None:
-        if self.evaluate is None:
+        if self.evaluate is None or self._evaluated_at == self.iteration:
             return
         found = self.evaluate(self)
+        self._evaluated_at = self.iteration
         place = {"step": self.generation_step, "iteration": self.iteration}
         self.log.write({**place, **{f"eval/{name}": value for name, value in found.items()}})
 
     def save(self) -> None:
-        """Write output_dir/step-N/{actor,critic}, N the generation batches so far."""
+        """Write output_dir/step-N/{actor,critic,actor_ema}, N the generation batches so far."""
         assert self.config.output_dir is not None
         engines = {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
         folder = save_step(
@@ -82,6 +143,7 @@ class OnlineTrainer(OnlineLearner):
             self.generation_step,
             {name: engine.module.model for name, engine in engines.items()},
             self.tokenizer,
+            self.average,
         )
         self._saved_at = self.generation_step
         distributed.log_main(f"saved {folder}")

@@ -7,11 +7,18 @@ from typing import Any
 
 from dschat.errors import UserError
 from dschat.training import distributed
+from dschat.training.ema import MovingAverage
 from dschat.training.model_folder import gathered_state_dict, on_all_ranks, write_model
 from dschat.utils.files import atomic_directory
 
 
-def save_step(output_dir: str, step: int, models: dict[str, Any], tokenizer: Any) -> Path:
+def save_step(
+    output_dir: str,
+    step: int,
+    models: dict[str, Any],
+    tokenizer: Any,
+    average: MovingAverage | None = None,
+) -> Path:
     """Write output_dir/step-N/{actor,critic}: model folders that load anywhere.
 
     Everything is written to a temporary folder that gets its final name when it is complete. All
@@ -19,6 +26,7 @@ def save_step(output_dir: str, step: int, models: dict[str, Any], tokenizer: Any
 
     Args:
         models: folder name -> plain transformers model or `PeftModel`, inside an engine or not.
+        average: of the actor's weights, written to `actor_ema`.
 
     Returns:
         output_dir/step-N.
@@ -28,6 +36,9 @@ def save_step(output_dir: str, step: int, models: dict[str, Any], tokenizer: Any
     """
     final = Path(output_dir) / f"step-{step}"
     states = {name: gathered_state_dict(model) for name, model in models.items()}
+    if average is not None:
+        models = {**models, "actor_ema": average.model}
+        states["actor_ema"] = average.gathered_state_dict()
     with on_all_ranks():
         if distributed.is_main():
             with atomic_directory(final) as folder:
