@@ -15,6 +15,7 @@ from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.reference_config import reference_weights
+from dschat.training.resume_flags import ResumeFlags
 
 # The trainer's flags by their names in this script, for messages.
 FLAG_NAMES = {
@@ -230,6 +231,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             enable_zero3_generation_gather=self.zero_stage == 3,
             actor_gradient_checkpointing=self.gradient_checkpointing,
             output_dir=self.output_dir or self.model_out,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
             seed=self.seed,
             enable_tensorboard=self.report_to == "tensorboard",
             print_answers=self.print_answers,

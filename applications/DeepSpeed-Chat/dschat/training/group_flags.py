@@ -12,6 +12,7 @@ from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
 from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.reference_config import REPLACED_MULTI_REFERENCE_FLAGS, ReferenceFlags
+from dschat.training.resume_flags import ResumeFlags
 
 PENALTIES = ["kl", "f_divergence", "wasserstein", "sinkhorn_divergence"]
 REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
@@ -26,7 +27,9 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
 
 
 @dataclass
-class MultiReferenceFlags(ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags):
+class MultiReferenceFlags(
+    ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags, ResumeFlags
+):
     """What `gsm8k_grpo.py` takes."""
 
     gamma: float = flag(0.1, "Strength of the penalty.")

@@ -19,6 +19,7 @@ from dschat.rewards import RewardFunction
 from dschat.training import distributed
 from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
+from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
 from dschat.training.online_setup import (
     load_models,
     load_prompts,
@@ -27,6 +28,12 @@ from dschat.training.online_setup import (
     start,
 )
 from dschat.training.online_trainer import OnlineTrainer
+from dschat.training.resumable import (
+    check_same_run,
+    choose,
+    refuse_old_checkpoints,
+    remove_leftovers,
+)
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.saving import refuse_old_steps
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
@@ -75,10 +82,17 @@ def build_trainer(
     """Load, check and connect everything; cheap checks come before long loads."""
     task = task or Task()
     assert config.output_dir is not None
-    refuse_old_steps(config.output_dir)
+    checkpoint = choose(config.output_dir, config.resume_from_checkpoint)
+    if config.resume_from_checkpoint is None:
+        refuse_old_steps(config.output_dir)
+        refuse_old_checkpoints(config.output_dir)
     check_groups(config)
     tokenizer = load_tokenizers(config)
     prompts = load_prompts(config, tokenizer)
+    settings = config if task.settings is None else task.settings
+    facts = run_facts(prompts, config.deepspeed_config)
+    if checkpoint is not None:
+        check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     steps = optimizer_steps(config, len(prompts))
     models = load_models(config, tokenizer, dtype, device, task.reward)
     with models.references[0].on_device() as reference:
@@ -92,7 +106,8 @@ def build_trainer(
     settled = resolved(config, dtype, tokenizer, single)
     shown = settled if task.settings is None else filled_in(task.settings, settled)
     write_config(shown, config.output_dir, penalty=regularizer.name, device=device.type)
-    return OnlineTrainer(
+    remove_leftovers(config.output_dir)
+    trainer = OnlineTrainer(
         config=config,
         actor=actor,
         critic=critic,
@@ -102,11 +117,16 @@ def build_trainer(
         tokenizer=tokenizer,
         prompts=prompts,
         device=device,
-        log=MetricsLog(config.output_dir, settled.tensorboard_path),
+        log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
+        settings=settings,
+        facts=facts,
     )
+    if checkpoint is not None:
+        load_resumable(trainer, checkpoint)
+    return trainer
 
 
 def filled_in(settings: Any, settled: OnlineConfig) -> Any:

@@ -20,11 +20,13 @@ from dschat.training.online_flags import (
     OutputFlags,
     SystemFlags,
 )
+from dschat.training.resume_flags import ResumeFlags, require_resume
 
 
 # Bases are read from the last to the first: this is the order of --help, backwards.
 @dataclass
 class OnlineConfig(
+    ResumeFlags,
     OutputFlags,
     SystemFlags,
     OptimizerFlags,
@@ -75,6 +77,7 @@ class OnlineConfig(
         for name, what in self.required().items():
             require(getattr(self, name) is not None, f"Give {what}: --{name} FOLDER.")
         require_ranges(self)
+        require_resume(self)
         require_algorithm(self)
         require_references(self)
         self._validate_batches()
