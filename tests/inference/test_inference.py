@@ -15,7 +15,8 @@ import torch
 from dpo_fixtures import save_model
 from dschat.data.prompts import PromptExample
 from dschat.inference import policy as policy_module
-from dschat.inference.config import dataset_name, model_name
+from dschat.inference.config import DATASETS
+from dschat.inference.flags import dataset_name, model_name
 from dschat.inference.policy import Policy, diverging, sum_over_response
 from dschat.inference.run import infer
 from dschat.inference.table import figures_table, response_figures
@@ -73,11 +74,11 @@ def test_what_is_done_is_not_done_again(
     generated: list[int] = []
     real = policy_module.generate
 
-    def generate(model: Any, input_ids: Any, *args: Any) -> Any:
+    def generate(model: Any, input_ids: Any, *args: Any, **options: Any) -> Any:
         if generated == [4, 4]:
             raise RuntimeError("the power is gone")
         generated.append(len(input_ids))
-        return real(model, input_ids, *args)
+        return real(model, input_ids, *args, **options)
 
     monkeypatch.setattr(policy_module, "generate", generate)
     with pytest.raises(RuntimeError, match="power"):
@@ -249,11 +250,12 @@ def test_names_of_results(tmp_path: Path) -> None:
     assert model_name("a/models/ppo/step-12/actor") == "ppo_step-12"
     assert model_name("a/models/rm/step_7/") == "rm_step_7"
     assert model_name("google/gemma-2b") == "gemma-2b"
-    assert dataset_name("summarize") == "summarize"
-    assert dataset_name("/data/Dahoas/full-hh-rlhf") == "hh-rlhf"
+    assert dataset_name("summarize", DATASETS) == "summarize"
+    assert dataset_name("/data/Dahoas/full-hh-rlhf", DATASETS) == "hh-rlhf"
     file = tmp_path / "mine.jsonl"
     file.write_text("{}")
-    assert (dataset_name(str(file)), dataset_name(str(tmp_path))) == ("mine", tmp_path.name)
+    names = [dataset_name(str(path), DATASETS) for path in (file, tmp_path)]
+    assert names == ["mine", tmp_path.name]
 
 
 def test_a_summary_says_how_the_results_were_made(flags: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ def test_results_of_other_settings_are_not_mixed(flags: dict[str, Any]) -> None:
 
 
 def test_a_gpu_that_is_too_small(flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def generate(*args: Any) -> None:
+    def generate(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("dschat.inference.policy.generate", generate)

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from dschat.config import parse_config
 from dschat.errors import UserError
-from dschat.example.programs import PROBLEMS, program_rows
 from dschat.training.code_config import DivergenceCodeConfig, WassersteinCodeConfig
 from dschat.training.code_run import code_reward
 from dschat.training.online import Task, build_trainer
 from dschat.training.online_setup import start
 from launch import TRAINING, run_script
-from tiny import tiny_config
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-SHORTEST = sorted(range(len(PROBLEMS)), key=lambda i: len(PROBLEMS[i].solution))[:8]
-
-
-def code_tokenizer() -> Any:
-    """A tokenizer of the example's problems and programs."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [text for p in PROBLEMS for text in (p.question, p.solution, p.mistake)]
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<eos>"
-    )
+from program_fixtures import make_programs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/train.jsonl with 8 problems, and a model that knows a solution and a mistake of each."""
-    root = tmp_path_factory.mktemp("programs")
-    rows = program_rows()
-    (root / "data").mkdir()
-    lines = [json.dumps(rows[i]) for i in SHORTEST]
-    for name in ("train", "test"):
-        (root / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    tokenizer = code_tokenizer()
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        tiny_config(tokenizer, hidden_size=64, intermediate_size=128)
-    )
-    texts = []
-    for i in SHORTEST:
-        prompt = f"### Problem:\n{rows[i]['question']}\n\n### Response:\n"
-        for program in (PROBLEMS[i].solution, PROBLEMS[i].mistake):
-            texts.append((tokenizer(prompt)["input_ids"], tokenizer(program)["input_ids"] + [1]))
-    width = max(len(p) + len(r) for p, r in texts)
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for row, (prompt, response) in enumerate(texts):
-        ids[row, : len(prompt + response)] = torch.tensor(prompt + response)
-        labels[row, len(prompt) : len(prompt + response)] = torch.tensor(response)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(150):
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert float(loss) < 0.15, "the model must know its programs"
-    model.save_pretrained(root / "sft")
-    tokenizer.save_pretrained(root / "sft")
-    return root
+    return make_programs(tmp_path_factory.mktemp("programs"))
 
 
 def settings(folder: Path, output: Path, **changes: Any) -> list[str]:

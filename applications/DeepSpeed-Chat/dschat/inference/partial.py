@@ -19,10 +19,29 @@ from dschat.config import require
 from dschat.errors import UserError
 from dschat.training.distributed import broadcast_object, is_main, log_main, rank
 from dschat.training.model_folder import on_all_ranks
-from dschat.utils.files import atomic_write_json, explain_write_errors, read_jsonl, write_jsonl
+from dschat.training.run_files import library_versions
+from dschat.utils.files import (
+    atomic_write_json,
+    atomic_write_text,
+    explain_write_errors,
+    read_jsonl,
+)
 
 Rows: TypeAlias = dict[int, dict[str, Any]]
 SETTINGS_FILE = "settings.json"
+
+# They end a line for some readers (not for JSON): in a text they are written as escapes.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row as one line of UTF-8, whatever a model or a program has put into its texts.
+
+    Halves of a character (surrogates), which UTF-8 cannot hold, become U+FFFD.
+    """
+    text = json.dumps(row, ensure_ascii=False)
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole.translate(LINE_ENDS) + "\n"
 
 
 class PartialResults:
@@ -97,7 +116,7 @@ class PartialResults:
         with explain_write_errors(path), open(path, "a", encoding="utf-8") as file:
 
             def write(rows: Sequence[Mapping[str, Any]]) -> None:
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                file.write("".join(map(json_line, rows)))
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -108,9 +127,33 @@ class PartialResults:
         with on_all_ranks():
             if is_main():
                 atomic_write_json(self.summary, {**summary, "settings": self.settings})
-                write_jsonl(self.output, rows)
+                atomic_write_text(self.output, "".join(map(json_line, rows)))
                 shutil.rmtree(self.folder, ignore_errors=True)
         log_main(f"Written: {self.output} ({len(rows)} lines) and {self.summary.name}")
+
+    def completed(
+        self, overwrite: bool, make: Callable[[], tuple[list[dict[str, Any]], dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """The summary of the finished run, which is made, or gone on with, where there is none.
+
+        Args:
+            overwrite: start anew.
+            make: rows of the output, and its figures.
+
+        Raises:
+            UserError: see `finished` and `open`; or whatever `make` raises.
+        """
+        if overwrite:
+            self.discard()
+        summary = self.finished()
+        if summary is not None:
+            log_main(f"{self.output} is finished: nothing is done (--overwrite makes it anew).")
+            return summary
+        self.open()
+        rows, figures = make()
+        summary = {"figures": figures, "versions": library_versions()}
+        self.publish(rows, summary)
+        return summary
 
     def _check(self, earlier: Any, what: str) -> None:
         earlier = earlier if isinstance(earlier, dict) else {}

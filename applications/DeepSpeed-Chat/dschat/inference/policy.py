@@ -32,6 +32,7 @@ class Policy:
         path, flag: where it lies, and the flag that said so.
         tokenizer: with a pad token; its eos token ends a response.
         temperature: 0: greedy.
+        top_k: sample among the so many likeliest tokens only; None: all.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Policy:
     seed: int
     dtype: torch.dtype
     device: torch.device
+    top_k: int | None = None
 
     def load(self, path: str, flag: str) -> Any:
         """A model of this tokenizer, without the output layer's padding: what cannot be decoded
@@ -79,6 +81,7 @@ def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Bat
             p.temperature,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
+            top_k=p.top_k,
         )
         texts = tokenizer.batch_decode(found, skip_special_tokens=True)
         return [

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dschat.config import require
-from dschat.data.load import load_data
+from dschat.data.load import LoadedData, load_data
 from dschat.data.prompts import PromptExample
+from dschat.data.rows import Phase
 from dschat.data.sources import SOURCES
 from dschat.data.text import conversation_text, prompt_ids
 from dschat.errors import UserError
-from dschat.inference.config import DATASETS, InferenceConfig
+from dschat.inference.config import InferenceConfig
+from dschat.inference.flags import InferenceFlags
 from dschat.training.distributed import log_main
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def choose_prompts(config: InferenceConfig, tokenizer: Any) -> list[PromptExample]:
@@ -30,10 +35,39 @@ def choose_prompts(config: InferenceConfig, tokenizer: Any) -> list[PromptExampl
     Raises:
         UserError: an unknown data set, or none of its prompts can be used.
     """
-    _check_name(config.dataset)
     pairs = config.ref_scores
-    phase, split = ("reward", "0,1,0") if pairs else ("rl", "0,0,1")
-    data = load_data([config.data_name], phase, split, config.data_seed, config.cache)  # type: ignore[arg-type]
+    data = read_data(config, "reward" if pairs else "rl")
+    rows = shuffled_rows(config, data)
+    chosen = short_enough(config, rows, tokenizer)[: config.num_samples]
+    log_chosen(config, len(chosen), len(rows))
+    names = ("prompt", "chosen", "rejected") if pairs else ("prompt",)
+    return [
+        PromptExample(
+            ids,
+            conversation_text(row["prompt"], tokenizer),
+            {name: row[name] for name in names},
+        )
+        for (_, ids), row in zip(chosen, rows.select([i for i, _ in chosen]), strict=True)
+    ]
+
+
+def read_data(config: InferenceFlags, phase: Phase) -> LoadedData:
+    """The data set, all of whose training rows go to that phase (they are not used).
+
+    Raises:
+        UserError: an unknown data set, or one of no use for the phase.
+    """
+    _check_name(config)
+    split = {"sft": "1,0,0", "reward": "0,1,0", "rl": "0,0,1"}[phase]
+    return load_data([config.data_name], phase, split, config.data_seed, config.cache)
+
+
+def shuffled_rows(config: InferenceFlags, data: LoadedData) -> datasets.Dataset:
+    """The evaluation rows in an order that depends on `data_seed` and the raw rows alone.
+
+    Raises:
+        UserError: there are none.
+    """
     rows, report = data.eval, data.report.sources[0].eval
     require(
         len(rows) > 0,
@@ -48,36 +82,42 @@ def choose_prompts(config: InferenceConfig, tokenizer: Any) -> list[PromptExampl
     order = np.random.default_rng(config.data_seed).permutation(report.raw)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    shuffled = rows.select(np.argsort(place[np.asarray(rows["row"])], kind="stable"))
-    prompts = list(shuffled["prompt"])
-    encoded = prompt_ids(tokenizer, prompts)
-    short = [i for i, ids in enumerate(encoded) if len(ids) <= config.max_prompt_tokens]
+    return rows.select(np.argsort(place[np.asarray(rows["row"])], kind="stable"))
+
+
+def short_enough(
+    config: InferenceFlags, rows: datasets.Dataset, tokenizer: Any
+) -> list[tuple[int, list[int]]]:
+    """Places and token ids of the prompts of at most `max_prompt_tokens` tokens.
+
+    Raises:
+        UserError: all are longer.
+    """
+    encoded = prompt_ids(tokenizer, list(rows["prompt"]))
+    short = [(i, ids) for i, ids in enumerate(encoded) if len(ids) <= config.max_prompt_tokens]
     require(
         len(short) > 0,
-        f"None of the {len(prompts)} prompts has {config.max_prompt_tokens} tokens or fewer; the "
+        f"None of the {len(encoded)} prompts has {config.max_prompt_tokens} tokens or fewer; the "
         f"shortest has {min(map(len, encoded))}. Raise --max-prompt-tokens.",
     )
-    chosen = short[: config.num_samples]
-    log_main(
-        f"{len(chosen)} of {len(prompts)} held-out prompts of {config.dataset} "
-        f"({len(prompts) - len(short)} are longer than --max-prompt-tokens "
-        f"{config.max_prompt_tokens})"
-    )
-    names = ("prompt", "chosen", "rejected") if pairs else ("prompt",)
-    return [
-        PromptExample(
-            encoded[i],
-            conversation_text(row["prompt"], tokenizer),
-            {name: row[name] for name in names},
+    if len(short) < len(encoded):
+        log_main(
+            f"{len(encoded) - len(short)} prompts are longer than --max-prompt-tokens "
+            f"{config.max_prompt_tokens} and left out"
         )
-        for i, row in zip(chosen, shuffled.select(chosen), strict=True)
-    ]
+    return short
 
 
-def _check_name(dataset: str) -> None:
-    if dataset in DATASETS or dataset in SOURCES or Path(dataset).expanduser().exists():
+def log_chosen(config: InferenceFlags, chosen: int, there: int) -> None:
+    """Say how many prompts are answered."""
+    log_main(f"{chosen} of {there} held-out prompts of {config.dataset}")
+
+
+def _check_name(config: InferenceFlags) -> None:
+    name, names = config.dataset, config.short_names
+    if name in names or name in SOURCES or Path(name).expanduser().exists():
         return
     raise UserError(
-        f"--dataset {dataset}: neither one of {', '.join(DATASETS)} nor a file or folder on this "
-        f"machine (looked in {Path.cwd()})."
+        f"--dataset {name}: neither {'one of ' * (len(names) > 1)}{', '.join(names)} nor a file or "
+        f"folder on this machine (looked in {Path.cwd()})."
     )

@@ -20,7 +20,6 @@ from dschat.inference.stages import run_stage
 from dschat.inference.table import figures_table, response_figures
 from dschat.models.loading import check_same_vocabulary, load_pretrained, resolve_dtype
 from dschat.training.distributed import log_main, shut_down
-from dschat.training.run_files import library_versions
 
 DIVERGENCES = ("KL", "Sinkhorn")
 
@@ -54,29 +53,23 @@ def infer(config: InferenceConfig) -> dict[str, Any]:
     prompts = choose_prompts(config, tokenizer)
     settings = settings_of(config, prompts, tokenizer.eos_token, dtype)
     partial = PartialResults(config.output, settings)
-    if config.overwrite:
-        partial.discard()
-    summary = partial.finished()
-    if summary is not None:
-        log_main(f"{config.output} is finished: nothing is done (--overwrite makes it anew).")
-    else:
-        partial.open()
+
+    def make() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if config.ref_scores:
-            rows, figures = _score_data(config, prompts, rewards, partial)
-        else:
-            policy = Policy(
-                config.policy_path,
-                "model",
-                tokenizer,
-                config.temperature,
-                config.max_new_tokens,
-                config.seed,
-                dtype,
-                device,
-            )
-            rows, figures = _answer(config, prompts, policy, rewards, partial)
-        summary = {"figures": figures, "versions": library_versions()}
-        partial.publish(rows, summary)
+            return _score_data(config, prompts, rewards, partial)
+        policy = Policy(
+            config.policy_path,
+            "model",
+            tokenizer,
+            config.temperature,
+            config.max_new_tokens,
+            config.seed,
+            dtype,
+            device,
+        )
+        return _answer(config, prompts, policy, rewards, partial)
+
+    summary = partial.completed(config.overwrite, make)
     log_main(figures_table(summary["figures"]))
     return summary
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dschat.data.prompts import PromptExample
+from dschat.inference.code_config import CodeInferenceConfig
 from dschat.inference.config import InferenceConfig
+from dschat.inference.flags import InferenceFlags
 from dschat.models.loading import DTYPE_NAMES
 
 SAMPLED_BYTES = 1 << 16
@@ -24,29 +26,64 @@ def settings_of(
     Args:
         end_token: that ends a response. dtype: of all models.
     """
-    examples = json.dumps([[p.ids, p.text, p.example] for p in prompts])
     settings: dict[str, Any] = {
         "reward_model": config.reward_model,
         "reward_model_files": model_digest(str(config.reward_model)),
-        "dataset": config.data_name,
-        "prompts": len(prompts),
-        "prompts_digest": hashlib.sha256(examples.encode()).hexdigest()[:16],
+        **_settings_of_data(config, prompts),
         "dtype": DTYPE_NAMES[dtype],
     }
     if config.ref_scores:
         return settings
-    settings |= {
+    settings |= _settings_of_sampling(config, end_token)
+    settings["reference_model"] = config.reference_model
+    if config.reference_model is not None:
+        settings["reference_model_files"] = model_digest(config.reference_model)
+    return settings
+
+
+def code_settings_of(
+    config: CodeInferenceConfig,
+    problems: Sequence[PromptExample],
+    end_token: str | None,
+    dtype: Any,
+    sandbox: str,
+) -> dict[str, Any]:
+    """The same for programs that are run; `sandbox` is the one that was chosen."""
+    settings: dict[str, Any] = {
+        **_settings_of_data(config, problems),
+        "sandbox": sandbox,
+        "test_seconds": config.test_seconds,
+        "program_seconds": config.program_seconds,
+        "memory_mb": config.memory_mb,
+    }
+    if config.ref_scores:
+        return settings
+    return settings | {
+        "dtype": DTYPE_NAMES[dtype],
+        **_settings_of_sampling(config, str(end_token)),
+        "num_responses": config.responses_per_problem,
+        "top_k": config.sampled_tokens,
+    }
+
+
+def _settings_of_data(config: InferenceFlags, prompts: Sequence[PromptExample]) -> dict[str, Any]:
+    examples = json.dumps([[p.ids, p.text, p.example] for p in prompts])
+    return {
+        "dataset": config.data_name,
+        "prompts": len(prompts),
+        "prompts_digest": hashlib.sha256(examples.encode()).hexdigest()[:16],
+    }
+
+
+def _settings_of_sampling(config: InferenceFlags, end_token: str) -> dict[str, Any]:
+    return {
         "model": config.model,
         "model_files": model_digest(config.policy_path),
         "temperature": config.temperature,
         "max_new_tokens": config.max_new_tokens,
         "seed": config.seed,
         "end_token": end_token,
-        "reference_model": config.reference_model,
     }
-    if config.reference_model is not None:
-        settings["reference_model_files"] = model_digest(config.reference_model)
-    return settings
 
 
 def model_digest(path: str) -> str | None:

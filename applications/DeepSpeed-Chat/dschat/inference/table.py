@@ -48,13 +48,23 @@ COLUMNS = {
     "distinct_1": ("distinct-1", "{:.3f}"),
     "distinct_2": ("distinct-2", "{:.3f}"),
     "ended": ("ended", "{:.1%}"),
+    "problems": ("problems", "{:d}"),
+    "pass@1_error": ("std. error", "{:.1%}"),
+    "compile_error": ("compile error", "{:.1%}"),
+    "failed": ("error or time-out", "{:.1%}"),
+    "ran": ("ran", "{:.1%}"),
 }
+
+
+def _column(name: str) -> tuple[str, str]:
+    """Title and format of a figure."""
+    return COLUMNS.get(name, (name, "{:.1%}" if name.startswith("pass@") else "{:.3f}"))
 
 
 def figures_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each kind of responses; a divergence has its own column by its name."""
     names = list(dict.fromkeys(name for found in figures.values() for name in found))
-    formats = [COLUMNS.get(name, (name, "{:.3f}")) for name in names]
+    formats = [_column(name) for name in names]
     rows = [
         [
             kind,
