@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
+import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from launch import environment
 
 SECONDS = 20.0
 
@@ -22,6 +27,7 @@ class Person:
     def __init__(self, terminal: int) -> None:
         self.terminal = terminal
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read can end in a character
 
     def read_until(self, text: str) -> str:
         """What is shown until `text`."""
@@ -29,7 +35,8 @@ class Person:
         while text not in self.seen[start:]:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-500:]!r}"
             if select.select([self.terminal], [], [], 0.05)[0]:
-                self.seen += os.read(self.terminal, 65536).decode().replace("\r\n", "\n")
+                told = self._decoder.decode(os.read(self.terminal, 65536))
+                self.seen += told.replace("\r\n", "\n")
         return self.seen[start:]
 
     def press(self, keys: str) -> None:
@@ -66,3 +73,26 @@ def at_a_terminal(monkeypatch: pytest.MonkeyPatch, act: Callable[[Person], None]
     os.close(slave)
     if errors:
         raise errors[0]
+
+
+def start_at_a_terminal(
+    script: Path, arguments: Sequence[object], **variables: str
+) -> tuple[subprocess.Popen[bytes], Person]:
+    """The script as the foreground of a terminal, so that Ctrl-C reaches it."""
+    master, slave = pty.openpty()
+    take_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", take_terminal, str(script), *map(str, arguments)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environment(**variables),
+        start_new_session=True,
+        # A test run in the background hands on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    os.close(slave)
+    return process, Person(master)

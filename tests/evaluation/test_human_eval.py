@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,8 @@ import pytest
 from dschat.evaluation.judging.config import HumanConfig
 from dschat.evaluation.judging.human import judge_by_hand
 from judge_server import two_models, write_responses
-from launch import ROOT, environment
-from pseudo_terminal import SECONDS, Person, at_a_terminal
+from launch import ROOT
+from pseudo_terminal import SECONDS, Person, at_a_terminal, start_at_a_terminal
 
 READY = "q: stop] "
 RESPONSE = re.compile(r"-+ Response ([12]) -+\n(.*?)\n(?=-)", re.DOTALL)
@@ -203,26 +200,22 @@ def test_a_response_cannot_command_the_terminal(
         judge_by_hand(config)
 
 
-def start(arguments: Sequence[object]) -> tuple[subprocess.Popen[bytes], Person]:
-    """The script as the foreground of a terminal, so that Ctrl-C reaches it."""
-    master, slave = pty.openpty()
-    script = str(ROOT / "evaluation" / "human-eval.py")
-    take_terminal = (
-        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    )
-    process = subprocess.Popen(
-        # A test run in the background hands on that Ctrl-C is ignored.
-        [sys.executable, "-c", take_terminal, script, *map(str, arguments)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment(),
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    os.close(slave)
-    return process, Person(master)
+def test_an_empty_response_is_shown_as_such(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, "A")
+    post = json.loads(Path(str(config.model_a)).read_text())["prompt"]
+    write_responses(Path(str(config.model_b)), [(post, " \n", 0.0)])
+
+    def act(person: Person) -> None:
+        screen = person.read_until(READY)
+        assert sorted(dict(RESPONSE.findall(screen)).values()) == ["(empty)", "good one 0"]
+        person.press("1" if "(empty)" in dict(RESPONSE.findall(screen))["2"] else "2")
+        person.read_until("Written")
+
+    with at_a_terminal(monkeypatch, act):
+        judge_by_hand(config)
+    assert [(r["winner"], r["B response"]) for r in lines(config)] == [("A", " \n")]
 
 
 @pytest.mark.slow
@@ -231,7 +224,7 @@ def test_the_script_stops_at_ctrl_c_and_goes_on(tmp_path: Path) -> None:
     arguments = ["--model_a", a, "--model_b", b, "--dataset", "summarize"]
     arguments += ["--output", tmp_path / "out.jsonl"]
     for keys, end in ((1, "Stopped: 1 of 3"), (2, "Written")):
-        process, person = start(arguments)
+        process, person = start_at_a_terminal(ROOT / "evaluation" / "human-eval.py", arguments)
         try:
             for _ in range(keys):
                 person.press(better(person.read_until(READY)))

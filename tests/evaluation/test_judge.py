@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
+from dschat.evaluation.judging.client import JudgeClient
 from dschat.evaluation.judging.config import JudgeConfig
-from dschat.evaluation.judging.judge import judge_pairs
-from judge_server import JudgeServer, Reply, completion, error, letter, shown
+from dschat.evaluation.judging.judge import _sent, judge_pairs
+from judge_server import KEY, JudgeServer, Reply, completion, error, letter, shown
+from pseudo_terminal import Person, at_a_terminal
 
 Configured = Callable[..., JudgeConfig]
 Serve = Callable[..., JudgeServer]
@@ -179,37 +181,6 @@ def test_concurrency(serve: Serve, configured: Configured) -> None:
     assert server.most_at_a_time == 3
 
 
-def test_a_torn_line_is_judged_again(serve: Serve, configured: Configured) -> None:
-    server = serve()
-    config = configured("AB=A")
-    judge_pairs(config)
-    path = Path(str(config.output))
-    whole = path.read_bytes()
-    ends = [i + 1 for i, c in enumerate(whole) if c == ord("\n")]
-    path.write_bytes(whole[: ends[1] + 25])
-    del server.requests[:]
-    assert counts(judge_pairs(config)) == [2, 1, 1, 0, 0]
-    assert len(server.requests) == 2
-    assert path.read_bytes() == whole
-
-
-def test_overwriting_starts_anew_and_can_itself_be_stopped(
-    serve: Serve, configured: Configured
-) -> None:
-    server = serve()
-    judge_pairs(configured("AB="))
-    server.answer = lambda body, n: (
-        completion("E") if "number 0." in body["messages"][1]["content"] else error(401, "no")
-    )
-    again = configured("AB=", overwrite=True, concurrency=1, judge_model="gpt-4o")
-    with pytest.raises(UserError, match="What is judged is kept"):
-        judge_pairs(again)
-    assert [row["winner"] for row in lines(again)] == ["Tie"]
-    server.answer = lambda body, n: completion(letter(body))
-    figures = judge_pairs(configured("AB=", judge_model="gpt-4o"))
-    assert counts(figures) == [0, 2, 1, 0, 0]
-
-
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
@@ -235,52 +206,52 @@ def test_a_server_that_is_away(configured: Configured, monkeypatch: pytest.Monke
         judge_pairs(configured("A" * 50, max_retries=0))
 
 
-@pytest.mark.parametrize(("typed", "message"), [("", "Add --yes"), ("n\n", "Not started")])
+@pytest.mark.parametrize("typed", ["n\n", "\n", "\x04"])
 def test_the_cost_is_told_before_anything_is_asked_or_lost(
-    serve: Serve,
-    configured: Configured,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    typed: str,
-    message: str,
+    serve: Serve, configured: Configured, monkeypatch: pytest.MonkeyPatch, typed: str
 ) -> None:
     server = serve()
     config = configured("AB")
     judge_pairs(config)
     before = Path(str(config.output)).read_bytes()
     config.yes, config.overwrite = False, True
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    with pytest.raises(UserError, match=message):
+
+    def answers(keys: str) -> Callable[[Person], None]:
+        def act(person: Person) -> None:
+            assert "2 requests to gpt-4o-2024-05-13: about" in person.read_until("Start? [y/N] ")
+            person.press(keys)
+
+        return act
+
+    with (
+        at_a_terminal(monkeypatch, answers(typed)),
+        pytest.raises(UserError, match="Not started, as answered"),
+    ):
         judge_pairs(config)
     assert len(server.requests) == 2
     assert Path(str(config.output)).read_bytes() == before
-    assert "2 requests to gpt-4o-2024-05-13: about" in capsys.readouterr().out
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    judge_pairs(config)
+    with at_a_terminal(monkeypatch, answers("y\n")):
+        judge_pairs(config)
     assert len(server.requests) == 4
 
 
-def test_other_settings_and_other_pairs_are_refused(serve: Serve, configured: Configured) -> None:
+@pytest.mark.parametrize("stdin", [io.StringIO("y\n"), io.StringIO(""), None])
+def test_without_a_terminal_nothing_starts_unasked(
+    serve: Serve, configured: Configured, monkeypatch: pytest.MonkeyPatch, stdin: Any
+) -> None:
     server = serve()
-    config = configured("AB=")
-    judge_pairs(config)
-    with pytest.raises(UserError, match="judge 'gpt-4o-2024-05-13' then, 'gpt-4o' now"):
-        judge_pairs(configured("AB=", judge_model="gpt-4o"))
-    with pytest.raises(UserError, match="not among the 2 given"):
-        judge_pairs(configured("AB=", num_sample=2))
-    with pytest.raises(UserError, match="not among the 3 given"):
-        judge_pairs(configured("ABA"))
-    assert len(server.requests) == 3
-    # More pairs than before are fine.
-    assert counts(judge_pairs(configured("AB=A"))) == [2, 1, 1, 0, 0]
-    assert len(server.requests) == 4
+    config = configured("AB", yes=False)
+    monkeypatch.setattr("sys.stdin", stdin)
+    with pytest.raises(UserError, match="the standard input is no terminal. Add --yes"):
+        judge_pairs(config)
+    assert not server.requests
+    assert not Path(str(config.output)).exists()
 
 
-def test_a_pair_that_stands_twice_is_judged_twice(serve: Serve, configured: Configured) -> None:
-    server = serve()
-    config = configured("A")
-    for path in (config.model_name_a, config.model_name_b):
-        Path(str(path)).write_text(Path(str(path)).read_text() * 2)
-    assert counts(judge_pairs(config)) == [2, 0, 0, 0, 0]
-    judge_pairs(config)
-    assert len(server.requests) == 2
+def test_an_address_set_to_nothing_is_openai(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", " ")
+    client = JudgeClient(KEY, _sent(configured("A")))
+    assert str(client._client.base_url).rstrip("/") == "https://api.openai.com/v1"
+    client.close()

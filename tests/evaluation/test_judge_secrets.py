@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
-from dschat.evaluation.judging.config import JudgeConfig
+from dschat.evaluation.judging.config import JudgeConfig, parse_judge_config
 from dschat.evaluation.judging.judge import judge_pairs
-from judge_server import KEY, JudgeServer, Reply, completion, error
+from dschat.evaluation.judging.secrets import redact
+from judge_server import KEY, JudgeServer, Reply, completion, error, letter
 
 Configured = Callable[..., JudgeConfig]
 Serve = Callable[..., JudgeServer]
@@ -60,6 +62,50 @@ def test_a_server_that_repeats_the_key(
     assert (raised is None) == (status == 200)
     assert server.authorizations == {f"Bearer {key}"}  # this is where it belongs
     nowhere(key, raised)
+
+
+@pytest.mark.parametrize("key", ["A", "B", "E", "choice", '"'])
+@pytest.mark.parametrize("dataset", ["summarize", "hh-rlhf"])
+def test_a_key_that_is_a_word_changes_no_verdict(
+    serve: Serve, configured: Configured, tmp_path: Path, key: str, dataset: str
+) -> None:
+    """Where a server asks for no key, any word is given."""
+    comment = "One of the choices is Better."
+
+    def answer(body: dict[str, Any], n: int) -> Reply:
+        choice = letter(body)
+        told = json.dumps({"comparison": comment, "choice": choice})
+        return completion(choice if dataset == "summarize" else told)
+
+    serve(answer)
+    config = configured("ABA=AB", sk=key, dataset=dataset)
+    found = judge_pairs(config)["all"]
+    assert (found["win"], found["tie"], found["lose"]) == (3, 1, 2)
+    # In the midst of words it is no key.
+    rows = Path(str(config.output)).read_text().splitlines()
+    assert dataset == "summarize" or all(comment in row for row in rows)
+
+
+def test_short_keys_are_removed_where_they_stand_alone() -> None:
+    assert redact("your key none (none!) is nonesuch", "none") == (
+        "your key [key] ([key]!) is nonesuch"
+    )
+    assert redact("xlongenoughx", "longenough") == "x[key]x"
+
+
+@pytest.mark.parametrize("name", ["--timeout", "--dataset", "--yes"])
+def test_a_key_in_the_place_of_another_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "correcthorsebatterystaple")
+    for key in (KEY, "correcthorsebatterystaple"):
+        with pytest.raises(SystemExit) as caught:
+            parse_judge_config([name, key])
+        assert caught.value.code == 2
+        told = capsys.readouterr()
+        assert f"argument {name}" in told.err
+        assert "[key]" in told.err
+        assert key not in told.err + told.out
 
 
 def test_a_malformed_reply_with_the_key(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from dschat.evaluation.judging.config import (
 )
 from dschat.evaluation.judging.cost import estimate_cost
 from dschat.evaluation.judging.instructions import judge_messages, read_answer
-from dschat.evaluation.judging.pairs import category_of, read_pairs
+from dschat.evaluation.judging.pairs import Pair, category_of, read_pairs
 from dschat.evaluation.judging.report import figures_of, report_text, sign_test
 from dschat.evaluation.judging.secrets import checked_key, redact
+from dschat.evaluation.judging.shown_order import first_shown
 from dschat.evaluation.judging.terminal import printable
 from judge_server import KEY, post, write_responses
 from scipy.stats import binomtest
@@ -178,7 +181,30 @@ def test_cost() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[2J\rb\n\tc\x9bé\ud800") == "a\ufffd[2J\ufffdb\n\tc\ufffdé\ufffd"
+    assert printable("a\x1b[2J\rb\r\n\tc\x9bé\ud800") == "a\ufffd[2J\ufffdb\n\tc\ufffdé\ufffd"
+    # The name of a category comes from the data.
+    records = [judged(f"\x1b[2J\nr/{i} " + "x" * 90, "A", "A") for i in range(2)]
+    table = report_text(figures_of(records))
+    assert "\x1b" not in table
+    names = [line for line in table.splitlines() if "r/" in line]
+    assert [name[:13] for name in names] == ["\ufffd[2J r/0 xxxx", "\ufffd[2J r/1 xxxx"]
+    assert max(map(len, names)) < 160
+
+
+def test_the_order_is_by_chance_but_always_the_same() -> None:
+    pairs = [Pair(i, f"post {i}", ("x", "y"), (None, None), None) for i in range(1, 2001)]
+    drawn = "".join(first_shown(pair, 42) for pair in pairs)
+    # Neither model comes first more often, nor more often after itself.
+    assert binomtest(drawn.count("A"), 2000).pvalue > 1e-4
+    changes = sum(x != y for x, y in pairwise(drawn))
+    assert binomtest(changes, 1999).pvalue > 1e-4
+    # In another run, and whatever the responses are, the order is this one; the seed changes it.
+    assert drawn[:24] == "ABAABBBAAABABAABAABBBBBA"
+    other = "".join(first_shown(pair, 43) for pair in pairs)
+    assert binomtest(sum(x != y for x, y in zip(drawn, other, strict=True)), 2000).pvalue > 1e-4
+    # Two pairs with one prompt have orders of their own.
+    twice = {first_shown(replace(pairs[0], line=i), 42) for i in range(20)}
+    assert twice == {"A", "B"}
 
 
 def test_the_key_stays_out_of_messages(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from judge_server import (
     write_responses,
 )
 from launch import ROOT, environment, run_script
+from pseudo_terminal import SECONDS, Person, start_at_a_terminal
 
 SCRIPTS = {
     name: ROOT / "evaluation" / name
@@ -40,6 +43,13 @@ def start_judge(arguments: list[str], url: str) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+def start_judge_at_a_terminal(
+    arguments: list[str], url: str
+) -> tuple[subprocess.Popen[bytes], Person]:
+    variables = {"OPENAI_BASE_URL": url, "NO_PROXY": "127.0.0.1"}
+    return start_at_a_terminal(SCRIPTS["gpt4-eval.py"], arguments, **variables)
 
 
 @pytest.mark.slow
@@ -64,15 +74,23 @@ def test_the_published_commands(tmp_path: Path) -> None:
     arguments += ["--model_name_a", str(folder / "wpr_step-100-sampled.jsonl")]
     arguments += ["--model_name_b", str(folder / "ppo_step-100-sampled.jsonl")]
     arguments += ["--dataset", "summarize", "--output", str(output)]
-    with serving(JudgeServer()) as url:
-        process = start_judge(arguments, url)
-        out, err = process.communicate("y\n", timeout=60)
-    assert process.returncode == 0, err
+    server = JudgeServer()
+    with serving(server) as url:
+        for typed, code in (("\x03", 1), ("y\n", 0)):
+            process, person = start_judge_at_a_terminal(arguments, url)
+            person.read_until("Start? [y/N] ")
+            assert not server.requests
+            person.press(typed)
+            person.read_until("error: Not started" if code else "Written: ")
+            assert process.wait(SECONDS) == code
+            os.close(person.terminal)
+            out = person.seen
+            assert "Traceback" not in out
     assert "50: 100.0% [92.9%, 100.0%]" in out
     assert "1.78e-15" in out  # 2 / 2^50
     assert "r/sub" in out
     assert len(output.read_text().splitlines()) == 50
-    found = [p.read_text() for p in folder.iterdir()] + [out, err]
+    found = [p.read_text() for p in folder.iterdir()] + [out]
     assert not any(KEY in text for text in found)
 
 
@@ -108,6 +126,41 @@ def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
     assert f"{asked} of 40 pairs are judged already" in done[0]
     assert len(server.requests) == 40
     assert [json.loads(x)["line"] for x in output.read_text().splitlines()] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    """What is judged is kept all the same; only the questions under way are lost."""
+    rows = [(post(i), f"good {i}", 0.0) for i in range(9)]
+    a, b = (write_responses(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl"))
+    output = tmp_path / "out.jsonl"
+    release = threading.Event()
+
+    def answer(body: dict[str, Any], n: int) -> Reply:
+        if "number 0." not in body["messages"][1]["content"]:
+            release.wait(SECONDS * 3)
+        return completion(letter(body))
+
+    server = JudgeServer(answer)
+    arguments = ["--sk", KEY, "--model_name_a", str(a), "--model_name_b", str(b), "--yes"]
+    arguments += ["--dataset", "summarize", "--output", str(output), "--concurrency", "2"]
+    with serving(server) as url:
+        process, person = start_judge_at_a_terminal(arguments, url)
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not (output.is_file() and output.stat().st_size) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            person.press("\x03")
+            person.read_until("Ctrl-C again")
+            person.press("\x03")
+            person.read_until("error: Stopped. What is judged is kept")
+            assert process.wait(SECONDS) == 1
+        finally:
+            release.set()
+            process.kill()
+            os.close(person.terminal)
+    assert "Traceback" not in person.seen
+    assert [json.loads(x)["line"] for x in output.read_text().splitlines()] == [1]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from dschat.evaluation.judging.secrets import checked_key, redact
 HOPELESS_STATUS = {401, 403, 404}
 MALFORMED_PAUSE_SECONDS = 0.5
 LONGEST_MESSAGE = 300
+OPENAI_ADDRESS = "https://api.openai.com/v1"
 
 
 class NoAnswer(Exception):  # noqa: N818  (it is an outcome, not a fault of the program)
@@ -34,10 +35,15 @@ class JudgeSettings:
     timeout: float
 
 
+def _server_address() -> str:
+    # openai itself takes a variable that is set to nothing for an address.
+    return os.environ.get("OPENAI_BASE_URL", "").strip() or OPENAI_ADDRESS
+
+
 def server_name() -> str | None:
     """Host and port of OPENAI_BASE_URL, without the password it may hold; None: OpenAI itself."""
-    url = os.environ.get("OPENAI_BASE_URL", "").strip()
-    if not url:
+    url = _server_address()
+    if url == OPENAI_ADDRESS:
         return None
     try:
         parts = urlsplit(url)
@@ -64,7 +70,10 @@ class JudgeClient:
         self._key = checked_key(key)
         self.settings = settings
         self._client = OpenAI(
-            api_key=self._key, max_retries=settings.max_retries, timeout=settings.timeout
+            api_key=self._key,
+            base_url=_server_address(),
+            max_retries=settings.max_retries,
+            timeout=settings.timeout,
         )
 
     def __repr__(self) -> str:
@@ -126,15 +135,17 @@ class JudgeClient:
         refusal = getattr(choice.message, "refusal", None)
         if text is None and not refusal:
             raise ValueError("a choice without content")
-        # A server may repeat the key in an answer, which is written to a file.
-        text = redact(str(text or refusal), self._key)
         # The cut of a token limit can leave half a character, which no file can hold.
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = str(text or refusal).encode("utf-8", "replace").decode("utf-8")
         if refusal and not choice.message.content:
-            return Verdict(None, f"unparsable, the judge refuses: {text}")
-        if choice.finish_reason == "length":
-            return Verdict(None, f"unparsable, cut at --judge_max_tokens: {text}")
-        return read_answer(self.settings.dataset, text)
+            verdict = Verdict(None, f"unparsable, the judge refuses: {text}")
+        elif choice.finish_reason == "length":
+            verdict = Verdict(None, f"unparsable, cut at --judge_max_tokens: {text}")
+        else:
+            verdict = read_answer(self.settings.dataset, text)
+        # A server may repeat the key in an answer, which is written to a file. What was chosen is
+        # read first: for a server that asks for no key the key is any word, and "A" is one.
+        return Verdict(verdict.choice, redact(verdict.comment, self._key))
 
 
 def _is_hopeless(error: Any) -> bool:

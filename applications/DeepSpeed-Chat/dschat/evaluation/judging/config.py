@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -82,7 +84,9 @@ class JudgeConfig:
     )
     concurrency: int = flag(8, "Requests at a time.")
     max_retries: int = flag(5, "Further tries of a request that was refused for the moment.")
-    timeout: float = flag(60.0, "Seconds that one request may take.")
+    timeout: float = flag(
+        60.0, "Seconds of silence of the server after which a request is tried again."
+    )
     judge_temperature: float = flag(
         0.0, "Sampling temperature of the judge; below 0: the server's own default."
     )
@@ -143,12 +147,16 @@ def parse_judge_config(
     rest = list(sys.argv[1:] if argv is None else argv)
     key = _take_key(rest)
     environment = os.environ.get(KEY_VARIABLE)
+    told = io.StringIO()  # the parser repeats a value that does not fit, such as a key gone astray
     try:
-        config = parse_config(
-            JudgeConfig, rest, description, {**REPLACED_FLAGS, "sk": KEY_IN_A_FILE}
-        )
+        with contextlib.redirect_stderr(told):
+            config = parse_config(
+                JudgeConfig, rest, description, {**REPLACED_FLAGS, "sk": KEY_IN_A_FILE}
+            )
     except UserError as error:
         raise UserError(redact(str(error), key, environment)) from None
+    finally:
+        print(redact(told.getvalue(), key, environment), end="", file=sys.stderr)
     config.sk = key or environment
     return config
 

@@ -76,7 +76,7 @@ def _show(pair: Pair, first: str, number: int, total: int) -> None:
     parts += [(f"Response {i}", r) for i, r in enumerate(in_order(pair, first), start=1)]
     print(f"\n{f' {number} of {total} ':=^{WIDTH}}")
     for title, text in parts:
-        print(f"{f' {title} ':-^{WIDTH}}\n{printable(text.strip())}")
+        print(f"{f' {title} ':-^{WIDTH}}\n{printable(text.strip()) or '(empty)'}")
     print("-" * WIDTH)
 
 

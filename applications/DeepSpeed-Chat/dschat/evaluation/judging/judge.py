@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dschat.config import require
 from dschat.errors import UserError
 from dschat.evaluation.judging.client import JudgeClient, JudgeSettings, NoAnswer, server_name
 from dschat.evaluation.judging.config import JudgeConfig
@@ -23,9 +24,12 @@ from dschat.evaluation.judging.shown_order import first_shown, in_order, winner_
 # So many questions in a row without an answer: the server is away, and the rest is not tried.
 MOST_FAILURES_IN_A_ROW = 8
 NO_TERMINAL = (
-    "Nobody is there to be asked whether to start: the standard input has ended. Add --yes to "
+    "Nobody is there to be asked whether to start: the standard input is no terminal. Add --yes to "
     "start without the question."
 )
+NOT_STARTED = "Not started, as answered. No request was made."
+WAITING = "\nStopping: the questions under way are waited for (Ctrl-C again: they are lost)."
+STOPPED = "Stopped. What is judged is kept: the same command goes on."
 
 
 def judge_pairs(config: JudgeConfig) -> dict[str, Any]:
@@ -110,12 +114,13 @@ def _confirm(config: JudgeConfig, todo: Sequence[Pair]) -> None:
     print(estimate_cost(chats, str(config.dataset), config.judge_model, own_server), flush=True)
     if config.yes:
         return
+    require(sys.stdin is not None and sys.stdin.isatty(), NO_TERMINAL)
     print("Start? [y/N] ", end="", flush=True)
-    answer = sys.stdin.readline()
-    if not answer:
-        raise UserError(NO_TERMINAL)
-    if answer.strip().lower() not in ("y", "yes"):
-        raise UserError("Not started, as answered. No request was made.")
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise UserError(NOT_STARTED) from None
+    require(answer.strip().lower() in ("y", "yes"), NOT_STARTED)
 
 
 def _judge_all(
@@ -124,11 +129,13 @@ def _judge_all(
     """Judge the pairs, several at a time, and write each as it is done; why others failed."""
     failures: list[str] = []
     in_a_row = 0
+    pending: set[Future[dict[str, Any]]] = set()
     executor = ThreadPoolExecutor(config.concurrency)
-    futures = [executor.submit(judge_pair, config, client.ask, pair) for pair in todo]
-    pending = set(futures)
     try:
-        for future in tqdm(as_completed(futures), total=len(todo), unit="pair", disable=None):
+        for pair in todo:
+            pending.add(executor.submit(judge_pair, config, client.ask, pair))
+        done = as_completed(set(pending))
+        for future in tqdm(done, total=len(todo), unit="pair", disable=None):
             pending.discard(future)
             try:
                 records.append(future.result())
@@ -142,18 +149,22 @@ def _judge_all(
                     "is judged is kept: the same command goes on."
                 )
     except KeyboardInterrupt:
-        print("\nStopping: the questions under way are waited for.", file=sys.stderr, flush=True)
-        raise UserError("Stopped. What is judged is kept: the same command goes on.") from None
+        print(WAITING, file=sys.stderr, flush=True)
+        raise UserError(STOPPED) from None
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        _keep(pending, records)
+        try:
+            executor.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:
+            raise UserError(STOPPED) from None
+        finally:
+            _keep(pending, records)
     return failures
 
 
 def _keep(pending: set[Future[dict[str, Any]]], records: Records) -> None:
     """Write what came in while the run was being stopped."""
     for future in pending:
-        if not future.cancelled() and future.exception() is None:
+        if future.done() and not future.cancelled() and future.exception() is None:
             records.append(future.result())
 
 

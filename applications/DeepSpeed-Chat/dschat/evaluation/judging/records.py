@@ -1,7 +1,7 @@
 """Judgments on disk: appended one by one, so that a run that was stopped goes on.
 
-Beside the output there is NAME.summary.json, with the settings from the start and the figures at
-the end.
+Beside the output NAME.jsonl there is NAME.summary.json, with the settings from the start and the
+figures at the end.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dschat.errors import UserError
 from dschat.evaluation.judging.pairs import Pair, occurrences
 from dschat.utils.files import atomic_write_json, explain_write_errors, read_jsonl, write_jsonl
 
+WINNERS = ("A", "B", "Tie", None)
 FIELDS = ("prompt", "A response", "B response")
 
 
@@ -62,7 +63,9 @@ class Records:
         self, output: str, pairs: Sequence[Pair], settings: Mapping[str, Any], overwrite: bool
     ) -> None:
         self.output = Path(output)
-        self.summary = self.output.with_name(self.output.stem + ".summary.json")
+        # Not the stem: the names A-v.s.-B and A-v.s.-C share it.
+        name = self.output.name.removesuffix(".jsonl")
+        self.summary = self.output.with_name(name + ".summary.json")
         self.pairs = pairs
         self.settings = json.loads(json.dumps(settings))
         self.overwrite = overwrite
@@ -100,9 +103,10 @@ class Records:
         self._close()
 
     def _close(self) -> None:
-        if not self._size() and self.output.exists() and not self.output.stat().st_size:
-            self.output.unlink()  # nothing was judged
-        self._file.close()
+        with explain_write_errors(self.output):  # what a full disk did not take is tried again
+            if not self._size() and self.output.exists() and not self.output.stat().st_size:
+                self.output.unlink()  # nothing was judged
+            self._file.close()
 
     def _size(self) -> int:
         return self._file.seek(0, os.SEEK_END)
@@ -181,6 +185,11 @@ class Records:
                 f"{self.output} holds a judgment of a pair that is not among the "
                 f"{len(self.pairs)} given: {row.get('prompt')!r:.80}. Give the same files and no "
                 "smaller --num_sample, another --output, or start anew with --overwrite.",
+            )
+            require(
+                row.get("winner", "") in WINNERS,
+                f"{self.output}: the winner of line {line} is {row.get('winner')!r:.40}; expected "
+                '"A", "B", "Tie" or null. Give another --output, or start anew with --overwrite.',
             )
             done[int(line or 0)] = {**row, "line": line}
         return done

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dschat.evaluation.comparison_output import text_table
+from dschat.evaluation.judging.terminal import one_line
 from dschat.evaluation.proportions import wilson_interval
 
 
@@ -70,7 +71,7 @@ def report_text(figures: dict[str, Any], disagreements: bool = False) -> str:
     rows = []
     for name, found in [("all", figures["all"]), *figures["by_category"].items()]:
         row = [
-            name,
+            one_line(name),
             str(found["judged"]),
             *(_share(found, kind) for kind in ("win", "tie", "lose")),
             f"{found['sign_test_p']:.3g}" if found["win"] + found["lose"] else "-",

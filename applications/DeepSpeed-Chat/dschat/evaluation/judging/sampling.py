@@ -9,6 +9,7 @@ from typing import Any
 
 from dschat.evaluation.judging.config import SampleConfig
 from dschat.evaluation.judging.pairs import category_of, occurrences, read_responses
+from dschat.evaluation.judging.terminal import one_line
 from dschat.utils.files import write_jsonl
 
 
@@ -59,6 +60,6 @@ def sample_from_dataset(config: SampleConfig) -> list[dict[str, Any]]:
             why = f"at most {config.per_subreddit} of one subreddit (--per_subreddit)"
         print(f"Fewer than --num_sample {config.num_sample}: {why}.")
     if by_subreddit:
-        found = Counter(category_of(row) or "(none)" for row in sample)
+        found = Counter(one_line(category_of(row) or "(none)") for row in sample)
         print("Subreddits: " + ", ".join(f"{name} {n}" for name, n in found.most_common()))
     return sample

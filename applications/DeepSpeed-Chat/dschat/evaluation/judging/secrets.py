@@ -7,6 +7,8 @@ import re
 from dschat.errors import UserError
 
 MASK = "[key]"
+# A shorter key is a word for a server that asks for none; in the midst of words it is chance.
+SHORTEST_SECRET = 8
 # What keys of the usual providers look like: the key of another account may be told by a server.
 KEY_PATTERN = re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{6,}")
 
@@ -14,8 +16,11 @@ KEY_PATTERN = re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{6,}")
 def redact(text: str, *keys: str | None) -> str:
     """`text` without the keys, and without anything that looks like one."""
     for key in keys:
-        if key and key.strip():
-            text = text.replace(key.strip(), MASK)
+        key = (key or "").strip()
+        if len(key) >= SHORTEST_SECRET:
+            text = text.replace(key, MASK)
+        elif key:
+            text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", MASK, text)
     return KEY_PATTERN.sub(MASK, text)
 
 

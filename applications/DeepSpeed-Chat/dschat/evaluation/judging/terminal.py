@@ -18,8 +18,14 @@ def printable(text: str) -> str:
         c
         if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")
         else "\N{REPLACEMENT CHARACTER}"
-        for c in text
+        for c in text.replace("\r\n", "\n")
     )
+
+
+def one_line(text: str, width: int = 40) -> str:
+    """A printable text in one line, cut to `width` characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 @contextmanager
