@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dschat.config import run_script
+from dschat.evaluation.style import GREY, INK, LINE
 from dschat.regularization import KLDivergence
 from dschat.utils.files import explain_write_errors
 
@@ -30,7 +31,6 @@ POLICIES = {
 }
 
 PROMPT = "next token after “On the sofa sleeps a …”"
-GREY, INK, LINE = "#8a94a6", "#1f2937", "#64748b"
 COLOURS = {"reference": GREY, "policy A": "#2a9d8f", "policy B": "#d1603d"}
 PALE, FROZEN, ACCENT, PANEL = "#dbeafe", "#e5e7eb", "#fde9c8", "#f8fafc"
 REGULARISERS = ("KL", "f-divergence", "Wasserstein", "several references")

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from dschat.config import run_script
-from dschat.evaluation.overview import COLOURS, EMBEDDING, INK, POLICIES, REFERENCE, TOKENS
+from dschat.evaluation.overview import COLOURS, EMBEDDING, POLICIES, REFERENCE, TOKENS
+from dschat.evaluation.style import INK
 from dschat.regularization import (
     FDivergence,
     KLDivergence,

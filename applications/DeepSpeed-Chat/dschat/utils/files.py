@@ -162,8 +162,11 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
     _fsync(path.parent)
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_jsonl(path: str | os.PathLike[str], drop_torn_end: bool = False) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line; blank lines are skipped.
+
+    Args:
+        drop_torn_end: leave out a last line that a kill has cut short.
 
     Raises:
         UserError: the file cannot be read, or a line is not a JSON object (its number is given).
@@ -172,11 +175,21 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
+                if drop_torn_end and not line.endswith("\n") and not _is_json(line):
+                    break
                 if line.strip():
                     rows.append(_json_object(line, f"{path}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
     return rows
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def _json_object(line: str, where: str) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Arguments without a flag, for scripts whose settings are dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+
+def as_flag(name: str, config_class: type, argv: Sequence[str]) -> list[str]:
+    """The arguments with those that stand without a flag gathered behind `--name`.
+
+    `a b --output x c` becomes `--name a b c --output x`.
+
+    Args:
+        name: a list field of the dataclass.
+        config_class: tells which flags take a value: all but booleans.
+        argv: the arguments without the program's name.
+    """
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(config_class)}
+    loose: list[str] = []
+    rest: list[str] = []
+    taking = 0  # values that the last flag still takes; -1: any number
+    for argument in argv:
+        if argument.startswith("-") and argument != "-":
+            rest.append(argument)
+            kind = kinds.get(argument.lstrip("-").replace("-", "_"), "bool")
+            taking = -1 if kind.startswith("list") else 0 if kind == "bool" else 1
+        elif taking:
+            rest.append(argument)
+            taking -= taking > 0
+        else:
+            loose.append(argument)
+    return [f"--{name}", *loose, *rest] if loose else rest

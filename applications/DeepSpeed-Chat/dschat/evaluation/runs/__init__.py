@@ -1,0 +1,1 @@
+"""Pictures of training runs: their metrics over steps, and reward against drift."""
