@@ -123,10 +123,10 @@ class PartialResults:
             yield write
 
     def publish(self, rows: Sequence[dict[str, Any]], summary: Mapping[str, Any]) -> None:
-        """Write the summary and then the output; the partial folder goes last."""
+        """Write the summary (with the settings) and then the output; the partial folder goes last."""
         with on_all_ranks():
             if is_main():
-                atomic_write_json(self.summary, {**summary, "settings": self.settings})
+                atomic_write_json(self.summary, summary)
                 atomic_write_text(self.output, "".join(map(json_line, rows)))
                 shutil.rmtree(self.folder, ignore_errors=True)
         log_main(f"Written: {self.output} ({len(rows)} lines) and {self.summary.name}")
@@ -151,7 +151,7 @@ class PartialResults:
             return summary
         self.open()
         rows, figures = make()
-        summary = {"figures": figures, "versions": library_versions()}
+        summary = {"figures": figures, "versions": library_versions(), "settings": self.settings}
         self.publish(rows, summary)
         return summary
 
