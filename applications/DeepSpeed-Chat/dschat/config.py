@@ -39,11 +39,8 @@ REPLACED_FLAGS: dict[str, str] = {
     "checkpoint_steps": NOT_YET + "use --save_steps, which saves models without optimiser state",
     "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
     "parser_cutoff": NOT_YET + "use --termination_condition fixed, randomized or ppl",
-    "unsupervised_dataset_name": NOT_YET + "remove it: only the RL objective is trained",
-    "unsupervised_dataset_config_name": NOT_YET + "remove it: only the RL objective is trained",
-    "unsup_coef": NOT_YET + "remove it: only the RL objective is trained",
-    "preprocessing_num_workers": "it served the pre-training mix only, which is not in this "
-    "version. Remove the flag",
+    "preprocessing_num_workers": "texts are tokenised by the tokenizer's own threads, and only as "
+    "many as a run needs. Remove the flag",
     "enable_mixed_precision_lora": "mixed-precision ZeRO++ is not supported. Remove the flag and "
     "use --actor_lora_dim with --actor_zero_stage 2 or 3",
 }

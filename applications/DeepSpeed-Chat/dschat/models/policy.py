@@ -83,12 +83,14 @@ class PolicyModel(nn.Module):
         attention_mask: Tensor,
         response_mask: Tensor,
         hidden_only: bool = False,
+        temperature: float | None = None,
     ) -> Tensor:
         """Log-probabilities [n] of the active response tokens in row order, differentiable.
 
         Args:
             input_ids: [B, P + T]. attention_mask: [B, P + T]. response_mask: [B, T] bool.
             hidden_only: return the states [n, H] that predict those tokens instead.
+            temperature: another one than that of sampling.
         """
         hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
         length = response_mask.shape[1]
@@ -96,7 +98,8 @@ class PolicyModel(nn.Module):
         if hidden_only:
             return active
         actions = input_ids[:, -length:][response_mask]
-        return response_logprobs(active, self.output_layer, actions, self.temperature)
+        temperature = self.temperature if temperature is None else temperature
+        return response_logprobs(active, self.output_layer, actions, temperature)
 
 
 class ValueModel(nn.Module):

@@ -1,9 +1,9 @@
 """An exponential moving average of the actor's weights (`--enable_ema`), saved beside the actor.
 
 Source: DeepSpeed-Chat, `moving_average` with beta = 0.992: average <- beta * average + (1 - beta) *
-weight. It does so after every micro-batch, accumulated or not; here it is done after every optimiser
-step, so that the average does not depend on how a batch is cut (without accumulation that is the
-same). Averages are float32 also where the weights are not, which steps of 0.8 % need.
+weight. It does so after every micro-batch, accumulated or not; here it is done after every
+optimiser step, so that the average does not depend on how a batch is cut (without accumulation that
+is the same). Averages are float32 also where weights are not: steps of 0.8 % would be rounded away.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from dschat.training.online_setup import (
     start,
 )
 from dschat.training.online_trainer import OnlineTrainer
+from dschat.training.pretraining_mix import load_mix
 from dschat.training.resumable import (
     check_same_run,
     choose,
@@ -94,6 +95,8 @@ def build_trainer(
     if checkpoint is not None:
         check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     steps = optimizer_steps(config, len(prompts))
+    iterations = config.planned_iterations(len(prompts), prompts_per_iteration(config))
+    mix = load_mix(config, tokenizer, iterations)
     models = load_models(config, tokenizer, dtype, device, task.reward)
     with models.references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
@@ -119,6 +122,7 @@ def build_trainer(
         device=device,
         log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
+        mix=mix,
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
         settings=settings,
@@ -139,6 +143,11 @@ def responses_per_iteration(config: OnlineConfig) -> int:
     """Of all ranks."""
     per_rank = config.per_device_generation_batch_size * config.generation_rounds()
     return per_rank * distributed.world_size()
+
+
+def prompts_per_iteration(config: OnlineConfig) -> int:
+    """Of all ranks."""
+    return responses_per_iteration(config) // config.group_size()
 
 
 def check_groups(config: OnlineConfig) -> None:
@@ -186,7 +195,7 @@ def resolved(
 def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
     """Optimiser steps of the whole run."""
     per_iteration = config.per_device_generation_batch_size * config.generation_rounds()
-    prompts = responses_per_iteration(config) // config.group_size()
+    prompts = prompts_per_iteration(config)
     require(
         n_prompts >= prompts,
         f"There are {n_prompts} prompts and an iteration takes {prompts}: "
@@ -254,7 +263,7 @@ def report(
             f"{rounds} generation batches per iteration, so that "
             f"{config.gradient_accumulation_steps} accumulated micro-batches come from one policy."
         )
-    size = responses_per_iteration(config) // config.group_size()
+    size = prompts_per_iteration(config)
     unused = n_prompts % size
     distributed.log_main(
         f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps"

@@ -32,6 +32,7 @@ def require_ranges(config: Any) -> None:
         "actor_lora_dim",
         "critic_lora_dim",
         "kl_ctl",
+        "unsup_coef",
         "clip_reward_value",
         "actor_weight_decay",
         "critic_weight_decay",
@@ -156,6 +157,18 @@ def require_partners(config: Any) -> None:
             not config.enable_zero3_generation_gather or config.actor_zero_stage == 3,
             f"--enable_zero3_generation_gather: the actor is in ZeRO stage "
             f"{config.actor_zero_stage}, where it is whole. Remove the flag.",
+        ),
+        (
+            config.unsupervised_dataset_name or config.unsupervised_dataset_config_name is None,
+            "--unsupervised_dataset_config_name needs --unsupervised_dataset_name.",
+        ),
+        (
+            config.unsupervised_dataset_name or config.unsup_coef == 27.8,
+            f"--unsup_coef {config.unsup_coef:g} needs text: add --unsupervised_dataset_name.",
+        ),
+        (
+            config.unsup_coef > 0 or not config.unsupervised_dataset_name,
+            "--unsup_coef 0 would train on text for nothing: remove --unsupervised_dataset_name.",
         ),
         (
             lora or not config.only_optimize_lora,

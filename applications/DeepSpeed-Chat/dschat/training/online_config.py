@@ -18,6 +18,7 @@ from dschat.training.online_flags import (
     DataFlags,
     OptimizerFlags,
     OutputFlags,
+    PretrainingMixFlags,
     SystemFlags,
 )
 from dschat.training.resume_flags import ResumeFlags, require_resume
@@ -32,6 +33,7 @@ class OnlineConfig(
     OptimizerFlags,
     AlgorithmFlags,
     ReferenceSetFlags,
+    PretrainingMixFlags,
     BatchFlags,
     DataFlags,
 ):

@@ -50,6 +50,22 @@ class DataFlags:
 
 
 @dataclass
+class PretrainingMixFlags:
+    """A language-modelling loss beside the RL loss."""
+
+    unsupervised_dataset_name: str | None = flag(
+        None,
+        "Text to train on as well, as many blocks of max_prompt_seq_len + max_answer_seq_len "
+        "tokens as responses: a local .txt, .jsonl, .json or .parquet file or folder with a column "
+        "text, or a data set of the hub; unset: none.",
+    )
+    unsupervised_dataset_config_name: str | None = flag(
+        None, "Its configuration on the hub (or the subfolder of a local folder)."
+    )
+    unsup_coef: float = flag(27.8, "Coefficient of that loss, the mean -log pi of a token.")
+
+
+@dataclass
 class BatchFlags:
     """How many responses at a time."""
 

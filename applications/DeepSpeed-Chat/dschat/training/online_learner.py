@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from dschat.training.group_targets import with_group_targets
 from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
 from dschat.training.online_config import OnlineConfig
+from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.sample_term import with_samples
 from dschat.training.sampling import micro_batches, sample_responses
 from dschat.training.targets import MacroActions, with_targets
@@ -55,6 +57,7 @@ class OnlineLearner:
         device: this rank's.
         sample_coefficient: of the forward KL that the prompts' `samples` estimate; 0: there are
             none.
+        mix: text to be learnt as well, or None.
     """
 
     config: OnlineConfig
@@ -66,6 +69,7 @@ class OnlineLearner:
     tokenizer: Any
     device: torch.device
     sample_coefficient: float = 0.0
+    mix: PretrainingMix | None = None
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
     stop: StopRequest = field(default_factory=StopRequest, init=False)
@@ -81,6 +85,7 @@ class OnlineLearner:
             config.epsilon_high,
             config.loss_normalization,
             self.tokenizer.pad_token_id,
+            config.unsup_coef,
         )
         self.average: MovingAverage | None = None
         if config.enable_ema:
@@ -253,12 +258,16 @@ class OnlineLearner:
             self.critic.train()
         order = random.Random(config.seed * 1_000_003 + self.iteration)
         size = config.gradient_accumulation_steps
+        text_loss = None
+        if self.mix is not None:
+            text_loss = partial(self.mix.loss, self.actor, self.iteration, size)
         collected: list[dict[str, float]] = []
         for epoch in range(config.ppo_epochs):
             if epoch > 0:
                 order.shuffle(experiences)
             for i in range(0, len(experiences), size):
-                metrics = update(self.actor, self.critic, experiences[i : i + size], self.loss)
+                step = experiences[i : i + size]
+                metrics = update(self.actor, self.critic, step, self.loss, text_loss)
                 if metrics:
                     collected.append(metrics)
                     if self.average is not None:

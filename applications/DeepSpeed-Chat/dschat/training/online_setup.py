@@ -202,11 +202,13 @@ def make_engine(
     import deepspeed
 
     stage = getattr(config, f"{role}_zero_stage")
+    # Text goes through the actor in micro-batches of its own.
+    passes = 2 if role == "actor" and config.unsupervised_dataset_name else 1
     settings = deepspeed_settings(
         stage,
         dtype,
         config.per_device_training_batch_size,
-        config.gradient_accumulation_steps,
+        config.gradient_accumulation_steps * passes,
         distributed.world_size(),
         config.offload,
         read_overrides(config.deepspeed_config),

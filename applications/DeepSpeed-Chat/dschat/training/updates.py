@@ -7,7 +7,7 @@ on how the batch is cut.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,14 @@ class LossSettings:
         clip, clip_high: half-widths of the interval around ratio 1; None: the same above as below.
         normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
         pad_token_id: fills up rows.
+        text_coefficient: of the loss on plain text, where there is one.
     """
 
     clip: float = 0.2
     clip_high: float | None = None
     normalization: str = "token"
     pad_token_id: int = 0
+    text_coefficient: float = 0.0
 
 
 def policy_logprobs(
@@ -104,13 +106,19 @@ def optimizer_step(engine: Any) -> float:
 
 
 def update(
-    actor: Any, critic: Any, step: Sequence[Experience], settings: LossSettings
+    actor: Any,
+    critic: Any,
+    step: Sequence[Experience],
+    settings: LossSettings,
+    text_loss: Callable[[Experience], Tensor] | None = None,
 ) -> dict[str, float]:
     """One optimiser step of actor and critic over its accumulated micro-batches.
 
     Args:
         actor, critic: DeepSpeed engines whose accumulation is `len(step)`; no critic: None.
         step: the micro-batches of this rank.
+        text_loss: of the text that goes with a micro-batch, its share of the step's mean; with it
+            the actor's accumulation is twice `len(step)`, and memory holds one pass at a time.
 
     Returns:
         Metrics (the same on all ranks); empty if no rank has a token, and then nothing is done.
@@ -120,6 +128,7 @@ def update(
         return {}
     # DeepSpeed averages over ranks and accumulated micro-batches; ours are shares of one sum.
     factor = distributed.world_size() * len(step)
+    actor_factor = factor * (1 if text_loss is None else 2)
     engines = {"actor": actor} | ({} if critic is None else {"critic": critic})
     # Read before the step: after it the schedule shows the next one's.
     rates = {f"{name}_lr": float(engine.get_lr()[0]) for name, engine in engines.items()}
@@ -127,8 +136,13 @@ def update(
     norms: dict[str, float] = {}
     for experience in step:
         parts = _actor_loss(actor, experience, settings, count, tokens)
-        actor.backward(parts.pop("loss") * factor)
+        actor.backward(parts.pop("loss") * actor_factor)
         norms["actor_grad_norm"] = optimizer_step(actor)
+        if text_loss is not None:
+            parts["unsupervised_loss"] = text_loss(experience)
+            scaled = parts["unsupervised_loss"] * settings.text_coefficient
+            actor.backward(scaled * actor_factor)
+            norms["actor_grad_norm"] = optimizer_step(actor)
         if critic is not None:
             parts["value_loss"] = _critic_loss(critic, experience, tokens)
             critic.backward(parts["value_loss"] * factor)
