@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dschat.config import parse_config
 from dschat.errors import UserError
+from dschat.training.faults import BadStepError
 from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
 from launch import TRAINING, run_script
 from online_fixtures import make_trainer, online_settings
@@ -171,7 +172,7 @@ def test_a_policy_that_has_diverged_is_said(settings: Any) -> None:
     rollouts = trainer.sample(trainer.prompts[:8])
     with torch.no_grad():
         trainer.actor.module.model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="diverged.*learning rate"):
+    with pytest.raises(BadStepError, match="diverged.*learning rate"):
         trainer.score(rollouts)
 
 

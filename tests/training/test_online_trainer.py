@@ -271,7 +271,7 @@ def test_a_reward_function_that_misbehaves_is_named_with_its_prompt(settings: An
     trainer = make_trainer(settings())
     for wrong, message in (
         (lambda p, r, e: [0.0], "1 rewards for 8 responses"),
-        (lambda p, r, e: [float("nan")] * len(p), "nan.*What about"),
+        (lambda p, r, e: [None] * len(p), "None.*What about"),
         (lambda p, r, e: ["1.0"] * len(p), "'1.0'.*What about"),
         (lambda p, r, e: "1.0", "returned a str"),
     ):

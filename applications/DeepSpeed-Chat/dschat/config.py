@@ -34,10 +34,6 @@ REPLACED_FLAGS: dict[str, str] = {
     "release_inference_cache": HYBRID_ENGINE,
     "inference_tp_size": HYBRID_ENGINE,
     "tp_gather_partition_size": HYBRID_ENGINE,
-    "resume_from_checkpoint": NOT_YET + "start from a saved folder: --actor_model_name_or_path "
-    "output_dir/step-N/actor",
-    "checkpoint_steps": NOT_YET + "use --save_steps, which saves models without optimiser state",
-    "align_overflow": NOT_YET + "remove the flag and use --dtype bf16, which has no loss scale",
     "parser_cutoff": NOT_YET + "use --termination_condition fixed, randomized or ppl",
     "preprocessing_num_workers": "texts are tokenised by the tokenizer's own threads, and only as "
     "many as a run needs. Remove the flag",

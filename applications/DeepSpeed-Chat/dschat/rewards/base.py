@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -37,8 +38,13 @@ class ExplainedReward(RewardFunction, Protocol):
         ...
 
 
-def check_rewards(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> list[float]:
+def check_rewards(
+    rewards: Sequence[Any], prompts: Sequence[str], name: str, finite: bool = True
+) -> list[float]:
     """The rewards as floats.
+
+    Args:
+        finite: refuse NaN and infinity as well; else they are left to the caller.
 
     Raises:
         UserError: a wrong count, something that is no number, NaN or infinity; names the reward
@@ -56,14 +62,29 @@ def check_rewards(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> 
         )
     checked = []
     for reward, prompt in zip(rewards, prompts, strict=True):
-        try:
-            number = float("nan") if isinstance(reward, str) else float(reward)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if not math.isfinite(number):
+        number: float | None = None
+        if not isinstance(reward, str):
+            with contextlib.suppress(TypeError, ValueError):
+                number = float(reward)
+        if number is None or (finite and not math.isfinite(number)):
             raise UserError(
                 f"The reward function {name} returned {reward!r} where a finite number was "
                 f"expected, for the prompt {prompt[-200:]!r}."
             )
         checked.append(number)
     return checked
+
+
+def first_raising(
+    reward: RewardFunction,
+    prompts: list[str],
+    responses: list[str],
+    examples: list[dict[str, Any]],
+) -> int:
+    """Which response a reward function that raised on the whole batch raises on alone; else 0."""
+    for i in range(len(prompts)):
+        try:
+            reward(prompts[i : i + 1], responses[i : i + 1], examples[i : i + 1])
+        except Exception:
+            return i
+    return 0

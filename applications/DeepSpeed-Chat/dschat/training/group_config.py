@@ -234,6 +234,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
             seed=self.seed,
             enable_tensorboard=self.report_to == "tensorboard",
+            max_bad_steps=self.max_bad_steps,
             print_answers=self.print_answers,
             local_rank=self.local_rank,
             deepspeed_config=self.deepspeed_config,

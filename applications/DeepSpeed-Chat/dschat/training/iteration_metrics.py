@@ -98,6 +98,8 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
 
 def progress_line(metrics: dict[str, float]) -> str:
     """What the progress bar shows."""
+    if "reward" not in metrics:
+        return f"left out ({metrics['bad_steps']:.0f} so far)"
     return (
         f"reward {metrics['reward']:.3f}, divergence {metrics['divergence']:.4f}, "
         f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"

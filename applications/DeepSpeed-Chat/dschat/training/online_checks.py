@@ -22,6 +22,7 @@ def require_ranges(config: Any) -> None:
         "max_prompt_seq_len",
         "max_answer_seq_len",
         "print_answers_interval",
+        "max_bad_steps",
     ]
     not_negative = [
         "num_padding_at_beginning",
@@ -68,6 +69,7 @@ CRITIC_FLAGS = [
     "critic_lora_dim",
     "critic_lora_module_name",
     "critic_lora_learning_rate",
+    "align_overflow",
 ]
 """What has no meaning without a critic."""
 

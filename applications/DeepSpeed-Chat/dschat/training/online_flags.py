@@ -140,6 +140,11 @@ class SystemFlags:
         "Under ZeRO 3, gather the actor's weights once per generation (much faster, needs the "
         "memory of the whole actor on every rank).",
     )
+    align_overflow: bool = flag(
+        False,
+        "fp16: where the gradients of actor or critic overflow, both leave out the step. (In bf16 "
+        "and fp32 a gradient that is not finite always stops both.)",
+    )
     compute_fp32_loss: bool = flag(
         False, "Accepted as users write it; log-probabilities and losses are always in fp32."
     )
@@ -157,6 +162,11 @@ class OutputFlags:
         False,
         "Keep an exponential moving average of the actor's weights, 0.992 per optimiser step in "
         "fp32, and save it as step-N/actor_ema.",
+    )
+    max_bad_steps: int = flag(
+        3,
+        "Stop after so many steps in a row that were left out because a reward, an advantage, a "
+        "loss or a gradient was not finite. What led to them is kept in output_dir/bad_steps.",
     )
     seed: int = flag(1234, "Seed of data order, sampling and new weights.")
     enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")

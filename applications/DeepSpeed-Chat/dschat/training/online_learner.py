@@ -25,16 +25,25 @@ import torch
 from dschat.data.prompts import PromptExample, rank_share
 from dschat.errors import UserError
 from dschat.regularization import PolicyRegularizer
-from dschat.rewards import RewardFunction, check_rewards
+from dschat.rewards import RewardFunction, check_rewards, first_raising
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
 from dschat.rollout.references import FrozenPolicy
 from dschat.rollout.scoring import PenaltyScorer, to_experience
 from dschat.training import distributed
 from dschat.training.ema import MovingAverage
+from dschat.training.faults import (
+    BadStepError,
+    BadSteps,
+    Fault,
+    GradientWatch,
+    agree,
+    find_fault,
+)
 from dschat.training.group_targets import with_group_targets
 from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
+from dschat.training.model_folder import on_all_ranks
 from dschat.training.online_config import OnlineConfig
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.sample_term import with_samples
@@ -86,11 +95,19 @@ class OnlineLearner:
             config.loss_normalization,
             self.tokenizer.pad_token_id,
             config.unsup_coef,
+            config.align_overflow,
         )
+        assert config.output_dir is not None
+        self.bad_steps = BadSteps(config.output_dir, config.max_bad_steps)
+        engines = {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
+        self.watches = {
+            name: GradientWatch(engine.module, self.device) for name, engine in engines.items()
+        }
         self.average: MovingAverage | None = None
         if config.enable_ema:
             resting = torch.device("cpu") if config.offload else None
             self.average = MovingAverage(self.actor.module.model, device=resting)
+        self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
         self.scorer = PenaltyScorer(
             self.regularizer, self.references, config.temperature, distributed.union_over_ranks
         )
@@ -109,13 +126,63 @@ class OnlineLearner:
             StopRequestedError: a rank was asked to stop before the updates began; nothing is
                 changed but `generation_step` and the random numbers.
         """
-        config = self.config
         started = time.perf_counter()
+        seconds = {"generate": 0.0, "score": 0.0}
+        experiences: list[Experience] = []
+        try:
+            metric_sums = self._collect(prompts, experiences, seconds)
+            self._leave_if_asked()
+            at = time.perf_counter()
+            update_metrics = self.learn(experiences)
+        except BadStepError as error:
+            # A fault before the updates: the whole iteration is left out.
+            self.iteration += 1
+            self.bad_steps.bad(error, self.iteration, experiences)
+            return self._left_out(time.perf_counter() - started)
+        seconds["update"] = time.perf_counter() - at
+        self.iteration += 1
+        metrics = iteration_metrics(experiences, metric_sums, self.config.kl_ctl, self.device)
+        seconds["total"] = time.perf_counter() - started
+        tokens = metrics["response_tokens"]
+        return {
+            "step": self.generation_step,
+            "iteration": self.iteration,
+            **metrics,
+            **update_metrics,
+            "skipped": float(not update_metrics),
+            "bad_steps": float(self.bad_steps.total),
+            **{f"time/{name}_s": value for name, value in seconds.items()},
+            "time/tokens_per_s": tokens / seconds["total"],
+        }
+
+    def _left_out(self, seconds: float) -> dict[str, float]:
+        """The metrics of an iteration that was left out."""
+        return {
+            "step": self.generation_step,
+            "iteration": self.iteration,
+            "skipped": 1.0,
+            "bad_steps": float(self.bad_steps.total),
+            "time/total_s": seconds,
+        }
+
+    def _collect(
+        self,
+        prompts: list[PromptExample],
+        experiences: list[Experience],
+        seconds: dict[str, float],
+    ) -> dict[str, float]:
+        """Sample and score an iteration's responses.
+
+        Args:
+            experiences, seconds: added to, so that they are known where a fault ends this early.
+
+        Returns:
+            Sums of the metrics of penalty and reward.
+        """
+        config = self.config
         repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
         size = len(repeated) // self.rounds
-        experiences: list[Experience] = []
         metric_sums: dict[str, float] = {}
-        seconds = {"generate": 0.0, "score": 0.0}
         for start in range(0, len(repeated), size):
             self._leave_if_asked()
             at = time.perf_counter()
@@ -133,23 +200,7 @@ class OnlineLearner:
                     scored, mine, self.sample_coefficient, config, self.tokenizer, self.device
                 )
             experiences += scored
-        self._leave_if_asked()
-        at = time.perf_counter()
-        update_metrics = self.learn(experiences)
-        seconds["update"] = time.perf_counter() - at
-        self.iteration += 1
-        metrics = iteration_metrics(experiences, metric_sums, config.kl_ctl, self.device)
-        seconds["total"] = time.perf_counter() - started
-        tokens = metrics["response_tokens"]
-        return {
-            "step": self.generation_step,
-            "iteration": self.iteration,
-            **metrics,
-            **update_metrics,
-            "skipped": float(not update_metrics),
-            **{f"time/{name}_s": value for name, value in seconds.items()},
-            "time/tokens_per_s": tokens / seconds["total"],
-        }
+        return metric_sums
 
     def _leave_if_asked(self) -> None:
         if self.stop.on_any_rank(self.device):
@@ -190,11 +241,14 @@ class OnlineLearner:
     def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
         """Experience of one generation batch, and sums of the metrics of penalty and reward."""
         self.actor.eval()
+        fault = None
         try:
             tokens, sums, positions = self.scorer(self.actor, rollouts)
         except ValueError as error:
-            raise UserError(f"The penalty cannot be computed: {error}.") from error
-        scores, reward_sums = self._rewards(rollouts)
+            fault = Fault(f"the penalty cannot be computed: {error}", self.rank)
+        agree(fault, self.device)
+        with on_all_ranks():
+            scores, reward_sums = self._rewards(rollouts)
         experiences = []
         for rollout, token_scores in zip(rollouts, tokens, strict=True):
             values = None
@@ -212,15 +266,24 @@ class OnlineLearner:
         prompts = [p for r in rollouts for p in r.prompts]
         responses = [t for r in rollouts for t in r.responses]
         examples = [e for r in rollouts for e in r.examples]
-        name = getattr(self.reward, "name", type(self.reward).__name__)
+        name = self.reward_name
         explained = getattr(self.reward, "explained", None)
         parts: dict[str, list[float]] = {}
-        if explained is None:
-            scores = self.reward(prompts, responses, examples)
-        else:
-            scores, parts = explained(prompts, responses, examples)
+        try:
+            if explained is None:
+                scores = self.reward(prompts, responses, examples)
+            else:
+                scores, parts = explained(prompts, responses, examples)
+        except UserError:
+            raise
+        except Exception as error:
+            first = first_raising(self.reward, prompts, responses, examples)
+            raise UserError(
+                f"The reward function {name} raised {error!r} for the prompt "
+                f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
+            ) from error
         sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
-        return check_rewards(scores, prompts, name), sums
+        return check_rewards(scores, prompts, name, finite=False), sums
 
     def _targets(self, experiences: list[Experience]) -> list[Experience]:
         config = self.config
@@ -252,7 +315,8 @@ class OnlineLearner:
     def learn(self, experiences: list[Experience]) -> dict[str, float]:
         """Advantages, then `ppo_epochs` passes of updates; the mean of the updates' metrics."""
         config = self.config
-        experiences = self._targets(experiences)
+        experiences[:] = self._targets(experiences)
+        agree(find_fault(experiences, self.reward_name), self.device)
         self.actor.train()
         if self.critic is not None:
             self.critic.train()
@@ -267,8 +331,15 @@ class OnlineLearner:
                 order.shuffle(experiences)
             for i in range(0, len(experiences), size):
                 step = experiences[i : i + size]
-                metrics = update(self.actor, self.critic, step, self.loss, text_loss)
+                try:
+                    metrics = update(
+                        self.actor, self.critic, step, self.loss, text_loss, self.watches
+                    )
+                except BadStepError as error:
+                    self.bad_steps.bad(error, self.iteration + 1, step)
+                    continue
                 if metrics:
+                    self.bad_steps.good()
                     collected.append(metrics)
                     if self.average is not None:
                         self.average.update()

@@ -7,7 +7,8 @@ on how the batch is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,13 @@ from dschat.algorithms import (
 from dschat.rollout.experience import Experience
 from dschat.rollout.reference_samples import joined
 from dschat.training import distributed
+from dschat.training.faults import (
+    BadStepError,
+    Fault,
+    GradientWatch,
+    agree,
+    discard_gradients,
+)
 
 VALUE_CLIP = 0.2
 
@@ -37,6 +45,7 @@ class LossSettings:
         normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
         pad_token_id: fills up rows.
         text_coefficient: of the loss on plain text, where there is one.
+        align_overflow: where actor or critic overflows in fp16, both leave out the step.
     """
 
     clip: float = 0.2
@@ -44,6 +53,7 @@ class LossSettings:
     normalization: str = "token"
     pad_token_id: int = 0
     text_coefficient: float = 0.0
+    align_overflow: bool = False
 
 
 def policy_logprobs(
@@ -111,6 +121,7 @@ def update(
     step: Sequence[Experience],
     settings: LossSettings,
     text_loss: Callable[[Experience], Tensor] | None = None,
+    watches: Mapping[str, GradientWatch] | None = None,
 ) -> dict[str, float]:
     """One optimiser step of actor and critic over its accumulated micro-batches.
 
@@ -120,8 +131,13 @@ def update(
         text_loss: of the text that goes with a micro-batch, its share of the step's mean; with it
             the actor's accumulation is twice `len(step)`, and memory holds one pass at a time.
 
+        watches: of the engines' gradients, by name; None: they are not looked at.
+
     Returns:
         Metrics (the same on all ranks); empty if no rank has a token, and then nothing is done.
+
+    Raises:
+        BadStepError: on all ranks: a loss or a gradient is not finite. No step was taken.
     """
     count, tokens = step_counts(step, settings.normalization)
     if tokens == 0:
@@ -133,24 +149,75 @@ def update(
     # Read before the step: after it the schedule shows the next one's.
     rates = {f"{name}_lr": float(engine.get_lr()[0]) for name, engine in engines.items()}
     sums: dict[str, Tensor] = {}
-    norms: dict[str, float] = {}
-    for experience in step:
+    for i, experience in enumerate(step):
         parts = _actor_loss(actor, experience, settings, count, tokens)
         actor.backward(parts.pop("loss") * actor_factor)
-        norms["actor_grad_norm"] = optimizer_step(actor)
         if text_loss is not None:
+            actor.step()  # within an accumulation: only counts
             parts["unsupervised_loss"] = text_loss(experience)
             scaled = parts["unsupervised_loss"] * settings.text_coefficient
             actor.backward(scaled * actor_factor)
-            norms["actor_grad_norm"] = optimizer_step(actor)
         if critic is not None:
             parts["value_loss"] = _critic_loss(critic, experience, tokens)
             critic.backward(parts["value_loss"] * factor)
-            norms["critic_grad_norm"] = optimizer_step(critic)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.detach().double()
+        if i + 1 < len(step):
+            for engine in engines.values():
+                engine.step()
+    # Both engines' gradients are known before either takes its step.
+    leave_out = watches is not None and must_leave_out(
+        engines, watches, sums, step, settings.align_overflow
+    )
+    if leave_out:
+        for engine in engines.values():
+            discard_gradients(engine)
+        norms = {f"{name}_grad_norm": math.inf for name in engines}
+    else:
+        norms = {f"{name}_grad_norm": optimizer_step(engine) for name, engine in engines.items()}
     total = distributed.all_reduce(torch.stack(list(sums.values()))).tolist()
     return {**dict(zip(sums, total, strict=True)), **norms, **rates}
+
+
+def must_leave_out(
+    engines: Mapping[str, Any],
+    watches: Mapping[str, GradientWatch],
+    losses: Mapping[str, Tensor],
+    step: Sequence[Experience],
+    align_overflow: bool,
+) -> bool:
+    """Whether all engines leave out this step because one of them has overflowed in fp16.
+
+    Without `align_overflow` DeepSpeed leaves out the step of the engine that overflowed, and the
+    other one takes its own.
+
+    Raises:
+        BadStepError: on all ranks: a loss or, without a loss scale, a gradient is not finite. The
+            gradients are gone and no step was taken.
+    """
+    rank, prompts = distributed.rank(), tuple(p for e in step for p in e.rollout.prompts)
+    fault, overflow = None, False
+    for name, value in losses.items():
+        if name.endswith("_loss") and not value.isfinite():
+            fault = fault or Fault(f"the {name.replace('_', ' ')} is not finite", rank, prompts)
+    for name, engine in engines.items():
+        if watches[name].take():
+            continue
+        if engine.fp16_enabled():
+            overflow = True
+        else:
+            words = f"the gradient of the {name} is not finite"
+            fault = fault or Fault(words, rank, prompts, order=1)
+    try:
+        agree(fault, step[0].scores.device)
+    except BadStepError:
+        for engine in engines.values():
+            discard_gradients(engine)
+        raise
+    if not align_overflow:
+        return False
+    flag = torch.tensor([int(overflow)], device=step[0].scores.device)
+    return bool(distributed.all_reduce(flag, "max"))
 
 
 def _actor_loss(

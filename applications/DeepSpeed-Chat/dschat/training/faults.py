@@ -1,0 +1,229 @@
+"""NaN and infinity: found before the optimiser's step, agreed on by all ranks, kept, counted.
+
+A bad step is left out on all ranks: weights, moments and schedules stay as they were. What led to
+it is written to output_dir/bad_steps, and after `--max_bad_steps` of them in a row the run stops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dschat.errors import UserError
+from dschat.rollout.experience import Experience
+from dschat.training import distributed
+from dschat.utils.files import atomic_write_text
+
+SHOWN_PROMPTS = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was not finite.
+
+    Attributes:
+        quantity: in words. rank: where. prompts: of the responses concerned.
+        order: faults of a lower number are the likelier cause.
+    """
+
+    quantity: str
+    rank: int
+    prompts: tuple[str, ...] = ()
+    order: int = 0
+
+    def __str__(self) -> str:
+        shown = "; ".join(repr(p[-200:]) for p in self.prompts[:SHOWN_PROMPTS])
+        more = len(self.prompts) - SHOWN_PROMPTS
+        where = f" for {shown}" if shown else ""
+        return f"{self.quantity} on rank {self.rank}{where}" + (
+            f" and {more} more prompts" if more > 0 else ""
+        )
+
+
+class BadStepError(Exception):
+    """A step that must not be taken; raised on all ranks alike."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+def find_fault(experiences: Sequence[Experience], reward_name: str) -> Fault | None:
+    """The first quantity of this rank's experience that is not finite where it counts."""
+    per_token = {
+        "the policy's log-probability": "logprobs",
+        "the reference's log-probability": "reference_logprobs",
+        "the token penalty": "token_penalty",
+        "the divergence": "divergence",
+        "the critic's value": "values",
+        "the advantage": "advantages",
+        "the return": "returns",
+    }
+    rows = [
+        (f"a reward of {reward_name}", lambda e: ~e.scores.isfinite() & ~e.rollout.dropped),
+        *(
+            (words, lambda e, name=name: _bad_rows(e, getattr(e, name)))
+            for words, name in per_token.items()
+        ),
+    ]
+    for order, (words, bad) in enumerate(rows):
+        prompts = [
+            prompt
+            for e in experiences
+            for prompt, is_bad in zip(e.rollout.prompts, bad(e).tolist(), strict=True)
+            if is_bad
+        ]
+        if prompts:
+            return Fault(f"{words} is not finite", distributed.rank(), tuple(prompts), order)
+    return None
+
+
+def _bad_rows(experience: Experience, values: Tensor | None) -> Tensor:
+    """[B] bool: a response with a token that counts and whose value is not finite."""
+    mask = experience.rollout.response_mask
+    return (~values.isfinite() & mask).any(dim=1) if values is not None else mask[:, 0] & False
+
+
+def agree(fault: Fault | None, device: torch.device) -> None:
+    """One small reduction where all is well; all ranks call it.
+
+    Raises:
+        BadStepError: on all ranks, with the likeliest cause of all ranks' faults.
+    """
+    flag = torch.tensor([int(fault is not None)], device=device)
+    if int(distributed.all_reduce(flag, "max")):
+        faults = [f for f in distributed.gather_objects(fault) if f is not None]
+        raise BadStepError(min(faults, key=lambda f: (f.order, f.rank)))
+
+
+class GradientWatch:
+    """Notes whether any gradient that reaches a module's parameters is not finite.
+
+    The hooks see each rank's own gradients before DeepSpeed adds them up, in every ZeRO stage, and
+    cost one norm per parameter; nothing waits for the device.
+    """
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        self._sum = torch.zeros((), dtype=torch.float32, device=device)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._see)
+
+    def _see(self, gradient: Tensor) -> None:
+        # NaN and infinity stay in the sum; a finite norm of float32 cannot overflow in practice.
+        self._sum += torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32)
+
+    def take(self) -> bool:
+        """Whether all gradients since the last call were finite."""
+        finite = bool(self._sum.isfinite())
+        self._sum.zero_()
+        return finite
+
+
+def discard_gradients(engine: Any) -> None:
+    """`engine.step()` without a step: gradients go, weights, moments and schedule stay.
+
+    In the ZeRO stages 1 to 3 this takes DeepSpeed's own way of leaving out a step after an
+    overflow; with fp16 the loss scale is lowered as after one.
+    """
+    if engine.zero_optimization_stage() == 0:
+        engine.zero_grad()
+        engine._take_model_step = lambda lr_kwargs: None
+        try:
+            engine.step()  # counts the micro-batch
+        finally:
+            del engine._take_model_step
+        engine.global_steps += 1
+        engine.skipped_steps += 1
+        return
+    optimizer = engine.optimizer
+
+    def overflow(*arguments: Any, **options: Any) -> bool:
+        optimizer.overflow = True
+        return True
+
+    if engine.zero_optimization_partition_weights():
+        replaced: dict[str, Any] = {"_overflow_check_and_loss_scale_update": overflow}
+    else:
+        replaced = {"has_overflow": overflow, "check_grad_overflow": True}
+    before = {name: vars(optimizer).get(name) for name in replaced}
+    for name, value in replaced.items():
+        setattr(optimizer, name, value)
+    try:
+        engine.step()
+    finally:
+        for name, value in before.items():
+            delattr(optimizer, name) if value is None else setattr(optimizer, name, value)
+
+
+class BadSteps:
+    """Counts bad steps, keeps what led to them, and stops a run that does not recover."""
+
+    def __init__(self, output_dir: str | Path, limit: int) -> None:
+        """Say where and when.
+
+        Args:
+            output_dir: of the run; files go to its folder bad_steps.
+            limit: stop at so many in a row.
+        """
+        self.folder, self.limit = Path(output_dir) / "bad_steps", limit
+        self.total = self.in_a_row = 0
+
+    def good(self) -> None:
+        """A step was taken."""
+        self.in_a_row = 0
+
+    def bad(self, error: BadStepError, iteration: int, experiences: Sequence[Experience]) -> None:
+        """A step was left out; all ranks call it.
+
+        Raises:
+            UserError: it was one too many.
+        """
+        self.total += 1
+        self.in_a_row += 1
+        name = f"iteration-{iteration}-step-{self.total}-rank-{distributed.rank()}.jsonl"
+        if experiences:
+            lines = [json.dumps(row, ensure_ascii=False) for e in experiences for row in _rows(e)]
+            atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
+        distributed.log_main(
+            f"WARNING: iteration {iteration}: a step is left out: {error}. The batch is in "
+            f"{self.folder}."
+        )
+        if self.in_a_row >= self.limit:
+            raise UserError(
+                f"Stopped after {self.in_a_row} bad steps in a row (--max_bad_steps {self.limit}). "
+                f"The last: iteration {iteration}: {error}. The batches are in {self.folder}. "
+                "Lower the learning rate, look at these prompts and rewards, or use fp32; then "
+                "start anew or go on from a resumable checkpoint."
+            )
+
+
+def _rows(experience: Experience) -> list[dict[str, Any]]:
+    """A micro-batch as plain values, one row a response; NaN and infinities as text."""
+    rollout = experience.rollout
+    rows = []
+    for i, (prompt, response) in enumerate(zip(rollout.prompts, rollout.responses, strict=True)):
+        mask = rollout.response_mask[i]
+        row: dict[str, Any] = {
+            "prompt": prompt,
+            "response": response,
+            "response_ids": rollout.actions[i][mask].tolist(),
+            "reward": _plain(experience.scores[i]),
+        }
+        for name in ("logprobs", "reference_logprobs", "token_penalty", "values", "advantages"):
+            values = getattr(experience, name)
+            if values is not None:
+                row[name] = [_plain(value) for value in values[i][mask]]
+        rows.append(row)
+    return rows
+
+
+def _plain(value: Tensor) -> float | str:
+    number = float(value)
+    return number if value.isfinite() else str(number)
