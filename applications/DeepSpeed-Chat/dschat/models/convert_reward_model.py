@@ -75,14 +75,16 @@ def build(config: Any, body: dict[str, Tensor], head: Tensor, file: Path) -> Any
 
     config.num_labels = 1
     with torch.device("meta"):
-        shell = AutoModelForSequenceClassification.from_config(config)
+        shell = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     embeddings = shell.get_input_embeddings().weight
     base = getattr(shell, shell.base_model_prefix)
     name = next(n for n, p in base.named_parameters() if p is embeddings)
     if name in body:
         # DeepSpeed-Chat rounds the number of tokens up to a multiple of 8.
         config.vocab_size = body[name].shape[0]
-    model = AutoModelForSequenceClassification.from_config(config, dtype=head.dtype)
+    model = AutoModelForSequenceClassification.from_config(
+        config, dtype=head.dtype, trust_remote_code=False
+    )
     require(
         hasattr(model, "score") and tuple(model.score.weight.shape) == tuple(head.shape),
         f"{file}: {HEAD} is {list(head.shape)}, which {type(model).__name__} has no place for.",

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
-from dschat.models.v_head import check_not_v_head
+from dschat.models.refusals import why_not_loaded
+from dschat.models.v_head import LOADING_ERRORS, check_not_v_head
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -81,14 +82,8 @@ def load_pretrained(loader: Any, path: str, flag: str, **options: Any) -> Any:
     check_model_path(path, flag)
     try:
         return loader.from_pretrained(path, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        where = (
-            "the folder cannot be read as a Hugging Face model"
-            if Path(path).is_dir()
-            else "no such local folder, and it could not be fetched from the Hugging Face hub"
-        )
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(f"--{flag} {path}: {where} ({reason}).") from error
+    except (*LOADING_ERRORS, KeyError) as error:
+        raise UserError(f"--{flag} {path}: {why_not_loaded(path, error)}.") from error
 
 
 def load_tokenizer(

@@ -17,6 +17,7 @@ from dschat.errors import UserError
 
 WEIGHTS_FILE = "pytorch_model.bin"
 HEAD = "v_head.weight"
+LOADING_ERRORS = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
 COMMAND = "python -m dschat.models.convert_reward_model"
 
 
@@ -33,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError:  # the format of torch before 1.6 cannot be mapped
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except LOADING_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} cannot be read as a file of weights: {reason}") from error
     if not isinstance(weights, dict):
