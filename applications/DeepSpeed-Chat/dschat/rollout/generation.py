@@ -1,9 +1,10 @@
 """Sampling from the tempered policy, the same whatever the number of ranks.
 
-transformers generates; only the choice of a token is ours. Each prompt of the global batch has its
-own row of uniform numbers, and a token is where the cumulative probability passes that number.
-So a response depends on the weights, the seed and the prompt's place in the global batch, not on
-which rank, or beside which other prompts, it was sampled. It is also cheaper than `multinomial`.
+Each prompt of the global batch has its own row of uniform numbers, and a token is where the
+cumulative probability passes that number. So a response depends on the weights, the seed and the
+prompt's place in the global batch, not on which rank, or beside which other prompts, it was
+sampled. It is also cheaper than `multinomial`. Models with plain attention go through
+`dschat.rollout.decoding`, others through transformers' `generate`; the tokens are the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from dschat.models.key_values import has_plain_cache
+from dschat.rollout.decoding import decode
 
 
 def uniform_numbers(
@@ -129,6 +133,9 @@ def generate(
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
+    A model folder may bring a top_p or a repetition penalty of its own; they are not used: the
+    policy whose divergence is measured is the plain tempered softmax.
+
     Args:
         model: an `AutoModelForCausalLM` in eval mode.
         input_ids, attention_mask: [B, P], left-padded.
@@ -140,13 +147,45 @@ def generate(
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
     """
+    numbers = None if uniform is None else uniform.to(input_ids.device)
+    if has_plain_cache(model) and not synced_gpus:
+
+        def pick(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+            possible = logits[:, :vocabulary_size]
+            if numbers is None:
+                return possible.float().argmax(dim=-1)
+            return sample_by_inverse_cdf(possible, numbers[rows, step], temperature, top_k)
+
+        return decode(model, input_ids, attention_mask, pick, max_new_tokens, end_token_id)
     processors = LogitsProcessorList()
-    if uniform is not None:
-        numbers = uniform.to(input_ids.device)
+    if numbers is not None:
         length = input_ids.shape[1]
         processors.append(_InverseCDF(numbers, temperature, length, vocabulary_size, top_k))
     elif vocabulary_size is not None:
         processors.append(_FirstTokens(vocabulary_size))
+    return _generate_by_transformers(
+        model,
+        input_ids,
+        attention_mask,
+        processors,
+        max_new_tokens,
+        end_token_id,
+        pad_token_id,
+        synced_gpus,
+    )
+
+
+def _generate_by_transformers(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    processors: LogitsProcessorList,
+    max_new_tokens: int,
+    end_token_id: int,
+    pad_token_id: int,
+    synced_gpus: bool,
+) -> list[list[int]]:
+    """Greedy search over what the processors leave possible."""
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -155,8 +194,6 @@ def generate(
         use_cache=True,
     )
     own_settings = copy.deepcopy(model.generation_config)
-    # A model folder may bring a top_p or a repetition penalty of its own; the policy whose
-    # divergence is measured is the plain tempered softmax.
     model.generation_config = settings
     try:
         sequences = model.generate(

@@ -1,0 +1,107 @@
+"""Our own decoding against transformers' `generate`: the same tokens, in fewer passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from dschat.models.key_values import has_plain_cache
+from dschat.rollout import generation
+from dschat.rollout.decoding import _passes
+from dschat.rollout.generation import generate, uniform_numbers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+END, PAD, VOCABULARY, LIMIT = 1, 0, 60, 90
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2},
+    "gpt2": {},
+    "qwen2": {"num_key_value_heads": 2},
+    "gemma": {"num_key_value_heads": 1, "head_dim": 8},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True},
+    "falcon": {"new_decoder_architecture": False, "multi_query": True},
+    "mistral": {"sliding_window": 4, "num_key_value_heads": 2},
+}
+
+
+def small_model(kind: str) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.3,
+            "pad_token_id": PAD,
+            "eos_token_id": END,
+            "bos_token_id": None,
+            **SMALL[kind],
+        },
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def prompts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Ten prompts of 1 to 30 tokens, some of them alike, padded on the left."""
+    draw = torch.Generator().manual_seed(1)
+    lengths = [3, 30, 7, 7, 1, 24]
+    own = [torch.randint(2, VOCABULARY, (n,), generator=draw).tolist() for n in lengths]
+    own[3] = [own[3][0], *own[2][1:]]
+    chosen = [own[i] for i in (0, 1, 1, 2, 3, 1, 4, 0, 5, 5)]
+    ids = torch.tensor([[PAD] * (30 - len(p)) + p for p in chosen])
+    mask = torch.tensor([[0] * (30 - len(p)) + [1] * len(p) for p in chosen])
+    return ids, mask
+
+
+@pytest.mark.parametrize("kind", list(SMALL))
+@pytest.mark.parametrize("greedy", [False, True])
+def test_the_tokens_are_those_of_transformers(kind: str, greedy: bool, monkeypatch: Any) -> None:
+    model = small_model(kind)
+    assert has_plain_cache(model) == (kind != "mistral")
+    ids, mask = prompts()
+    uniform = None if greedy else uniform_numbers(len(ids), LIMIT, seed=0, step=0)
+    found = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    monkeypatch.setattr(generation, "has_plain_cache", lambda _: False)
+    expected = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    assert found == expected
+    if not greedy:
+        assert len({len(r) for r in found}) > 1, "responses should end at different lengths"
+
+
+def test_a_shared_prompt_goes_through_the_model_once_and_ended_rows_leave() -> None:
+    model = small_model("llama")
+    ids, mask = prompts()
+    prefill: list[tuple[int, int]] = []
+    steps: list[int] = []
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        rows, width = kwargs["input_ids"].shape
+        if kwargs["past_key_values"].get_seq_length() == 0:
+            prefill.append((rows, width))
+        else:
+            steps.append(rows)
+
+    model.model.register_forward_pre_hook(note, with_kwargs=True)
+    uniform = uniform_numbers(len(ids), LIMIT, seed=0, step=0)
+    responses = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    assert sum(rows for rows, _ in prefill) == 6
+    assert sum(rows * width for rows, width in prefill) < 1.25 * (3 + 30 + 7 + 7 + 1 + 24)
+    at_work = [sum(len(r) > t for r in responses) for t in range(1, max(map(len, responses)))]
+    # A row may stay for a few steps after its end, never more than one in eight.
+    assert steps == pytest.approx(at_work, abs=len(ids) / 8)
+
+
+def test_prompts_of_one_length_take_one_pass_and_padding_is_bounded() -> None:
+    assert _passes([5, 5, 5]) == [([0, 1, 2], 5)]
+    lengths = [30, 31, 120, 5, 119, 60, 64, 33]
+    passes = _passes(lengths)
+    assert sorted(i for members, _ in passes for i in members) == list(range(8))
+    for members, width in passes:
+        own = [lengths[i] for i in members]
+        assert width == max(own)
+        assert sum(own) >= 0.8 * len(own) * width
