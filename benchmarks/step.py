@@ -1,0 +1,123 @@
+"""A whole RLHF step, phase by phase, beside TRL's GRPOTrainer on the same work.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py
+
+starts a process for each system (this project's GRPO and PPO, TRL's GRPO), has each make a step or
+two to warm up, then lets them take turns ``--rounds`` times, one step each, and prints medians.
+Both train the same random model on prompts and responses of equal length (the end token cannot be
+sampled), with one reference, one optimiser step of AdamW and no gradient checkpointing. TRL has no
+PPO trainer of its own to compare with.
+
+Peak memory is that of the whole process beyond its imports: models, optimiser and step; on a GPU,
+`torch.cuda.max_memory_allocated`. On a GPU processes run one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from step_sizes import SIZES, Size, write_models
+from step_worker import workers
+
+ORDER = ("generate", "score", "penalty", "actor update", "critic update", "other")
+WARM_UP = 2
+
+
+def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str, dict[str, Any]]:
+    """Seconds of each round, phases and peak MiB by system."""
+    write_models(size, folder)
+    plan = str(WARM_UP + rounds + 1)
+    found: dict[str, dict[str, Any]] = {n: {"seconds": [], "phases": []} for n in names}
+    commands = {n: _command(n, size, folder, plan) for n in names}
+    together = [[n] for n in names] if torch.cuda.is_available() else [names]
+    for group in together:
+        with workers({n: commands[n] for n in group}, folder) as running:
+            for _ in range(WARM_UP):
+                for name in group:
+                    running[name].step()
+            for _ in range(rounds):
+                for name in group:
+                    said = running[name].step()
+                    found[name]["seconds"].append(said["seconds"])
+                    found[name]["phases"].append(said.get("phases", {}))
+            for name in group:
+                found[name]["peak_mib"] = running[name].end()["peak_mib"]
+    return found
+
+
+def _command(name: str, size: Size, folder: Path, plan: str) -> tuple[str, list[str]]:
+    output = str(folder / name.replace(" ", "_").replace(",", ""))
+    if name == "TRL grpo":
+        return "step_trl.py", [size.name, str(folder), output, plan]
+    algorithm = "ppo" if "ppo" in name else "grpo"
+    return "step_ours.py", [size.name, str(folder), output, algorithm, plan]
+
+
+def show(size: Size, found: dict[str, dict[str, Any]]) -> None:
+    """Print the tables of a size."""
+    tokens = size.responses * size.response
+    print(
+        f"\n{size.name}: {size.responses} responses of {size.response} tokens to prompts of "
+        f"{size.prompt}, groups of {size.group}, {size.model['vocab_size']:,} tokens, {size.dtype}"
+    )
+    print(f"  {'':14} {'s/step':>8} {'quartiles':>15} {'tokens/s':>9} {'peak MiB':>9}")
+    for name, each in found.items():
+        middle = statistics.median(each["seconds"])
+        low, _, high = statistics.quantiles(each["seconds"], n=4)
+        peak = "?" if each["peak_mib"] is None else f"{each['peak_mib']:.0f}"
+        spread = f"{low:.2f} to {high:.2f}"
+        print(f"  {name:14} {middle:8.3f} {spread:>15} {tokens / middle:9.0f} {peak:>9}")
+    for name, each in found.items():
+        if not each["phases"][0]:
+            continue
+        print(f"  {name}, seconds: " + ", ".join(_phase(p, each["phases"]) for p in ORDER))
+    if "TRL grpo" in found:
+        _compare(found)
+
+
+def _phase(name: str, rows: list[dict[str, float]]) -> str:
+    return f"{name} {statistics.median(row.get(name, 0.0) for row in rows):.3f}"
+
+
+def _compare(found: dict[str, dict[str, Any]]) -> None:
+    base = found["TRL grpo"]
+    for name, each in found.items():
+        if "grpo" not in name or each is base:
+            continue
+        ratios = [b / a for a, b in zip(each["seconds"], base["seconds"], strict=True)]
+        speed = statistics.median(base["seconds"]) / statistics.median(each["seconds"])
+        line = (
+            f"  {name}: {speed:.2f} times TRL's throughput (ratio of medians; round by round "
+            f"{min(ratios):.2f} to {max(ratios):.2f})"
+        )
+        if each["peak_mib"] and base["peak_mib"]:
+            line += f", {each['peak_mib'] / base['peak_mib']:.0%} of its peak memory"
+        print(line)
+
+
+def main() -> None:
+    """Parse the flags, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default = ["0.5b", "2b"] if torch.cuda.is_available() else ["tiny", "20m"]
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=default)
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each system, in turn")
+    parser.add_argument("--systems", nargs="+", default=["GRPO", "TRL", "PPO"])
+    options = parser.parse_args()
+    known = {"GRPO": "ours, grpo", "TRL": "TRL grpo", "PPO": "ours, ppo"}
+    names = [known[each] for each in options.systems]
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads {threads}"
+    print(f"{where}; {options.rounds} steps of each in turn after {WARM_UP} to warm up; medians")
+    for name in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            show(SIZES[name], measure(SIZES[name], names, options.rounds, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
