@@ -1,0 +1,1 @@
+"""Two files of responses beside each other: rewards, ROUGE, the largest differences."""
