@@ -8,6 +8,7 @@ DeepSpeed that they hold.
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ def allowed_classes() -> list[Any]:
     return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
 
 
+def load_values(path: str | Path, map_location: Any = None) -> Any:
+    """What `torch.save` wrote, if it is tensors and plain values.
+
+    Raises:
+        UserError: it holds anything else, which would have to be run.
+    """
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} holds more than weights only, and is not loaded: {first} Use a checkpoint "
+            "that this toolkit wrote."
+        ) from error
+
+
 def careful_files() -> Any:
     """DeepSpeed's file writer that keeps failures for later, and its reader that runs no code.
 
@@ -39,6 +56,13 @@ def careful_files() -> Any:
     class CarefulFiles(TorchCheckpointEngine):  # type: ignore[misc]
         failure: Exception | None = None
 
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            try:
+                with explain_write_errors(path):
+                    super().makedirs(path, exist_ok=exist_ok)
+            except Exception as error:
+                self.failure = self.failure or error
+
         def save(self, state_dict: Any, path: str) -> None:
             try:
                 with explain_write_errors(path):
@@ -48,7 +72,7 @@ def careful_files() -> Any:
 
         def load(self, path: str, map_location: Any = None) -> Any:
             with torch.serialization.safe_globals(allowed_classes()):
-                return torch.load(path, map_location=map_location, weights_only=True)
+                return load_values(path, map_location)
 
     return CarefulFiles()
 
@@ -61,10 +85,13 @@ def save_engine(engine: Any, folder: str | Path) -> None:
     """
     files = careful_files()
     before, engine.checkpoint_engine = engine.checkpoint_engine, files
+    # DeepSpeed's rank 0 copies programs into the folder, which may fail on a full disk too.
+    engine._copy_recovery_script = lambda folder: None
     try:
         engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
     finally:
         engine.checkpoint_engine = before
+        del engine._copy_recovery_script
     with on_all_ranks():
         if files.failure is not None:
             raise files.failure

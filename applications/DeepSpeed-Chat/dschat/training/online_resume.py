@@ -21,7 +21,7 @@ from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
 from dschat.training import distributed
 from dschat.training.deepspeed_config import read_overrides
-from dschat.training.engine_checkpoint import load_engine, save_engine
+from dschat.training.engine_checkpoint import load_engine, load_values, save_engine
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.random_states import random_states, set_random_states
 from dschat.training.resumable import Checkpoint, new_checkpoint, prune
@@ -75,7 +75,7 @@ def save_resumable(trainer: OnlineTrainer) -> Path:
                 (folder / "progress.json").write_text(json.dumps(trainer.progress()))
                 # What the log says so far: a run that goes on writes each row once.
                 shutil.copyfile(trainer.log.path, folder / "metrics.jsonl")
-    prune(config.output_dir, config.checkpoint_keep)
+    prune(config.output_dir, config.checkpoint_keep, trainer.iteration)
     return Path(config.output_dir) / f"resumable-{trainer.iteration}"
 
 
@@ -99,7 +99,7 @@ def load_resumable(trainer: OnlineTrainer, checkpoint: Checkpoint) -> None:
         load_engine(engine, folder / name)
     with on_all_ranks():
         try:
-            own = torch.load(folder / f"rank-{distributed.rank()}.pt", weights_only=True)
+            own = load_values(folder / f"rank-{distributed.rank()}.pt")
             trainer.set_progress(json.loads((folder / "progress.json").read_text()))
             set_random_states(own["random"])
             if trainer.average is not None:

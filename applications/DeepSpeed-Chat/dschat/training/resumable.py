@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dschat.utils.files import atomic_directory
 
 SEAL = "complete.json"
 NAME = re.compile(r"resumable-(\d+)")
+LEFTOVERS = [f".{name}*.tmp-*" for name in ("resumable-", "step-", "step_", "checkpoint-")]
 
 PLACE = {
     "output_dir",
@@ -206,19 +207,7 @@ def check_same_run(
         for name in sorted(now.keys() | old.keys())
         if old.get(name) != now.get(name) and name not in PLACE.union(may_differ)
     ]
-    facts: Mapping[str, Any] = {"world_size": distributed.world_size(), **run}
-    names = {"world_size": "number of ranks"}
-    differences += [
-        f"{names.get(name, name.replace('_', ' '))} {checkpoint.run.get(name)} -> {value}"
-        for name, value in facts.items()
-        if checkpoint.run.get(name) != value
-    ]
-    if differences:
-        raise UserError(
-            f"{checkpoint.folder} was saved by a run with other settings: {'; '.join(differences)}."
-            " Going on would be neither that run nor this one. Use the old values, or start anew "
-            "in another --output_dir."
-        )
+    check_same_facts(checkpoint, differences, world_size=distributed.world_size(), **run)
     before = checkpoint.run.get("versions", {})
     for name, version in library_versions().items():
         if before.get(name) != version:
@@ -226,6 +215,33 @@ def check_same_run(
                 f"WARNING: {name} is {version} now and was {before.get(name)}: the resumed run "
                 "may differ from an uninterrupted one."
             )
+
+
+def check_same_facts(checkpoint: Checkpoint, differences: Sequence[str] = (), **run: Any) -> None:
+    """Refuse to go on where facts are not those that the checkpoint was sealed with.
+
+    Args:
+        differences: what else is known to differ.
+        run: facts given to `seal`.
+
+    Raises:
+        UserError: names all differences, with both values.
+    """
+    names = {"world_size": "number of ranks"}
+    found = [
+        *differences,
+        *(
+            f"{names.get(name, name.replace('_', ' '))} {checkpoint.run.get(name)} -> {value}"
+            for name, value in run.items()
+            if checkpoint.run.get(name) != value
+        ),
+    ]
+    if found:
+        raise UserError(
+            f"{checkpoint.folder} was saved by a run with other settings: {'; '.join(found)}."
+            " Going on would be neither that run nor this one. Use the old values, or start anew "
+            "in another --output_dir."
+        )
 
 
 @contextlib.contextmanager
@@ -256,11 +272,19 @@ def new_checkpoint(output_dir: str | Path, step: int, config: Any, **run: Any) -
                 stack.close()
 
 
-def prune(output_dir: str | Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what killed runs left half-written."""
+def prune(output_dir: str | Path, keep: int, step: int) -> None:
+    """Remove all checkpoints but the one just written at `step` and the `keep` - 1 before it.
+
+    Those with higher numbers are torn ones that were passed over, or of a course that was given up
+    for an older checkpoint; counted, they would push out the one just written.
+    """
     if not distributed.is_main():
         return
-    for _, folder in _numbered(output_dir)[keep:]:
+    found = _numbered(output_dir)
+    kept = [folder for number, folder in found if number <= step][:keep]
+    for _, folder in found:
+        if folder in kept:
+            continue
         # Without its seal a folder that is half removed is not picked up.
         with contextlib.suppress(OSError):
             (folder / SEAL).unlink()
@@ -271,6 +295,6 @@ def remove_leftovers(output_dir: str | Path) -> None:
     """Remove temporary folders of checkpoints and models that a killed run left behind."""
     if not distributed.is_main():
         return
-    for pattern in (".resumable-*.tmp-*", ".step-*.tmp-*", ".step_*.tmp-*", ".model-*"):
+    for pattern in (*LEFTOVERS, ".model-*"):
         for folder in Path(output_dir).glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
