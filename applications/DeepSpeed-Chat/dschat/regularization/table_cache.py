@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 import warnings
 import zipfile
 from pathlib import Path
@@ -79,8 +79,9 @@ def write(path: Path, table: NearestTokens) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        # Not by tempfile, whose files nobody else may read: a table can be shared.
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        with open(temporary, "xb") as file:
             np.savez(
                 file,
                 key=np.array(path.stem),
