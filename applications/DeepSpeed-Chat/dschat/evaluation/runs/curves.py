@@ -16,10 +16,13 @@ from dschat.evaluation.style import EDGE, INK
 
 FIGURE = "curves"
 MEAN, LOWEST, HIGHEST = "(mean of seeds)", "(lowest seed)", "(highest seed)"
+SUMMARIES = (MEAN, LOWEST, HIGHEST)
 COLUMNS = 3
 FEW_POINTS = 12  # a line of fewer has a mark at each
 TITLE_WIDTH = 46
 COLOURS = 10
+PALEST = 0.2  # of white and a regulariser's colour; no group is quite as pale
+MOST_WITH_SEEDS = 6  # groups of which each seed has a line of its own
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,13 @@ def draw_curves(
     )
     flat = list(axes.flat) if len(measures) > 1 else [axes]
     rows: list[Row] = []
+    styles = styles_of(groups)
     for axis, measure in zip(flat, measures, strict=False):
-        for number, group in enumerate(groups):
+        for group, style in zip(groups, styles, strict=True):
             lines = lines_of(group, measure)
-            _draw(axis, number, group, lines)
+            if len(groups) > MOST_WITH_SEEDS and len(lines) > 1:
+                lines = [line for line in lines if line.run in SUMMARIES]
+            _draw(axis, style, group, lines)
             for line in lines:
                 for step, value in zip(line.steps, line.values, strict=True):
                     rows.append((FIGURE, group.name, line.run, step, measure.name, value))
@@ -87,13 +93,28 @@ def draw_curves(
     return figure, rows
 
 
-def colour_of(number: int) -> tuple[str, str]:
-    """Colour and line style of the group or curve with that number."""
+def curve_style(number: int) -> tuple[str, str]:
+    """Colour and line style of the regulariser with that number, the same in all figures."""
     return f"C{number % COLOURS}", ["-", "--", ":", "-."][number // COLOURS % 4]
 
 
-def _draw(axis: Any, number: int, group: Group, lines: Sequence[Line]) -> None:
-    colour, style = colour_of(number)
+def styles_of(groups: Sequence[Group]) -> list[tuple[Any, str]]:
+    """Colour and line style of each group: the colour is paler the smaller the coefficient is."""
+    from matplotlib.colors import to_rgb
+
+    curves = list(dict.fromkeys(group.curve for group in groups))
+    styles = []
+    for group in groups:
+        colour, style = curve_style(curves.index(group.curve))
+        alike = [g for g in groups if g.curve == group.curve]
+        strength = PALEST + (1 - PALEST) * (alike.index(group) + 1) / len(alike)
+        mixed = tuple(1 - strength * (1 - part) for part in to_rgb(colour))
+        styles.append((mixed, style))
+    return styles
+
+
+def _draw(axis: Any, style: tuple[Any, str], group: Group, lines: Sequence[Line]) -> None:
+    colour, dashes = style
     by_name = {line.run: line for line in lines}
     mean = by_name.get(MEAN)
     for line in lines:
@@ -104,7 +125,7 @@ def _draw(axis: Any, number: int, group: Group, lines: Sequence[Line]) -> None:
             line.steps,
             line.values,
             color=colour,
-            linestyle=style,
+            linestyle=dashes,
             linewidth=1.7 if main else 0.7,
             alpha=1.0 if main else 0.45,
             marker="o" if len(line.steps) <= FEW_POINTS and main else None,
@@ -122,17 +143,18 @@ def _legend(figure: Any, axes: Sequence[Any], groups: Sequence[Group]) -> None:
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
-    seeds = {run.name for g in groups if len(g.runs) > 1 for run in g.runs}
+    seeds = any(len(group.runs) > 1 for group in groups)
+    thin = "" if len(groups) > MOST_WITH_SEEDS else "thin: each of them; "
+    explained = f"line: mean of the seeds; {thin}band: lowest to highest"
+    drawn = [group for group in groups if group.name in found]
     figure.legend(
-        found.values(),
-        [f"{g.name} ({len(g.runs)} seeds)" if len(g.runs) > 1 else g.name for g in groups],
+        [found[group.name] for group in drawn],
+        [f"{g.name} ({len(g.runs)} seeds)" if len(g.runs) > 1 else g.name for g in drawn],
         loc="outside lower center",
-        ncols=min(3, len(groups)),
+        ncols=min(4, len(drawn)),
         frameon=False,
         fontsize=9,
-        title="line: mean of the seeds; thin: each of them; band: lowest to highest"
-        if seeds
-        else None,
+        title=explained if seeds else None,
         title_fontsize=9,
     )
 

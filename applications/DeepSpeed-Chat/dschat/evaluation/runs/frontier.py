@@ -94,14 +94,11 @@ def _standard_error(values: Sequence[float]) -> float | None:
 
 
 def frontier(groups: Sequence[Group], drift: Measure) -> dict[str, list[Point]]:
-    """The points of each regulariser, by the coefficient ascending."""
+    """The points of each regulariser, in the order of the groups: the coefficient ascending."""
     curves: dict[str, list[Point]] = {}
     for group in groups:
         curves.setdefault(group.curve, []).append(point_of(group, drift))
-    return {
-        name: sorted(points, key=lambda p: (p.group.coefficient is None, p.group.coefficient or 0))
-        for name, points in curves.items()
-    }
+    return curves
 
 
 def notes_on_ends(curves: dict[str, list[Point]]) -> list[str]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dschat.evaluation.runs.curves import colour_of
+from dschat.evaluation.runs.curves import curve_style
 from dschat.evaluation.runs.frontier import END_SHARE, REWARD, Point
 from dschat.evaluation.runs.measures import Measure
 from dschat.evaluation.runs.settings import coefficient_name
 from dschat.evaluation.runs.table import Row
-from dschat.evaluation.style import EDGE, GREY, INK
+from dschat.evaluation.style import EDGE, INK
 
 FIGURE = "frontier"
 MEAN, ERROR = "(mean of seeds)", "(standard error)"
 LOGARITHMIC_FROM = 50.0  # times the smallest drift
 LABEL_SIZE = 8.5
-PLACES = ((6, 5), (6, -13), (-6, 5), (-6, -13), (10, -4), (-10, -4), (0, 11), (0, -20))
+DARKER = 0.75  # labels than their curves
+# Beside a line that rises to the right, if there is room; in points.
+PLACES = ((-5, 6), (6, -13), (6, 6), (-6, -13), (-10, -4), (10, -4), (0, 11), (0, -20))
 
 
 def draw_frontier(
@@ -40,19 +42,19 @@ def draw_frontier(
     legend = figure.legend(
         *axis.get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=min(3, len(curves)),
+        ncols=min(4, len(curves)),
         frameon=False,
         fontsize=9,
         title=_explained(every),
         title_fontsize=8.5,
     )
     legend.get_title().set_multialignment("center")
-    _label_points(figure, axis, every)
+    _label_points(figure, axis, curves)
     return figure, rows_of(curves, drift)
 
 
 def _draw_curve(axis: Any, number: int, name: str, points: Sequence[Point]) -> None:
-    colour, style = colour_of(number)
+    colour, style = curve_style(number)
     ends = [end for point in points if len(point.ends) > 1 for end in point.ends]
     if ends:
         axis.scatter(
@@ -95,12 +97,19 @@ def _explained(points: Sequence[Point]) -> str:
     return text
 
 
-def _label_points(figure: Any, axis: Any, points: Sequence[Point]) -> None:
+def _label_points(figure: Any, axis: Any, curves: Mapping[str, Sequence[Point]]) -> None:
     """The coefficient beside each point, where it hides no other label and no point."""
+    from matplotlib.colors import to_rgb
+
+    labelled = [
+        (point, tuple(DARKER * part for part in to_rgb(curve_style(number)[0])))
+        for number, points in enumerate(curves.values())
+        for point in points
+    ]
     figure.draw_without_rendering()
-    pixels = axis.transData.transform([(p.drift, p.reward) for p in points])
+    pixels = axis.transData.transform([(p.drift, p.reward) for p, _ in labelled])
     taken: list[Any] = []
-    for point in points:
+    for point, colour in labelled:
         if point.group.coefficient is None:
             continue
         best: tuple[int, Any] | None = None
@@ -112,7 +121,7 @@ def _label_points(figure: Any, axis: Any, points: Sequence[Point]) -> None:
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 fontsize=LABEL_SIZE,
-                color=INK,
+                color=colour,
                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
             )
             box = text.get_window_extent().expanded(1.05, 1.1)
@@ -128,8 +137,6 @@ def _label_points(figure: Any, axis: Any, points: Sequence[Point]) -> None:
                 break
         assert best is not None
         taken.append(best[1].get_window_extent())
-        if best[0]:
-            best[1].set_color(GREY)
 
 
 def rows_of(curves: Mapping[str, Sequence[Point]], drift: Measure) -> list[Row]:

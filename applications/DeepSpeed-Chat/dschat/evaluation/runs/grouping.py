@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dschat.evaluation.runs.reading import Run
 from dschat.evaluation.runs.settings import (
     PENALTY,
+    SAID_BY_THE_PENALTY,
     coefficient,
     coefficient_name,
     compared_settings,
@@ -38,7 +39,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Groups in the order in which their first runs come."""
+    """Groups by their curves, in the order in which those first come, and by the coefficient."""
     members: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         members.setdefault(tuple(sorted(compared_settings(run).items())), []).append(run)
@@ -51,10 +52,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         without.append({n: v for n, v in each.items() if n != name})
     distinct = [dict(key) for key in dict.fromkeys(tuple(sorted(w.items())) for w in without)]
     curves = dict(zip(map(_key, distinct), labels(distinct, always=[PENALTY]), strict=True))
-    return [
+    groups = [
         Group(name, found, each, curves[_key(rest)] or name, coefficient(found[0]))
         for name, found, each, rest in zip(names, members.values(), settings, without, strict=True)
     ]
+    order = list(dict.fromkeys(group.curve for group in groups))
+    return sorted(groups, key=lambda g: (order.index(g.curve), g.coefficient or 0.0))
 
 
 def _key(settings: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -82,6 +85,7 @@ def notes_on(groups: Sequence[Group]) -> list[str]:
                 notes.append(f"{group.name}: seed {which} occurs in more than one run")
     names = differing([g.settings for g in groups])
     common = [n for n in names if n != PENALTY and all(n in g.settings for g in groups)]
+    common = [n for n in common if n not in SAID_BY_THE_PENALTY]
     hidden = [n for n in common if not all(f"{n} " in g.name for g in groups)]
     if hidden:
         more = f" and {len(hidden) - MOST_NAMED} more" if len(hidden) > MOST_NAMED else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from dschat.evaluation.runs.reading import Run
 
-# Where things are written, what is shown, and the seed itself.
+# The seed, where things are written, how often they are, what is shown and measured aside.
 NOT_COMPARED = {
     "seed",
     "output_dir",
@@ -20,6 +20,16 @@ NOT_COMPARED = {
     "report_to",
     "local_rank",
     "save_steps",
+    "checkpoint_steps",
+    "checkpoint_keep",
+    "resume_from_checkpoint",
+    "eval_steps",
+    "eval_interval",
+    "eval_iters",
+    "eval_samples",
+    "eval_batch_size",
+    "per_device_eval_batch_size",
+    "pass_k",
     "print_answers",
     "print_answers_interval",
     "print_loss",
@@ -38,6 +48,7 @@ PATHS = {
     "rm_name",
     "deepspeed_config",
 }
+SAID_BY_THE_PENALTY = ("f_div", "transport", "kl_type", "--penalty")
 PATH_PARTS = 3  # of a path are compared: runs may have been made in different places
 PENALTY = "penalty"
 PENALTY_NAMES = {
