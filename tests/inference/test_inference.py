@@ -108,6 +108,8 @@ def test_a_finished_run_is_left_alone(
     first = infer(configured(flags))
     output = flags["proj-path"] / OUTPUT
     before = output.stat().st_mtime_ns
+    left = output.parent / ".ppo_step-3.partial"  # as if killed at the very end
+    left.mkdir()
     capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr(policy_module, "generate", None)
@@ -117,6 +119,7 @@ def test_a_finished_run_is_left_alone(
     assert "is finished: nothing is done" in told
     assert "distinct-1" in told
     assert output.stat().st_mtime_ns == before
+    assert not left.exists()
     infer(configured({**flags, "overwrite": True}))
     assert output.stat().st_mtime_ns > before
 

@@ -96,7 +96,7 @@ class PartialResults:
         """Remove all that an earlier run has made (--overwrite)."""
         with on_all_ranks():
             if is_main():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove_folder()
                 for path in (self.output, self.summary):
                     path.unlink(missing_ok=True)
 
@@ -123,12 +123,12 @@ class PartialResults:
             yield write
 
     def publish(self, rows: Sequence[dict[str, Any]], summary: Mapping[str, Any]) -> None:
-        """Write the summary (with the settings) and then the output; the partial folder goes last."""
+        """Write the summary and then the output; the partial folder goes last."""
         with on_all_ranks():
             if is_main():
                 atomic_write_json(self.summary, summary)
                 atomic_write_text(self.output, "".join(map(json_line, rows)))
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove_folder()
         log_main(f"Written: {self.output} ({len(rows)} lines) and {self.summary.name}")
 
     def completed(
@@ -147,6 +147,7 @@ class PartialResults:
             self.discard()
         summary = self.finished()
         if summary is not None:
+            self._remove_folder()  # there is one where a run was killed at its very end
             log_main(f"{self.output} is finished: nothing is done (--overwrite makes it anew).")
             return summary
         self.open()
@@ -154,6 +155,10 @@ class PartialResults:
         summary = {"figures": figures, "versions": library_versions(), "settings": self.settings}
         self.publish(rows, summary)
         return summary
+
+    def _remove_folder(self) -> None:
+        if is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _check(self, earlier: Any, what: str) -> None:
         earlier = earlier if isinstance(earlier, dict) else {}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from dschat.config import require
 from dschat.data.prompts import PromptExample
 from dschat.data.rows import decode_example
@@ -40,30 +38,43 @@ def choose_problems(config: CodeInferenceConfig, tokenizer: Any) -> list[PromptE
         "codeparrot/apps: question, solutions, input_output.",
     )
     rows = shuffled_rows(config, data)
-    examples = [decode_example(e) for e in rows["example"]]
-    solutions = _first_solutions(config) if config.ref_scores else {}
-    usable = _with_tests(config, examples, list(rows["row"]), solutions)
     if tokenizer is None:
-        encoded: dict[int, list[int]] = {i: [] for i in range(len(rows))}
+        short: list[tuple[int, list[int]]] = [(i, []) for i in range(len(rows))]
     else:
-        encoded = dict(short_enough(config, rows, tokenizer))
-    places = [i for i in usable if i in encoded]
-    require(
-        len(places) > 0,
-        f"--dataset {config.dataset}: no problem with tests has {config.max_prompt_tokens} tokens "
-        "or fewer. Raise --max-prompt-tokens.",
-    )
-    chosen = places[: config.num_samples]
+        short = short_enough(config, rows, tokenizer)
+    solutions = _first_solutions(config) if config.ref_scores else None
+    chosen: list[tuple[int, PromptExample]] = []
+    problem, unusable = "", 0
+    for i, ids in short:
+        if len(chosen) == config.num_samples:
+            break
+        row = rows[i]
+        try:
+            chosen.append((row["row"], _problem(row, ids, tokenizer, solutions)))
+        except UserError as error:
+            problem, unusable = problem or str(error), unusable + 1
+    require(len(chosen) > 0, f"--dataset {config.dataset}: no problem can be used: {problem}")
+    if unusable:
+        log_main(f"{unusable} problems cannot be used and are left out; the first: {problem}")
     log_chosen(config, len(chosen), len(rows))
-    chosen.sort(key=lambda i: rows[i]["row"])
-    return [
-        PromptExample(
-            encoded[i],
-            conversation_text(row["prompt"], tokenizer),
-            {**examples[i], "row": row["row"], "solution": solutions.get(row["row"])},
-        )
-        for i, row in zip(chosen, rows.select(np.asarray(chosen)), strict=True)
-    ]
+    return [example for _, example in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def _problem(
+    row: dict[str, Any], ids: list[int], tokenizer: Any, solutions: dict[int, str] | None
+) -> PromptExample:
+    """See `choose_problems`.
+
+    Raises:
+        UserError: its tests cannot be run, or it has no solution where that is to be run.
+    """
+    number, example = row["row"], decode_example(row["example"])
+    read_problem(example)
+    example["row"] = number
+    if solutions is not None:
+        require(number in solutions, f"row {number} has no solution")
+        example["solution"] = solutions[number]
+    return PromptExample(ids, conversation_text(row["prompt"], tokenizer), example)
 
 
 def _first_solutions(config: CodeInferenceConfig) -> dict[int, str]:
@@ -72,34 +83,3 @@ def _first_solutions(config: CodeInferenceConfig) -> dict[int, str]:
     for row in read_data(config, "sft").eval:
         found.setdefault(row["row"], row["chosen"])
     return found
-
-
-def _with_tests(
-    config: CodeInferenceConfig,
-    examples: list[dict[str, Any]],
-    rows: list[int],
-    solutions: dict[int, str],
-) -> list[int]:
-    """Places of the examples whose tests can be run, and that have what is to be run.
-
-    Raises:
-        UserError: there is none.
-    """
-    usable, problem = [], ""
-    for i, example in enumerate(examples):
-        try:
-            read_problem(example)
-        except UserError as error:
-            problem = problem or str(error)
-            continue
-        if config.ref_scores and rows[i] not in solutions:
-            problem = problem or f"row {rows[i]} has no solution"
-            continue
-        usable.append(i)
-    require(len(usable) > 0, f"--dataset {config.dataset}: no problem can be used: {problem}")
-    if len(usable) < len(examples):
-        log_main(
-            f"{len(examples) - len(usable)} problems cannot be used and are left out; the first: "
-            f"{problem}"
-        )
-    return usable
