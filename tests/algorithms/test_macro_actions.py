@@ -10,6 +10,7 @@ from dschat.algorithms import gae
 from dschat.algorithms.macro_actions import (
     RANDOM_LENGTHS,
     fixed_macro_actions,
+    macro_actions_of_lengths,
     macro_gae,
     perplexity_macro_actions,
     randomized_macro_actions,
@@ -122,6 +123,14 @@ def test_perplexity_never_rises_within_a_macro_action() -> None:
         rises = perplexity[t] > perplexity[t - 1] * (1 + 1e-6)
         assert bool(ids[0, t] != ids[0, t - 1]) == rises, t
     assert runs(ids, mask) == [[3, 2, 2]]
+
+
+def test_given_lengths() -> None:
+    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3, [False] * 5])
+    ids = macro_actions_of_lengths(mask, [[2, 3], [1, 1], []])
+    assert runs(ids, mask) == [[2, 3], [1, 1], []]
+    with pytest.raises(ValueError, match="of .4, 2, 0. tokens for rows of .5, 2, 0."):
+        macro_actions_of_lengths(mask, [[2, 2], [2], []])
 
 
 def test_unusable_settings_are_refused() -> None:

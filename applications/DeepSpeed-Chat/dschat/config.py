@@ -27,14 +27,12 @@ HYBRID_ENGINE = (
     "the hybrid engine is not used here: generation runs on the trained weights themselves. "
     "Remove the flag; under ZeRO 3 add --enable_zero3_generation_gather for fast generation"
 )
-NOT_YET = "it is not in this version; "
 REPLACED_FLAGS: dict[str, str] = {
     "enable_hybrid_engine": HYBRID_ENGINE,
     "unpin_actor_parameters": HYBRID_ENGINE,
     "release_inference_cache": HYBRID_ENGINE,
     "inference_tp_size": HYBRID_ENGINE,
     "tp_gather_partition_size": HYBRID_ENGINE,
-    "parser_cutoff": NOT_YET + "use --termination_condition fixed, randomized or ppl",
     "preprocessing_num_workers": "texts are tokenised by the tokenizer's own threads, and only as "
     "many as a run needs. Remove the flag",
     "enable_mixed_precision_lora": "mixed-precision ZeRO++ is not supported. Remove the flag and "

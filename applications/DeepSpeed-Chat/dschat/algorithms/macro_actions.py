@@ -81,6 +81,22 @@ def perplexity_macro_actions(mask: Tensor, reference_logprobs: Tensor) -> Tensor
     return ids_of_starts(starts)
 
 
+def macro_actions_of_lengths(mask: Tensor, lengths: Sequence[Sequence[int]]) -> Tensor:
+    """ids [B, T] from each row's macro actions' lengths, which add up to the row's tokens.
+
+    Raises:
+        ValueError: they do not.
+    """
+    tokens, given = mask.sum(dim=1).tolist(), [sum(row) for row in lengths]
+    if given != tokens:
+        raise ValueError(f"given macro actions of {given} tokens for rows of {tokens}")
+    starts = torch.zeros(mask.shape, dtype=torch.bool)
+    for row, sizes in enumerate(lengths):
+        ends = torch.tensor(sizes[:-1], dtype=torch.long).cumsum(0)
+        starts[row, ends] = True
+    return ids_of_starts(starts).to(mask.device)
+
+
 def macro_gae(
     rewards: Tensor,
     values: Tensor,

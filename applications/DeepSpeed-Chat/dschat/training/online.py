@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dschat.config import require
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES
+from dschat.parsing.parsers import open_parser
+from dschat.parsing.segments import segment_by
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
 from dschat.training import distributed
@@ -89,6 +92,10 @@ def build_trainer(
         refuse_old_checkpoints(config.output_dir)
     check_groups(config)
     tokenizer = load_tokenizers(config)
+    segment = None
+    if config.termination_condition == "parsing":
+        parser = open_parser(config.parser)
+        segment = partial(segment_by, parser, tokenizer, config.parser_cutoff)
     prompts = load_prompts(config, tokenizer)
     settings = config if task.settings is None else task.settings
     facts = run_facts(prompts, config.deepspeed_config)
@@ -123,6 +130,7 @@ def build_trainer(
         log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
         mix=mix,
+        segment=segment,
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
         settings=settings,

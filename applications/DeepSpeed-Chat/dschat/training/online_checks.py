@@ -60,6 +60,8 @@ CRITIC_FLAGS = [
     "termination_condition",
     "ngram",
     "repeat_times",
+    "parser",
+    "parser_cutoff",
     "value_function",
     "critic_learning_rate",
     "critic_weight_decay",

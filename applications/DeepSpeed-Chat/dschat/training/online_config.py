@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dschat.config import flag, require
+from dschat.parsing import PARSERS
 from dschat.training.algorithm_flags import AlgorithmFlags, ReferenceSetFlags
 from dschat.training.online_checks import (
     require_algorithm,
@@ -43,11 +44,21 @@ class OnlineConfig(
         "fixed",
         "How tokens are grouped into macro actions (MA-RLHF, ppo): fixed, every --ngram tokens; "
         "randomized, lengths of 1, 2, 3, 5 and 10 in random order, each --repeat_times times; ppl, "
-        "a new one where the reference's perplexity rises.",
+        "a new one where the reference's perplexity rises; parsing, constituents of fewer than "
+        "--parser_cutoff tokens.",
         choices=["fixed", "randomized", "ppl", "parsing"],
     )
     ngram: int = flag(1, "Tokens in a macro action (fixed); 1: plain PPO.")
     repeat_times: int = flag(3, "How often each length comes (randomized).")
+    parser: str = flag(
+        "stanza",
+        "Who finds the constituents of a response (parsing; English): stanza, the package and its "
+        "models; link-grammar, the program of that name, quick and with nothing to download.",
+        choices=PARSERS,
+    )
+    parser_cutoff: int = flag(
+        5, "Constituents of fewer tokens are one macro action (parsing); larger ones are divided."
+    )
     value_function: str = flag(
         "equal",
         "Value of a macro action from its tokens' values: equal, their mean; unit, the last one; "
@@ -89,11 +100,6 @@ class OnlineConfig(
     def _validate_macro_actions(self) -> None:
         """Flags of groupings that are not used would do nothing."""
         kind = self.termination_condition
-        require(
-            kind != "parsing",
-            "--termination_condition parsing needs a constituency parser, which is not in this "
-            "version. Use fixed, randomized or ppl.",
-        )
         require(self.ngram >= 1, f"--ngram {self.ngram}: expected 1 or more.")
         require(
             self.ngram == 1 or kind == "fixed",
@@ -104,6 +110,15 @@ class OnlineConfig(
             self.repeat_times == 3 or kind == "randomized",
             f"--repeat_times {self.repeat_times} belongs to --termination_condition randomized. "
             "Remove it.",
+        )
+        require(
+            self.parser_cutoff >= 2,
+            f"--parser_cutoff {self.parser_cutoff}: expected 2 or more (no constituent has fewer "
+            "than 1 token). For single tokens use --termination_condition fixed --ngram 1.",
+        )
+        require(
+            kind == "parsing" or (self.parser_cutoff == 5 and self.parser == "stanza"),
+            "--parser and --parser_cutoff belong to --termination_condition parsing. Remove them.",
         )
 
     def _validate_batches(self) -> None:

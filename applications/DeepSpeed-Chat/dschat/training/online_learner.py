@@ -48,7 +48,7 @@ from dschat.training.online_config import OnlineConfig
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.sample_term import with_samples
 from dschat.training.sampling import micro_batches, sample_responses
-from dschat.training.targets import MacroActions, with_targets
+from dschat.training.targets import MacroActions, Segment, with_targets
 from dschat.training.updates import LossSettings, update
 
 
@@ -67,6 +67,7 @@ class OnlineLearner:
         sample_coefficient: of the forward KL that the prompts' `samples` estimate; 0: there are
             none.
         mix: text to be learnt as well, or None.
+        segment: macro actions by parsing, see `MacroActions`.
     """
 
     config: OnlineConfig
@@ -79,6 +80,7 @@ class OnlineLearner:
     device: torch.device
     sample_coefficient: float = 0.0
     mix: PretrainingMix | None = None
+    segment: Segment | None = None
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
     stop: StopRequest = field(default_factory=StopRequest, init=False)
@@ -305,6 +307,7 @@ class OnlineLearner:
             config.repeat_times,
             config.value_function,
             config.seed * 1_000_003 + self.iteration,
+            self.segment,
         )
         discounts = (config.gamma, config.lam)
         return [

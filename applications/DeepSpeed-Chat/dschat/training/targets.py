@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dschat.algorithms.macro_actions import (
     fixed_macro_actions,
+    macro_actions_of_lengths,
     macro_gae,
     perplexity_macro_actions,
     randomized_macro_actions,
@@ -50,14 +52,20 @@ def token_rewards(
     return rewards + torch.where(columns == last, terminal, torch.zeros_like(terminal))
 
 
+Segment = Callable[[list[list[int]]], list[list[int]]]
+"""Token ids of several responses -> lengths of the macro actions of each."""
+
+
 @dataclass(frozen=True)
 class MacroActions:
     """How tokens are grouped (`dschat.algorithms.macro_actions`); the default is plain PPO.
 
     Attributes:
-        kind: "fixed", "randomized" or "ppl". ngram: of fixed. repeat_times: of randomized.
+        kind: "fixed", "randomized", "ppl" or "parsing". ngram: of fixed. repeat_times: of
+            randomized.
         value_function: "equal", "unit" or "position".
         seed: of randomized lengths; another one for every iteration.
+        segment: of parsing: lengths of the macro actions of each of several responses' token ids.
     """
 
     kind: str = "fixed"
@@ -65,12 +73,17 @@ class MacroActions:
     repeat_times: int = 3
     value_function: str = "equal"
     seed: int = 0
+    segment: Segment | None = None
 
     def ids(self, experience: Experience) -> Tensor:
         """[B, T] int64, the macro action of each token, the same whatever the number of ranks."""
         mask = experience.rollout.response_mask
         if self.kind == "ppl":
             return perplexity_macro_actions(mask, experience.reference_logprobs)
+        if self.kind == "parsing":
+            assert self.segment is not None
+            rows = zip(experience.rollout.actions, mask, strict=True)
+            return macro_actions_of_lengths(mask, self.segment([a[m].tolist() for a, m in rows]))
         if self.kind == "randomized":
             places = experience.rollout.places.tolist()
             seeds = [(self.seed * 1_000_003 + place) % 2**63 for place in places]
