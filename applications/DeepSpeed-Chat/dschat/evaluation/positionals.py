@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import get_origin, get_type_hints
+
+TRUTHS = ("true", "false")
 
 
 def as_flag(name: str, config_class: type, argv: Sequence[str]) -> list[str]:
@@ -16,16 +18,20 @@ def as_flag(name: str, config_class: type, argv: Sequence[str]) -> list[str]:
         config_class: tells which flags take a value: all but booleans.
         argv: the arguments without the program's name.
     """
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(config_class)}
+    kinds = get_type_hints(config_class)
     loose: list[str] = []
     rest: list[str] = []
+    switches: set[str] = set()
     taking = 0  # values that the last flag still takes; -1: any number
     for argument in argv:
         if argument.startswith("-") and argument != "-":
             rest.append(argument)
-            kind = kinds.get(argument.lstrip("-").replace("-", "_"), "bool")
-            taking = -1 if kind.startswith("list") else 0 if kind == "bool" else 1
-        elif taking:
+            # Of `--name=value`, too, nothing follows.
+            kind = kinds.get(argument.lstrip("-").replace("-", "_"), bool)
+            taking = -1 if get_origin(kind) is list else 0 if kind is bool else 1
+            if kind is bool:
+                switches.add(argument)
+        elif taking or (rest and rest[-1] in switches and argument.lower() in TRUTHS):
             rest.append(argument)
             taking -= taking > 0
         else:
