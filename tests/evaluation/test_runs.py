@@ -102,6 +102,23 @@ def test_seeds_are_one_group(tmp_path: Path) -> None:
     assert notes_on(groups) == []
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "groups"),
+    [
+        ("/x/llama-1b", "/x/llama-1b", 1),
+        ("/x/seed1/sft", "/x/seed2/sft", 1),
+        ("/x/sft_s1/step_1", "/x/sft_s2/step_1", 1),
+        ("/x/seed1/sft", "/x/seed3/sft", 2),
+        ("/x/llama-1b", "/x/llama-2b", 2),
+        ("/x/seed1/sft", "/x/seed12/sft", 2),
+    ],
+)
+def test_seeds_in_paths(tmp_path: Path, first: str, second: str, groups: int) -> None:
+    name = "actor_model_name_or_path"
+    found = grouped(tmp_path, {"seed": 1, name: first}, {"seed": 2, name: second})
+    assert len(found) == groups
+
+
 def test_what_differs_is_named_and_no_more(tmp_path: Path) -> None:
     groups = grouped(
         tmp_path,

@@ -96,9 +96,10 @@ def penalty_name(run: Run) -> str | None:
 def compared_settings(run: Run) -> dict[str, str]:
     """The settings that two runs must share to differ in their seed only, as texts.
 
-    A path counts by its last parts and with the run's seed masked, so that seed 2 of a pipeline may
-    start from the models of that pipeline's seed 2. The number of ranks counts: batch sizes are
-    given per rank. A run without config.yaml has its own folder as its only setting.
+    A path counts by its last parts, and "seed2" or "s2" in it, of a run with that seed, as any
+    seed: seed 2 of a pipeline may start from the models of that pipeline's seed 2. The number of
+    ranks counts: batch sizes are given per rank. A run without config.yaml has its own folder as
+    its only setting.
     """
     if run.settings is None:
         return {"run": str(run.folder)}
@@ -123,7 +124,8 @@ def _masked(value: Any, seed: Any) -> Any:
     if not isinstance(value, str):
         return value
     end = "/".join(value.rstrip("/").split("/")[-PATH_PARTS:])
-    return end if seed is None else re.sub(rf"(?<!\d){seed}(?!\d)", "*", end)
+    # The number alone may be another one: seed 1 and the model llama-1b.
+    return re.sub(rf"(?i)(?<![a-z])(s|seed)[-_=]?{seed}(?!\d)", r"\1*", end)
 
 
 def _text(value: Any) -> str:
