@@ -10,40 +10,9 @@ from dschat.models.key_values import has_plain_cache
 from dschat.rollout import generation
 from dschat.rollout.decoding import _passes
 from dschat.rollout.generation import generate, uniform_numbers
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import END, PAD, SMALL, VOCABULARY, small_model
 
-END, PAD, VOCABULARY, LIMIT = 1, 0, 60, 90
-SMALL: dict[str, dict[str, Any]] = {
-    "llama": {"num_key_value_heads": 2},
-    "gpt2": {},
-    "qwen2": {"num_key_value_heads": 2},
-    "gemma": {"num_key_value_heads": 1, "head_dim": 8},
-    "gpt_neox": {},
-    "opt": {"ffn_dim": 32, "word_embed_proj_dim": 32, "do_layer_norm_before": True},
-    "falcon": {"new_decoder_architecture": False, "multi_query": True},
-    "mistral": {"sliding_window": 4, "num_key_value_heads": 2},
-}
-
-
-def small_model(kind: str) -> Any:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind,
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-            "initializer_range": 0.3,
-            "pad_token_id": PAD,
-            "eos_token_id": END,
-            "bos_token_id": None,
-            **SMALL[kind],
-        },
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
+LIMIT = 90
 
 
 def prompts() -> tuple[torch.Tensor, torch.Tensor]:

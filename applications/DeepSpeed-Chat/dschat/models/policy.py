@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dschat.errors import UserError
+from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import OutputLayer, response_logprobs
+from dschat.models.shared_prompts import (
+    response_states,
+    shared_prompts,
+    takes_rows_whole,
+)
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -60,6 +66,7 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.plain_cache = has_plain_cache(model)
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         # A plain attribute, not a second registration of the same parameters.
         object.__setattr__(self, "output_layer", OutputLayer.of(plain))
@@ -92,14 +99,26 @@ class PolicyModel(nn.Module):
             hidden_only: return the states [n, H] that predict those tokens instead.
             temperature: another one than that of sampling.
         """
-        hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
         length = response_mask.shape[1]
-        active = predicting_positions(hidden, length)[response_mask]
+        active = self._states(input_ids, attention_mask, length)[response_mask]
         if hidden_only:
             return active
         actions = input_ids[:, -length:][response_mask]
         temperature = self.temperature if temperature is None else temperature
         return response_logprobs(active, self.output_layer, actions, temperature)
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
+        """[B, T, H]: the state before each response token; a shared prompt's are computed once."""
+        body = backbone(self.model)
+        if self.plain_cache and not takes_rows_whole(body):
+            shared = shared_prompts(input_ids, attention_mask, response_length)
+            if shared is not None:
+                places = positions(attention_mask)
+                return response_states(
+                    body, input_ids, attention_mask, places, response_length, *shared
+                )
+        hidden = _last_hidden(body, input_ids, attention_mask)
+        return predicting_positions(hidden, response_length)
 
 
 class ValueModel(nn.Module):
