@@ -43,6 +43,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"parser_cutoff": 4}, "belong to --termination_condition parsing"),
     ({"parser": "link-grammar"}, "belong to --termination_condition parsing"),
     ({"termination_condition": "parsing", "parser_cutoff": 1}, "expected 2 or more"),
+    ({"print_answers_interval": 2}, "needs --print_answers"),
     ({"enable_test_mode": True}, "test_stop_step"),
     ({"test_stop_step": 3}, "--enable_test_mode"),
     ({"actor_zero_stage": 3, "offload": True}, "critic_zero_stage"),

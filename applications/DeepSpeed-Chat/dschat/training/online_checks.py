@@ -187,6 +187,10 @@ def require_partners(config: Any) -> None:
             "--critic_lora_learning_rate needs adapters: add --critic_lora_dim.",
         ),
         (
+            config.print_answers or config.print_answers_interval == 1,
+            f"--print_answers_interval {config.print_answers_interval} needs --print_answers.",
+        ),
+        (
             config.enable_tensorboard or config.tensorboard_path is None,
             "--tensorboard_path has an effect only with --enable_tensorboard; add that flag.",
         ),
