@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,12 @@ import torch
 from dschat.errors import UserError
 from dschat.models.lora import merged_state_dict
 from dschat.training.distributed import first_failure, is_main
-from dschat.utils.files import atomic_directory, explain_write_errors
+from dschat.utils.files import (
+    atomic_directory,
+    explain_write_errors,
+    give_ordinary_permissions,
+    temporary_sibling,
+)
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 
@@ -117,9 +121,11 @@ def _into_existing(path: Path) -> Iterator[Path]:
     """
     with explain_write_errors(path / "model"):
         path.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=path))
+        temporary = temporary_sibling(path / "model")
+        temporary.mkdir()
         try:
             yield temporary
+            give_ordinary_permissions(temporary)
             new = sorted(os.listdir(temporary), key=lambda name: name == "config.json")
             (path / "config.json").unlink(missing_ok=True)
             for pattern in WEIGHT_PATTERNS:

@@ -20,7 +20,7 @@ FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 REFUSED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
-def _temporary_sibling(path: Path) -> Path:
+def temporary_sibling(path: Path) -> Path:
     """A hidden name beside `path`: renaming is atomic only within one file system.
 
     The process id alone is not enough: containers on one shared file system use the same ids.
@@ -89,7 +89,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
         UserError: the disk is full or the folder may not be written to.
     """
     path = Path(os.path.abspath(path))
-    temporary = _temporary_sibling(path)
+    temporary = temporary_sibling(path)
     try:
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,12 +124,13 @@ def atomic_directory(path: str | os.PathLike[str], replace: bool = True) -> Iter
     path = Path(os.path.abspath(path))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder or a free name. Give another path.")
-    temporary = _temporary_sibling(path)
+    temporary = temporary_sibling(path)
     try:
         # How full the disk is must be seen before the temporary folder is removed.
         with explain_write_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
+            give_ordinary_permissions(temporary)
             for folder, _, files in os.walk(temporary, topdown=False):
                 for name in files:
                     _fsync(Path(folder, name))
@@ -137,6 +138,18 @@ def atomic_directory(path: str | os.PathLike[str], replace: bool = True) -> Iter
             _publish(temporary, path, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def give_ordinary_permissions(folder: Path) -> None:
+    """Let the files below be read by whom the umask says: safetensors keeps its own private.
+
+    Args:
+        folder: made by `mkdir`, so that its own permissions tell the umask.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _publish(temporary: Path, path: Path, replace: bool) -> None:
