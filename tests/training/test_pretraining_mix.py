@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,56 @@ def test_no_logits_of_a_whole_block_are_ever_alive(settings: Any, monkeypatch: A
     with Watch():
         trainer.actor.backward(trainer.mix.loss(trainer.actor, 0, 2, experiences[0]))
     assert largest == 3 * 200
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_interrupted_run_goes_on_with_the_text_it_would_have_met(
+    settings: Any, tmp_path: Path, lora: bool
+) -> None:
+    flags = {"enable_test_mode": True, "test_stop_step": 4, "enable_ema": True}
+    if lora:
+        flags |= {"actor_lora_dim": 4, "actor_lora_module_name": "layers."}
+        flags |= {"only_optimize_lora": True}
+
+    def run(name: str, stop: bool = False, **changes: Any) -> Any:
+        trainer = make_trainer(settings(output_dir=str(tmp_path / name), **flags, **changes))
+        plain = trainer.learn
+        if stop:
+
+            def interrupted(experiences: Any) -> Any:
+                if trainer.iteration == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return plain(experiences)
+
+            trainer.learn = interrupted
+        with trainer.log:
+            finished = trainer.train()
+        assert finished != stop
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    whole = run("whole")
+    run("cut", stop=True)
+    resumed = run("cut", resume_from_checkpoint="auto")
+    names = ("unsupervised_loss", "policy_loss", "divergence", "actor_grad_norm")
+    assert len(whole) == len(resumed) == 4
+    for a, b in zip(whole, resumed, strict=True):
+        assert [b[n] for n in names] == [a[n] for n in names]
+    for model in ("actor", "actor_ema"):
+        paths = [tmp_path / n / "step-4" / model / "model.safetensors" for n in ("whole", "cut")]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_resumed_run_refuses_other_text(settings: Any, tmp_path: Path) -> None:
+    flags = {"enable_test_mode": True, "test_stop_step": 3, "checkpoint_steps": 1}
+    trainer = make_trainer(settings(**flags))
+    with trainer.log:
+        trainer.train()
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(corpus.read_text().replace("more to come", "no more to come"))
+    newest = max((tmp_path / "out").glob("resumable-*"))
+    with pytest.raises(UserError, match="checksum of the text"):
+        make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))
 
 
 @pytest.mark.parametrize(

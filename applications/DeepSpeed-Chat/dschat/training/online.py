@@ -97,13 +97,13 @@ def build_trainer(
         parser = open_parser(config.parser)
         segment = partial(segment_by, parser, tokenizer, config.parser_cutoff)
     prompts = load_prompts(config, tokenizer)
-    settings = config if task.settings is None else task.settings
-    facts = run_facts(prompts, config.deepspeed_config)
-    if checkpoint is not None:
-        check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     steps = optimizer_steps(config, len(prompts))
     iterations = config.planned_iterations(len(prompts), prompts_per_iteration(config))
     mix = load_mix(config, tokenizer, iterations)
+    settings = config if task.settings is None else task.settings
+    facts = run_facts(prompts, mix, config.deepspeed_config)
+    if checkpoint is not None:
+        check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     models = load_models(config, tokenizer, dtype, device, task.reward)
     with models.references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach().to(device)

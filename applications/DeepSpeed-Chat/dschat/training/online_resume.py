@@ -23,6 +23,7 @@ from dschat.training import distributed
 from dschat.training.deepspeed_config import read_overrides
 from dschat.training.engine_checkpoint import load_engine, load_values, save_engine
 from dschat.training.model_folder import on_all_ranks
+from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.random_states import random_states, set_random_states
 from dschat.training.resumable import Checkpoint, new_checkpoint, prune
 from dschat.utils.files import atomic_write_text, explain_write_errors
@@ -40,14 +41,17 @@ MAY_DIFFER = {
 """Settings of step 3 that move or recompute tensors without changing what comes out."""
 
 
-def run_facts(prompts: Sequence[PromptExample], deepspeed_config: str | None) -> dict[str, Any]:
-    """What a resumed run must share beside the settings: the prompts and DeepSpeed's own file."""
+def run_facts(
+    prompts: Sequence[PromptExample], mix: PretrainingMix | None, deepspeed_config: str | None
+) -> dict[str, Any]:
+    """What a resumed run must share beside the settings: its data and DeepSpeed's own file."""
     crc = 0
     for prompt in prompts:
         crc = zlib.crc32(np.asarray(prompt.ids, dtype=np.int64).tobytes(), crc)
     return {
         "prompts": len(prompts),
         "checksum_of_the_prompts": crc,
+        "checksum_of_the_text": None if mix is None else zlib.crc32(mix.blocks.tobytes()),
         "deepspeed_config": read_overrides(deepspeed_config),
     }
 
