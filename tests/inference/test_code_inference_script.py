@@ -23,7 +23,7 @@ from launch import ROOT, environment, run_script
 
 SCRIPT = ROOT / "inference" / "inference_apps.py"
 NAME = Path("results/data/temperature=1.0/sft.jsonl")
-SECONDS = 60.0
+SECONDS = 200.0
 
 
 @pytest.fixture(scope="module")

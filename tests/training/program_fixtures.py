@@ -65,7 +65,7 @@ def make_programs(root: Path) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.15, "the model must know its programs"
+    assert float(loss.detach()) < 0.15, "the model must know its programs"
     model.save_pretrained(root / "sft")
     tokenizer.save_pretrained(root / "sft")
     return root
