@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,48 @@ def test_an_unknown_kl_type_is_answered_with_the_known_ones(
     with pytest.raises(SystemExit):
         parsed(arguments(folder, tmp_path, kl_type="jeffreys"))
     assert "rkl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kl_type": "rkl"}, {"kl_type": "fkl", "eval_steps": 1}],
+)
+def test_a_run_stopped_by_sigterm_goes_on(
+    folder: Path, tmp_path: Path, read_metrics: Metrics, changes: dict[str, Any]
+) -> None:
+    def trainer(output: str, **more: Any) -> Any:
+        size = {"max_steps": 3, "num_train_epochs": 3}
+        config = parsed(arguments(folder, tmp_path / output, **{**size, **changes, **more}))
+        online = config.online()
+        return build_trainer(online, *start(online), task_of(config))
+
+    whole = trainer("whole")
+    with whole.log:
+        assert whole.train()
+    cut = trainer("cut")
+    plain, calls = cut.score, []
+
+    def signalled(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given)
+
+    cut.score = signalled
+    with cut.log:
+        assert not cut.train()
+    assert (tmp_path / "cut" / f"resumable-{cut.iteration}").is_dir()
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    with pytest.raises(UserError, match=r"--gamma 0.1 -> 0.2"):
+        trainer("cut", resume_from_checkpoint="auto", gamma=0.2)
+    again = trainer("cut", resume_from_checkpoint="auto")
+    assert again.iteration == cut.iteration == 1
+    with again.log:
+        assert again.train()
+    kept = [
+        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(out)]
+        for out in (tmp_path / "whole", tmp_path / "cut")
+    ]
+    assert kept[0] == kept[1]
+    models = [load_file(tmp_path / out / "model.safetensors") for out in ("whole", "cut")]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
