@@ -95,6 +95,15 @@ def test_base_weights_are_in_memory_once(settings: Any, tiny_model_dir: Path) ->
     assert elements(both) == 2 * base + adapters
 
 
+def test_nothing_is_left_to_offload_where_programs_are_run(settings: Any) -> None:
+    from dschat.training.code_config import DivergenceCodeConfig
+
+    flags = settings(**LORA, offload_reference_model=True)
+    with pytest.raises(UserError, match="no reward model. Remove the flag"):
+        DivergenceCodeConfig(**flags).validate()
+    make_trainer(flags)  # a reward model is there to wait elsewhere
+
+
 @pytest.mark.parametrize(
     "changes", [{"reference_residency": "cpu"}, {"reference_quantization": "8bit"}]
 )

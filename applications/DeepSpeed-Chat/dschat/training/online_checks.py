@@ -120,6 +120,14 @@ def require_references(config: Any) -> None:
             f"--{name}: with --only_optimize_lora the reference is the policy itself with its "
             "adapters off; there is no second model to put anywhere. Remove the flag.",
         )
+    no_reward_model = config.critic_head_may_be_new  # programs are run instead
+    require(
+        not (
+            config.offload_reference_model and reference_is_the_policy(config) and no_reward_model
+        ),
+        "--offload_reference_model: with --only_optimize_lora the reference is the policy itself, "
+        "and there is no reward model. Remove the flag.",
+    )
     require(
         not config.offload_reference_model or config.reference_residency in (None, "cpu"),
         f"--offload_reference_model and --reference_residency {config.reference_residency} "
