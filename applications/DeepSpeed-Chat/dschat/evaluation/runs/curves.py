@@ -147,11 +147,13 @@ def _legend(figure: Any, axes: Sequence[Any], groups: Sequence[Group]) -> None:
     thin = "" if len(groups) > MOST_WITH_SEEDS else "thin: each of them; "
     explained = f"line: mean of the seeds; {thin}band: lowest to highest"
     drawn = [group for group in groups if group.name in found]
+    curves = len({group.curve for group in drawn})
     figure.legend(
         [found[group.name] for group in drawn],
         [f"{g.name} ({len(g.runs)} seeds)" if len(g.runs) > 1 else g.name for g in drawn],
         loc="outside lower center",
-        ncols=min(4, len(drawn)),
+        # Filled by columns: where it can be, one for each regulariser.
+        ncols=min(4, curves if curves > 1 else len(drawn)),
         frameon=False,
         fontsize=9,
         title=explained if seeds else None,
