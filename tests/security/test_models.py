@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import torch
+from dschat.data.text import conversation_text
 from dschat.errors import UserError
 from dschat.models.convert_reward_model import convert
 from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
-from dschat.training.engine_checkpoint import careful_files
+from dschat.training.engine_checkpoint import careful_files, load_values
 from hostile_files import (
     MODELS,
     Touch,
@@ -103,8 +105,23 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     """What --resume_from_checkpoint reads of an engine."""
     mark, path = tmp_path / "mark", tmp_path / "state.pt"
     torch.save({"module": Touch(mark)}, path)
-    with pytest.raises(pickle.UnpicklingError):
-        careful_files().load(str(path))
+    for load in (careful_files().load, load_values):
+        with pytest.raises(UserError, match="holds more than weights"):
+            load(str(path))
+    assert not mark.exists()
+
+
+def test_a_hostile_chat_template(folders: Path, tmp_path: Path) -> None:
+    """A template is a program too: it gets no way to the interpreter."""
+    mark = tmp_path / "mark"
+    template = f"{{{{ cycler.__init__.__globals__.os.mkdir('{mark}') }}}}"
+    assert jinja2.Template(template).render() == "None"
+    mark.rmdir()
+    (folders / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(str(folders))
+    assert tokenizer.chat_template == template
+    with pytest.raises(UserError, match="chat template"):
+        conversation_text([{"role": "user", "content": "Hello"}], tokenizer)
     assert not mark.exists()
 
 

@@ -14,6 +14,7 @@ import torch
 from dschat.data.load import load_data
 from dschat.evaluation.judging.pairs import Pair
 from dschat.evaluation.judging.records import Records, record_of
+from dschat.example.model import write_model
 from dschat.inference.config import InferenceConfig
 from dschat.regularization.token_cost import nearest_tokens
 from dschat.training.model_folder import save_model_folder
@@ -90,6 +91,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def a_model(folder: Path, model: Any, tokenizer: Any) -> None:
     save_model_folder(model, tokenizer, folder / "new")
     save_model_folder(model, tokenizer, folder / "kept", keep_other_files=True)
+    write_model(folder / "example", seed=1)
 
 
 def a_folder(folder: Path, model: Any, tokenizer: Any) -> None:

@@ -38,6 +38,7 @@ ALLOWED = {
     (SANDBOX, "import marshal"): "requests of the parent",
     ("rewards/code/process.py", "import marshal"): "it only writes with it",
     ("models/v_head.py", "import pickle"): "the name of an exception",
+    ("training/engine_checkpoint.py", "import pickle"): "the name of an exception",
     ("training/engine_checkpoint.py", "load_checkpoint"): "its reader is replaced",
 }
 # Calls that need a setting: the last part of the name -> the setting.
@@ -110,11 +111,10 @@ def test_what_is_allowed_is_still_there() -> None:
     package = ROOT / "applications" / "DeepSpeed-Chat" / "dschat"
     for name, what in ALLOWED:
         assert what in set(findings((package / name).read_text(encoding="utf-8"))), (name, what)
-    # Of pickle, only the exception.
-    text = (package / "models" / "v_head.py").read_text(encoding="utf-8")
-    assert {line.split("pickle.")[1][:15] for line in text.splitlines() if "pickle." in line} == {
-        "UnpicklingError"
-    }
+        if what == "import pickle":
+            lines = (package / name).read_text(encoding="utf-8").splitlines()
+            used = [line.split("pickle.")[1] for line in lines if "pickle." in line]
+            assert all(rest.startswith("UnpicklingError") for rest in used), name
 
 
 @pytest.mark.parametrize(

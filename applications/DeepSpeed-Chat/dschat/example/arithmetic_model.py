@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
 from dschat.example.arithmetic_problems import NAMES, STORIES, THINGS
+from dschat.utils.files import give_ordinary_permissions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -81,3 +82,4 @@ def write_model(folder: Path, seed: int) -> None:
         model = LlamaForCausalLM(model_config(tokenizer, MAX_LENGTH))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    give_ordinary_permissions(folder)

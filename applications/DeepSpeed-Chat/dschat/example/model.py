@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dschat.example.dataset import draw_rows
+from dschat.utils.files import give_ordinary_permissions
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -98,3 +99,4 @@ def write_model(folder: Path, seed: int) -> None:
         model = LlamaForCausalLM(model_config(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    give_ordinary_permissions(folder)
