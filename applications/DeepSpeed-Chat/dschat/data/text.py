@@ -48,13 +48,14 @@ def conversation_text(prompt: Prompt, tokenizer: Any) -> str:
 
     try:
         return _render(prompt, tokenizer)
-    except TemplateError:
+    except TemplateError as error:
+        refusal = error
         merged = _without_system(prompt)
         try:
             if merged != prompt:
                 return _render(merged, tokenizer)
-        except TemplateError as error:
-            refusal = error
+        except TemplateError as second:
+            refusal = second
         roles = ", ".join(message["role"] for message in prompt)
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} refuses a conversation with the "
