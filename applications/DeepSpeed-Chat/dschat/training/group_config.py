@@ -232,6 +232,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             actor_gradient_checkpointing=self.gradient_checkpointing,
             output_dir=self.output_dir or self.model_out,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
+            profile_steps=self.profile_steps,
             seed=self.seed,
             enable_tensorboard=self.report_to == "tensorboard",
             max_bad_steps=self.max_bad_steps,

@@ -11,6 +11,7 @@ from dschat.config import flag
 from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
 from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
+from dschat.training.profiling import ProfileFlags
 from dschat.training.reference_config import REPLACED_MULTI_REFERENCE_FLAGS, ReferenceFlags
 from dschat.training.resume_flags import ResumeFlags
 
@@ -28,7 +29,7 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
 
 @dataclass
 class MultiReferenceFlags(
-    ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags, ResumeFlags
+    ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags, ResumeFlags, ProfileFlags
 ):
     """What `gsm8k_grpo.py` takes."""
 

@@ -22,12 +22,14 @@ from dschat.training.online_flags import (
     PretrainingMixFlags,
     SystemFlags,
 )
+from dschat.training.profiling import ProfileFlags, profiled_iterations
 from dschat.training.resume_flags import ResumeFlags, require_resume
 
 
 # Bases are read from the last to the first: this is the order of --help, backwards.
 @dataclass
 class OnlineConfig(
+    ProfileFlags,
     ResumeFlags,
     OutputFlags,
     SystemFlags,
@@ -91,6 +93,7 @@ class OnlineConfig(
             require(getattr(self, name) is not None, f"Give {what}: --{name} FOLDER.")
         require_ranges(self)
         require_resume(self)
+        profiled_iterations(self.profile_steps)
         require_algorithm(self)
         require_references(self)
         self._validate_batches()

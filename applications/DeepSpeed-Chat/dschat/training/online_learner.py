@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.profiler import record_function
 
 from dschat.data.prompts import PromptExample, rank_share
 from dschat.errors import UserError
@@ -208,6 +209,7 @@ class OnlineLearner:
         if self.stop.on_any_rank(self.device):
             raise StopRequestedError
 
+    @record_function("generate")
     def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
         """This rank's responses to its share of a global generation batch, in micro-batches.
 
@@ -239,6 +241,7 @@ class OnlineLearner:
         self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
         return rollouts
 
+    @record_function("score")
     @torch.no_grad()
     def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
         """Experience of one generation batch, and sums of the metrics of penalty and reward."""
@@ -315,6 +318,7 @@ class OnlineLearner:
             for e in experiences
         ]
 
+    @record_function("update")
     def learn(self, experiences: list[Experience]) -> dict[str, float]:
         """Advantages, then `ppo_epochs` passes of updates; the mean of the updates' metrics."""
         config = self.config

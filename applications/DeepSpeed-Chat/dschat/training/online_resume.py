@@ -37,6 +37,7 @@ MAY_DIFFER = {
     "actor_gradient_checkpointing",
     "critic_gradient_checkpointing",
     "max_bad_steps",
+    "profile_steps",
 }
 """Settings of step 3 that move or recompute tensors without changing what comes out."""
 

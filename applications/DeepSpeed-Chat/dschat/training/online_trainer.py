@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from dschat.config import require
 from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.training import distributed
 from dschat.training.interruption import StopRequestedError, how_to_go_on
@@ -13,6 +15,7 @@ from dschat.training.iteration_metrics import progress_line
 from dschat.training.model_folder import save_model_folder
 from dschat.training.online_learner import OnlineLearner
 from dschat.training.online_resume import save_resumable
+from dschat.training.profiling import StepProfiler, profiled_iterations
 from dschat.training.random_states import random_states, set_random_states
 from dschat.training.run_files import MetricsLog
 from dschat.training.saving import save_step
@@ -69,6 +72,7 @@ class OnlineTrainer(OnlineLearner):
         size = self.responses // self.group_size
         total = self.config.planned_iterations(len(self.prompts), size)
         per_epoch = len(self.prompts) // size
+        profiler = self._profiler(total)
         bar = tqdm(
             total=total,
             initial=self.iteration,
@@ -82,13 +86,26 @@ class OnlineTrainer(OnlineLearner):
             while self.iteration < total:
                 epoch, place = divmod(self.iteration, per_epoch)
                 batch = prompt_batches(len(self.prompts), size, self.config.seed, epoch)[place]
-                metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
+                with profiler.watching(self.iteration + 1):
+                    metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
                 self.log.write(metrics)
                 bar.set_postfix_str(progress_line(metrics), refresh=False)
                 bar.update()
                 self._after_iteration(total)
             if self._evaluated_at != self.iteration:
                 self._evaluate()
+
+    def _profiler(self, total: int) -> StepProfiler:
+        """Traces rank 0's iterations, of `total`, that the settings name."""
+        asked = self.config.profile_steps
+        iterations = profiled_iterations(asked)
+        require(
+            iterations.stop <= total + 1,
+            f"--profile_steps {asked}: the run has {total} iterations.",
+        )
+        assert self.config.output_dir is not None
+        folder = Path(self.config.output_dir) / "profile"
+        return StepProfiler(iterations if distributed.is_main() else range(0), folder)
 
     def _run_whole_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
         """An iteration; one that is left half-way leaves everything as it was before it."""

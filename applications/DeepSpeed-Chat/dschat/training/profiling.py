@@ -1,0 +1,90 @@
+"""A torch profiler trace of chosen iterations of an online run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dschat.config import flag, require
+from dschat.errors import UserError
+
+
+@dataclass
+class ProfileFlags:
+    """Where the time goes."""
+
+    profile_steps: str | None = flag(
+        None,
+        "A:B: write a torch profiler trace of iterations A to B (counted from 1 as in "
+        "metrics.jsonl, both included) of rank 0 to output_dir/profile, for chrome://tracing or "
+        "ui.perfetto.dev. Traces grow by tens of MiB per iteration.",
+    )
+
+
+def profiled_iterations(text: str | None) -> range:
+    """The iterations that `--profile_steps` names.
+
+    Raises:
+        UserError: the text is not A:B with 1 <= A <= B.
+    """
+    if text is None:
+        return range(0)
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    first, last = (int(found[1]), int(found[2])) if found else (0, 0)
+    require(
+        1 <= first <= last,
+        f"--profile_steps {text}: expected A:B, iterations counted from 1, both included, such as "
+        "3:4.",
+    )
+    return range(first, last + 1)
+
+
+class StepProfiler:
+    """Traces some iterations of a run, and costs the others nothing.
+
+    Args:
+        iterations: a run of them, counted from 1; empty: none.
+        folder: gets iterations-A-B.json, in Chrome's trace format.
+    """
+
+    def __init__(self, iterations: range, folder: Path) -> None:
+        self.iterations, self.folder = iterations, folder
+        self._profile: Any = None
+        self._first = 0
+
+    @contextmanager
+    def watching(self, iteration: int) -> Iterator[None]:
+        """Around one iteration; the trace is written after the last one, or after an error."""
+        if iteration not in self.iterations:
+            yield
+            return
+        import torch
+        from torch.profiler import ProfilerActivity
+
+        if self._profile is None:
+            kinds = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                kinds.append(ProfilerActivity.CUDA)
+            self._profile, self._first = torch.profiler.profile(activities=kinds), iteration
+            self._profile.start()
+        done = False
+        try:
+            with torch.profiler.record_function(f"iteration {iteration}"):
+                yield
+            done = True
+        finally:
+            if not done or iteration == self.iterations[-1]:
+                self._write(iteration)
+
+    def _write(self, last: int) -> None:
+        profile, self._profile = self._profile, None
+        profile.stop()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            profile.export_chrome_trace(str(self.folder / f"iterations-{self._first}-{last}.json"))
+        except OSError as error:
+            raise UserError(f"--profile_steps: {self.folder} cannot be written: {error}") from error
