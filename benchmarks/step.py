@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step.py
 
-starts a process for each system (this project's GRPO and PPO, TRL's GRPO), has each make a step or
-two to warm up, then lets them take turns ``--rounds`` times, one step each, and prints medians.
-Both train the same random model on prompts and responses of equal length (the end token cannot be
-sampled), with one reference, one optimiser step of AdamW and no gradient checkpointing. TRL has no
-PPO trainer of its own to compare with.
+starts a process for each system (this project's GRPO and PPO, TRL's GRPO), has each make a step to
+warm up, then lets them take turns ``--rounds`` times, one step each, and prints medians. Both train
+the same random model on prompts and responses of equal length (the end token cannot be sampled),
+with one reference, one optimiser step of AdamW and no gradient checkpointing. TRL has no PPO
+trainer to compare with: PPO's phases are shown for themselves, from two steps.
 
-Peak memory is that of the whole process beyond its imports: models, optimiser and step; on a GPU,
-`torch.cuda.max_memory_allocated`. On a GPU processes run one after the other.
+Peak memory is that of a whole process beyond its imports: models, optimiser and two steps. On a CPU
+it comes from processes of its own, in which the C library gives freed blocks back at once (else
+what its heap keeps is measured, hundreds of MiB in some runs and not in others); on a GPU it is
+`torch.cuda.max_memory_allocated`, and processes run one after the other.
 """
 
 from __future__ import annotations
@@ -26,33 +28,46 @@ from step_sizes import SIZES, Size, write_models
 from step_worker import workers
 
 ORDER = ("generate", "score", "penalty", "actor update", "critic update", "other")
-WARM_UP = 2
+WARM_UP = 1
+STEPS_OF_PPO = 2
+STEPS_FOR_MEMORY = 2
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
 def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Seconds of each round, phases and peak MiB by system."""
     write_models(size, folder)
-    plan = str(WARM_UP + rounds + 1)
+    on_gpu = torch.cuda.is_available()
     found: dict[str, dict[str, Any]] = {n: {"seconds": [], "phases": []} for n in names}
-    commands = {n: _command(n, size, folder, plan) for n in names}
-    together = [[n] for n in names] if torch.cuda.is_available() else [names]
-    for group in together:
-        with workers({n: commands[n] for n in group}, folder) as running:
-            for _ in range(WARM_UP):
+    groups = [[n] for n in names] if on_gpu else [names]
+    for group in groups:
+        commands = {n: _command(n, size, folder, "time", WARM_UP + rounds + 1) for n in group}
+        with workers(commands, folder) as running:
+            for i in range(WARM_UP + rounds):
                 for name in group:
-                    running[name].step()
-            for _ in range(rounds):
-                for name in group:
+                    if "ppo" in name and i >= WARM_UP + STEPS_OF_PPO:
+                        continue
                     said = running[name].step()
-                    found[name]["seconds"].append(said["seconds"])
-                    found[name]["phases"].append(said.get("phases", {}))
+                    if i >= WARM_UP:
+                        found[name]["seconds"].append(said["seconds"])
+                        found[name]["phases"].append(said.get("phases", {}))
             for name in group:
                 found[name]["peak_mib"] = running[name].end()["peak_mib"]
+    if not on_gpu:
+        commands = {n: _command(n, size, folder, "memory", STEPS_FOR_MEMORY + 1) for n in names}
+        with workers(commands, folder, GIVE_BACK) as running:
+            for name, worker in running.items():
+                for _ in range(STEPS_FOR_MEMORY):
+                    worker.step()
+                found[name]["peak_mib"] = worker.end()["peak_mib"]
     return found
 
 
-def _command(name: str, size: Size, folder: Path, plan: str) -> tuple[str, list[str]]:
-    output = str(folder / name.replace(" ", "_").replace(",", ""))
+def _command(
+    name: str, size: Size, folder: Path, purpose: str, steps: int
+) -> tuple[str, list[str]]:
+    output = str(folder / purpose / name.replace(" ", "_").replace(",", ""))
+    plan = str(steps)
     if name == "TRL grpo":
         return "step_trl.py", [size.name, str(folder), output, plan]
     algorithm = "ppo" if "ppo" in name else "grpo"
@@ -66,10 +81,10 @@ def show(size: Size, found: dict[str, dict[str, Any]]) -> None:
         f"\n{size.name}: {size.responses} responses of {size.response} tokens to prompts of "
         f"{size.prompt}, groups of {size.group}, {size.model['vocab_size']:,} tokens, {size.dtype}"
     )
-    print(f"  {'':14} {'s/step':>8} {'quartiles':>15} {'tokens/s':>9} {'peak MiB':>9}")
+    print(f"  {'':14} {'s/step':>8} {'least to most':>15} {'tokens/s':>9} {'peak MiB':>9}")
     for name, each in found.items():
         middle = statistics.median(each["seconds"])
-        low, _, high = statistics.quantiles(each["seconds"], n=4)
+        low, high = min(each["seconds"]), max(each["seconds"])
         peak = "?" if each["peak_mib"] is None else f"{each['peak_mib']:.0f}"
         spread = f"{low:.2f} to {high:.2f}"
         print(f"  {name:14} {middle:8.3f} {spread:>15} {tokens / middle:9.0f} {peak:>9}")
@@ -111,6 +126,9 @@ def main() -> None:
     options = parser.parse_args()
     known = {"GRPO": "ours, grpo", "TRL": "TRL grpo", "PPO": "ours, ppo"}
     names = [known[each] for each in options.systems]
+    if not torch.cuda.is_available():
+        # Processes that take turns shall not spin while others work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, threads {threads}"
     print(f"{where}; {options.rounds} steps of each in turn after {WARM_UP} to warm up; medians")

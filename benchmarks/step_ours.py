@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401 - its import is no part of the peak memory
 import torch
 from dschat.training.online import Task, build_trainer
 from dschat.training.online_setup import start

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,18 @@ from memory import extra_peak
 
 REPLY = "@reply "
 """What a worker's own lines start with; all others are the libraries'."""
+
+
+IMPORTED = (
+    "datasets",
+    "deepspeed",
+    "dschat.training.online",
+    "trl.trainer.grpo_trainer",
+    "transformers.models.gemma.modeling_gemma",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2",
+)
+"""What either system imports, before memory is measured."""
 
 
 def say(**values: Any) -> None:
@@ -28,6 +42,8 @@ def wait() -> bool:
 
 def serve(run: Callable[[], None]) -> None:
     """Do `run`, which calls `wait` and `say`, and tell the extra peak memory of all of it."""
+    for name in IMPORTED:
+        importlib.import_module(name)
     _, peak = extra_peak(run)
     say(peak_mib=None if peak == "?" else float(peak))
 
@@ -37,9 +53,10 @@ class Worker:
 
     Args:
         script: beside this file. args: its arguments. log: gets what the libraries print.
+        variables: of the environment, beside this process's own.
     """
 
-    def __init__(self, script: str, args: list[str], log: Path) -> None:
+    def __init__(self, script: str, args: list[str], log: Path, variables: dict[str, str]) -> None:
         self.log = log
         command = [sys.executable, str(Path(__file__).with_name(script)), *args]
         self.process = subprocess.Popen(
@@ -48,6 +65,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
+            env={**os.environ, **variables},
         )
 
     def step(self) -> dict[str, Any]:
@@ -77,13 +95,15 @@ class Worker:
 
 @contextmanager
 def workers(
-    commands: dict[str, tuple[str, list[str]]], folder: Path
+    commands: dict[str, tuple[str, list[str]]],
+    folder: Path,
+    variables: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Worker]]:
     """All of them running, ended whatever happens."""
     made: dict[str, Worker] = {}
     try:
         for name, (script, args) in commands.items():
-            made[name] = Worker(script, args, folder / f"{script}-{len(made)}.log")
+            made[name] = Worker(script, args, folder / f"{len(made)}.log", variables or {})
         yield made
     finally:
         for worker in made.values():
