@@ -56,9 +56,12 @@ def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str
     if not on_gpu:
         commands = {n: _command(n, size, folder, "memory", STEPS_FOR_MEMORY + 1) for n in names}
         with workers(commands, folder, GIVE_BACK) as running:
+            for _ in range(STEPS_FOR_MEMORY):
+                for worker in running.values():  # nobody times them: at once
+                    worker.ask()
+                for worker in running.values():
+                    worker.answer()
             for name, worker in running.items():
-                for _ in range(STEPS_FOR_MEMORY):
-                    worker.step()
                 found[name]["peak_mib"] = worker.end()["peak_mib"]
     return found
 

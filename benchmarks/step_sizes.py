@@ -142,7 +142,7 @@ def write_models(size: Size, folder: Path) -> None:
 
     tokenizer = build_tokenizer(size.model["vocab_size"])
     dtype = torch.bfloat16 if size.dtype == "bf16" else torch.float32
-    settings = {**size.model, "max_position_embeddings": 2048, "pad_token_id": 0}
+    settings = {**size.model, "max_position_embeddings": 4096, "pad_token_id": 0}
     # An end token in the config would end TRL's responses.
     special = {"eos_token_id": None, "bos_token_id": None}
     config = AutoConfig.for_model(size.architecture, **settings, **special)

@@ -70,13 +70,17 @@ class Worker:
 
     def step(self) -> dict[str, Any]:
         """Ask for a step; what the worker says about it."""
+        self.ask()
+        return self.answer()
+
+    def ask(self) -> None:
+        """Ask for a step; `answer` waits for it."""
         self._send("step")
-        return self._answer()
 
     def end(self) -> dict[str, Any]:
         """Ask for the end; the peak memory."""
         self._send("end")
-        answer = self._answer()
+        answer = self.answer()
         self.process.wait()
         return answer
 
@@ -85,7 +89,8 @@ class Worker:
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """What the worker says next."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(REPLY):

@@ -1,0 +1,152 @@
+"""How seconds and memory of a GRPO step grow with response length, vocabulary and group size.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_scaling.py --plot assets/step_scaling.png
+
+One size varies at a time around ``BASE``, with a model so narrow that what is not the model's own
+arithmetic would show. The step is the trainer's own, scored by a function, under exact reverse KL;
+of two iterations the second one counts. Attention is quadratic in length by nature: over response
+length a second set of steps has it replaced by one that looks at nothing but the token itself.
+The exponent is that of the power law fitted to the last three sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dschat.training.online import Task, build_trainer
+from dschat.training.online_setup import start
+from dschat.training.penalty_config import DivergenceConfig
+from memory import extra_peak
+from step_ours import Phases, settings, watch
+from step_sizes import NEVER, Size, score_text, write_models
+
+BASE = Size(
+    "narrow",
+    "llama",
+    {
+        "vocab_size": 4_000,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    responses=8,
+    group=8,
+    prompt=64,
+    response=32,
+)
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+VOCABULARIES = (4_000, 16_000, 64_000, 256_000)
+GROUPS = (2, 4, 8, 16, 32, 64)
+PHASES = ("generate", "score", "actor update", "other")
+
+Points = dict[str, list[tuple[int, float]]]
+"""By phase, or "extra peak MiB": (size, value)."""
+
+
+def no_attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """Each token sees itself alone: an attention function of linear cost."""
+    return value[:, :, -query.shape[2] :].transpose(1, 2).contiguous(), None
+
+
+def measure(size: Size, attention: bool = True) -> dict[str, float]:
+    """Seconds by phase and extra peak MiB of an iteration."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_models(size, folder)
+        given = settings(size, temporary, str(folder / "out"), "grpo", steps=2)
+        config = DivergenceConfig(**{**given, "kl_estimator": "exact", "save_steps": 0})
+        config.validate()
+        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
+        if not attention:
+            for policy in (trainer.actor.module, trainer.references[0].policy):
+                policy.model.set_attn_implementation("no_attention")
+        phases = Phases()
+        watch(trainer, phases)
+        prompts = size.responses // size.group
+        trainer.run_iteration(trainer.prompts[:prompts])
+        phases.seconds.clear()
+        batch = trainer.prompts[prompts : 2 * prompts]
+        metrics, peak = extra_peak(lambda: trainer.run_iteration(batch))
+        trainer.log.close()
+    assert metrics["response_length"] == size.response
+    seconds = {name: phases.seconds[name] for name in PHASES}
+    seconds["score"] += phases.seconds["penalty"]
+    memory = math.nan if peak == "?" else max(1.0, float(peak))
+    return {**seconds, "extra peak MiB": memory}
+
+
+def exponent(points: list[tuple[int, float]]) -> float:
+    """Of the power law fitted to the last three points."""
+    sizes, values = zip(*points[-3:], strict=True)
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def over(name: str, sizes: dict[int, Size], attention: bool = True) -> Points:
+    """Measure along `sizes` and print the table."""
+    found: Points = {}
+    for number, size in sizes.items():
+        for phase, value in measure(size, attention).items():
+            found.setdefault(phase, []).append((number, value))
+    print(f"\nover {name}" + "".join(f"{number:>10,}" for number in sizes) + "  exponent")
+    for phase, points in found.items():
+        digits = 0 if "MiB" in phase else 3
+        cells = "".join(f"{value:10.{digits}f}" for _, value in points)
+        print(f"  {phase:{len(name) + 3}}{cells}{exponent(points):10.2f}", flush=True)
+    return found
+
+
+def sized(**changes: Any) -> Size:
+    """`BASE` with changes; `vocab_size` goes to the model."""
+    model = {**BASE.model, "vocab_size": changes.pop("vocab_size", BASE.model["vocab_size"])}
+    return replace(BASE, model=model, **changes)
+
+
+def main() -> None:
+    """Parse the flags, measure, print, draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--plot", help="PNG file for the picture")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--longest", type=int, default=2048, help="leave out longer responses")
+    options = parser.parse_args()
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("no_attention", no_attention)
+    with suppress(OSError, AttributeError):
+        # Blocks of 1 MiB and more go back to the system at once (M_MMAP_THRESHOLD, glibc only):
+        # what is alive is measured, not what the C library keeps.
+        ctypes.CDLL("libc.so.6").mallopt(-3, 2**20)
+    lengths = {n: sized(response=n) for n in LENGTHS if n <= options.longest}
+    measured = {
+        "response length": over("response length", lengths),
+        "response length, no attention": over("length, no attention", lengths, attention=False),
+        "vocabulary": over("vocabulary", {n: sized(vocab_size=n) for n in VOCABULARIES}),
+        "group size": over(
+            "group size", {n: sized(responses=n, group=n, prompt=256) for n in GROUPS}
+        ),
+    }
+    if options.json:
+        options.json.write_text(json.dumps(measured))
+    if options.plot:
+        from step_figures import draw_scaling
+
+        draw_scaling(options.plot, measured)
+
+
+if __name__ == "__main__":
+    main()
