@@ -96,7 +96,7 @@ def test_prompts_that_fill_the_length_are_told(
         ({"enable_hybrid_engine": True}, "hybrid engine"),
         ({"refs": ["x"]}, "one of the two"),
         ({"model_name_or_path": "x"}, "--model"),
-        ({"resume_from_checkpoint": "x"}, "checkpoint-N"),
+        ({"checkpoint_steps": -1}, "--checkpoint_steps -1"),
     ],
 )
 def test_flags_that_cannot_be_meant(

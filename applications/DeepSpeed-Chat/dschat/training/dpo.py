@@ -18,7 +18,8 @@ from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import LORA_ALPHA, lora_targets
 from dschat.models.vocabulary import cut_vocabulary
-from dschat.training.distributed import log_main, shut_down
+from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
+from dschat.training.distributed import is_main, log_main, shut_down
 from dschat.training.dpo_config import DirectPreferenceConfig
 from dschat.training.dpo_trainer import MultiReferenceTrainer, PairObjective, evaluate_pairs
 from dschat.training.fine_tuning import Start, start, tokenised, trainer_arguments
@@ -47,7 +48,8 @@ def train_dpo(config: DirectPreferenceConfig) -> dict[str, float]:
     memory while it trains. See docs/multi_reference.md for the loss.
 
     Returns:
-        The last evaluation; see `evaluate_pairs`. Empty without held-out pairs.
+        The last evaluation; see `evaluate_pairs`. Empty without held-out pairs; after SIGTERM it
+        may be an earlier one.
 
     Raises:
         UserError: anything in the settings, the data, a model or the disk that the user can mend.
@@ -57,33 +59,25 @@ def train_dpo(config: DirectPreferenceConfig) -> dict[str, float]:
     references = reference_weights(config)
     policy, flag = config.policy
     begun = start(config.fine_tuning(), written=config, model_flag=flag)
+    compared = begun.output_dir / "reward_comparison.json"
+    result, reached = begun.beginning.result, True
+    if result is not None and (config.rm_name is None or compared.is_file()):
+        return result
     models = _reference_models(config, [path for path, _ in references])
     named = [(model.path, model.flag) for model in models]
-    with begun.log:
-        width = check_references(named, begun.tokenizer, policy, flag)
-        for model in named:
-            check_context(
-                load_config(*model), config.max_length, f"--max_length {config.max_length}"
-            )
-        raw, pairs = load_pairs(config, begun)
-        comparison = _comparison(config, begun, raw, width, named)
-        train, held_out = add_reference_logprobs(
-            pairs,
-            named,
-            begun.tokenizer,
-            width,
-            begun.dtype,
-            begun.device,
-            config.per_device_eval_batch_size,
-        )
-        objective = PairObjective(
-            [w for _, w in references], config.kl_type, config.gamma, config.max_log_ratio
-        )
-        result = _train(config, begun, objective, train, held_out, width)
-    if comparison is not None:
+    width = check_references(named, begun.tokenizer, policy, flag)
+    for model in named:
+        check_context(load_config(*model), config.max_length, f"--max_length {config.max_length}")
+    raw, pairs = load_pairs(config, begun)
+    comparison = _comparison(config, begun, raw, width, named)
+    if result is None:
+        if is_main():
+            compared.unlink(missing_ok=True)  # of an earlier run: it would count as this one's
+        result, reached = _train(config, begun, named, pairs, width)
+    if comparison is not None and reached:
         _free_memory()
         trained = Model("policy", str(begun.output_dir), "output_dir")
-        comparison.run(trained, models, begun.output_dir / "reward_comparison.json")
+        comparison.run(trained, models, compared)
     return result
 
 
@@ -124,16 +118,48 @@ def _comparison(
 def _train(
     config: DirectPreferenceConfig,
     begun: Start,
-    objective: PairObjective,
-    train: Any,
-    held_out: Any,
+    references: list[tuple[str, str]],
+    pairs: Sequence[Any],
     width: int,
-) -> dict[str, float]:
-    pad = begun.tokenizer.pad_token_id
-    settings = config.fine_tuning()
+) -> tuple[dict[str, float], bool]:
+    """The last evaluation, and whether the end was reached (not after SIGTERM)."""
+    size, settings = config.per_device_eval_batch_size, config.fine_tuning()
+    facts = checked_facts(begun.beginning, *pairs)
+    put_back_metrics(begun.beginning, begun.log)
+    with begun.log:
+        train, held_out = add_reference_logprobs(
+            pairs, references, begun.tokenizer, width, begun.dtype, begun.device, size
+        )
+        trainer = _trainer(config, begun, train, width)
+
+        def evaluate(last: bool) -> dict[str, float]:
+            if len(held_out) == 0:
+                return {}
+            engine, pad = trainer.model_wrapped, begun.tokenizer.pad_token_id
+            return evaluate_pairs(engine, trainer.objective, held_out, pad, size, begun.device)
+
+        def save(step: int) -> None:
+            path = begun.output_dir / f"checkpoint-{step}"
+            save_model_folder(trainer.model, begun.tokenizer, path)
+            log_main(f"Saved the model to {path}")
+
+        progress = StepProgress(begun.log, evaluate, save, config.eval_steps, config.save_steps)
+        trainer.use(settings, progress)
+        if not trainer.run(begun.beginning, progress, facts):
+            return progress.result, False
+    save_model_folder(trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True)
+    steps = trainer.state.global_step
+    mark_finished(begun.beginning.settings, steps, begun.output_dir, progress.result)
+    log_main(f"Saved the trained model to {begun.output_dir}")
+    return progress.result, True
+
+
+def _trainer(
+    config: DirectPreferenceConfig, begun: Start, train: Any, width: int
+) -> MultiReferenceTrainer:
     arguments = trainer_arguments(
         DPOConfig,
-        settings,
+        config.fine_tuning(),
         begun,
         num_train_epochs=config.num_train_epochs,
         max_steps=config.max_steps,
@@ -148,29 +174,12 @@ def _train(
         args=arguments,
         train_dataset=train,
         processing_class=begun.tokenizer,
-        data_collator=PairCollator(pad),
+        data_collator=PairCollator(begun.tokenizer.pad_token_id),
         peft_config=_lora_config(config, model),
     )
-    trainer.objective = objective
-
-    def evaluate(last: bool) -> dict[str, float]:
-        if len(held_out) == 0:
-            return {}
-        size = config.per_device_eval_batch_size
-        engine = trainer.model_wrapped
-        return evaluate_pairs(engine, objective, held_out, pad, size, begun.device)
-
-    def save(step: int) -> None:
-        path = begun.output_dir / f"checkpoint-{step}"
-        save_model_folder(trainer.model, begun.tokenizer, path)
-        log_main(f"Saved the model to {path}")
-
-    progress = StepProgress(begun.log, evaluate, save, config.eval_steps, config.save_steps)
-    trainer.use(settings, progress)
-    trainer.train()
-    save_model_folder(trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True)
-    log_main(f"Saved the trained model to {begun.output_dir}")
-    return progress.result
+    weights = [weight for _, weight in reference_weights(config)]
+    trainer.objective = PairObjective(weights, config.kl_type, config.gamma, config.max_log_ratio)
+    return trainer
 
 
 def _free_memory() -> None:

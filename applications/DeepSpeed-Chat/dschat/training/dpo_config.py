@@ -15,13 +15,12 @@ from dschat.training.reference_config import (
     ReferenceFlags,
     reference_weights,
 )
+from dschat.training.resume_flags import ResumeFlags
 from dschat.training.step12_config import FineTuningConfig
 
 # Flags that users of other DPO scripts type -> what to use here.
 REPLACED_DPO_FLAGS: dict[str, str] = {
     **REPLACED_MULTI_REFERENCE_FLAGS,
-    "resume_from_checkpoint": "it is not in this version; start from a saved folder: --model "
-    "output_dir/checkpoint-N",
     "model_name_or_path": "the policy is named with --model",
     "dataset_name": "the data set is named with --dataset",
     "eval_strategy": "evaluate every N steps with --eval_steps N",
@@ -33,7 +32,7 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
 
 
 @dataclass
-class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags):
+class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
     """DPO from preference pairs, the policy held near several references."""
 
     gamma: float = flag(1.0, "Strength of the penalty; with one reference and rkl it is DPO's beta")
@@ -179,4 +178,5 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags):
             end_of_conversation_token=self.end_of_conversation_token,
             pad_token=self.pad_token,
             deepspeed_config=self.deepspeed_config,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
         )

@@ -109,5 +109,10 @@ def load_engine(engine: Any, folder: str | Path) -> None:
             path, _ = engine.load_checkpoint(str(folder), tag=TAG)
             if path is None:
                 raise UserError(f"{folder} holds no state of this engine.")
+        if hasattr(engine.optimizer, "checkpoint_event_prologue"):
+            # ZeRO 3 as new: loading has gathered the small parameters. One that is used outside
+            # its module is noticed only where it is not there yet, and the order of use that
+            # DeepSpeed records without it is wrong later (a "tracing error").
+            engine.optimizer.checkpoint_event_prologue()
     finally:
         engine.checkpoint_engine = before

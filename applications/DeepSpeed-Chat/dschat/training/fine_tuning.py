@@ -17,9 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES, check_model_path, load_tokenizer, resolve_dtype
+from dschat.training.continuation import Beginning, begin
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.distributed import init_distributed, is_main, log_main, rank, world_size
 from dschat.training.optimizer import adamw
+from dschat.training.resumable_trainer import ResumableTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.step12_config import FineTuningConfig
 
@@ -34,6 +36,7 @@ class Start:
     end_token: str
     output_dir: Path
     log: MetricsLog
+    beginning: Beginning
 
 
 def start(
@@ -47,7 +50,7 @@ def start(
         model_flag: the flag that named the model, for messages.
 
     Raises:
-        UserError: see `load_tokenizer`, `resolve_dtype` and `write_config`.
+        UserError: see `load_tokenizer`, `resolve_dtype`, `begin` and `write_config`.
     """
     assert config.model_name_or_path is not None
     assert config.output_dir is not None
@@ -77,10 +80,14 @@ def start(
     written = config if written is None else written
     names = {field.name for field in dataclasses.fields(written)}
     known = {name: value for name, value in resolved.items() if name in names}
-    write_config(dataclasses.replace(written, **known), output_dir, device=device.type)
-    log = MetricsLog(output_dir, board if config.enable_tensorboard else None)
+    settled = dataclasses.replace(written, **known)
+    beginning = begin(settled)
+    if beginning.result is None:
+        write_config(settled, output_dir, device=device.type)
+    resumed = beginning.checkpoint is not None
+    log = MetricsLog(output_dir, board if config.enable_tensorboard else None, append=resumed)
     set_seed(config.seed)
-    return Start(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log)
+    return Start(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, beginning)
 
 
 def _quiet_libraries() -> None:
@@ -146,8 +153,10 @@ def trainer_arguments(
     return arguments_class(**{**values, **further})
 
 
-class FineTuningTrainer:
-    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, our progress in place of theirs."""
+class FineTuningTrainer(ResumableTrainer):
+    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, our progress and checkpoints in place
+    of theirs.
+    """
 
     config: FineTuningConfig
 

@@ -46,15 +46,30 @@ class Progress(TrainerCallback):
         self._since = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate the model as it comes."""
+        """Evaluate the model as it comes; a resumed run has done that."""
         from tqdm import tqdm
 
         self.epoch_length = len(kwargs["train_dataloader"])
         self.last_micro_step = self.epoch_length * int(args.num_train_epochs)
-        row = self.evaluate(False)
-        self.log.write({"step": 0, "micro_step": 0, **row})
-        self._bar = tqdm(total=state.max_steps, desc="training", unit="step", disable=not is_main())
+        if state.global_step == 0:
+            self.log.write({"step": 0, "micro_step": 0, **self.evaluate(False)})
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=not is_main(),
+        )
         self._since = time.perf_counter()
+
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint keeps; see `set_counts`."""
+        return {"micro_step": self.micro_step, "result": self.result, "pending": self._pending}
+
+    def set_counts(self, counts: dict[str, Any]) -> None:
+        """Go on from where `counts` was taken."""
+        self.micro_step = counts["micro_step"]
+        self.result, self._pending = counts["result"], counts["pending"]
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A micro-step within an optimiser step."""

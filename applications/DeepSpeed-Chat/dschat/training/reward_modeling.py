@@ -17,6 +17,7 @@ from dschat.data.text import encode_pair
 from dschat.models.context import check_context
 from dschat.models.loading import load_reward_model
 from dschat.models.lora import add_lora
+from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
     FineTuningTrainer,
@@ -49,14 +50,19 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
     arXiv 2203.02155). The score is read at a text's last token.
 
     Returns:
-        The last evaluation; see `pairwise_accuracy`.
+        The last evaluation; see `pairwise_accuracy`. After SIGTERM that may be an earlier one, or
+        empty.
 
     Raises:
         UserError: anything in the settings, the data, the model or the disk that the user can mend.
     """
     begun = start(config)
+    if begun.beginning.result is not None:
+        return begun.beginning.result
+    train, held_out = load_pairs(config, begun)
+    facts = checked_facts(begun.beginning, train, held_out)
+    put_back_metrics(begun.beginning, begun.log)
     with begun.log:
-        train, held_out = load_pairs(config, begun)
         arguments = trainer_arguments(RewardConfig, config, begun, disable_dropout=False)
         trainer = PreferenceTrainer(
             model=load_model(config, begun),
@@ -84,7 +90,11 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
 
         progress = Progress(begun.log, evaluate, save, config.eval_interval, config.print_loss)
         trainer.use(config, progress)
-        trainer.train()
+        reached = trainer.run(begun.beginning, progress, facts)
+    if reached:
+        settings, steps = begun.beginning.settings, trainer.state.global_step
+        model = begun.output_dir / f"step_{progress.micro_step}"
+        mark_finished(settings, steps, model, progress.result)
     return progress.result
 
 

@@ -15,6 +15,7 @@ from dschat.data.text import encode_pair
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import add_lora
+from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
     FineTuningTrainer,
@@ -48,14 +49,19 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
     output_dir becomes a model folder, with config.yaml and metrics.jsonl in it.
 
     Returns:
-        The last evaluation: eval_loss, eval_perplexity and eval_tokens (held-out tokens).
+        The last evaluation: eval_loss, eval_perplexity and eval_tokens (held-out tokens). After
+        SIGTERM that may be an earlier one, or empty.
 
     Raises:
         UserError: anything in the settings, the data, the model or the disk that the user can mend.
     """
     begun = start(config)
+    if begun.beginning.result is not None:
+        return begun.beginning.result
+    train, held_out = load_rows(config, begun)
+    facts = checked_facts(begun.beginning, train, held_out)
+    put_back_metrics(begun.beginning, begun.log)
     with begun.log:
-        train, held_out = load_rows(config, begun)
         arguments = trainer_arguments(SFTConfig, config, begun)
         trainer = SupervisedTrainer(
             model=load_model(config, begun),
@@ -89,8 +95,11 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
 
         progress = Progress(begun.log, evaluate, save, print_loss=config.print_loss)
         trainer.use(config, progress)
-        trainer.train()
-    log_main(f"Saved the fine-tuned model to {begun.output_dir}")
+        reached = trainer.run(begun.beginning, progress, facts)
+    if reached:
+        settings, steps = begun.beginning.settings, trainer.state.global_step
+        mark_finished(settings, steps, begun.output_dir, progress.result)
+        log_main(f"Saved the fine-tuned model to {begun.output_dir}")
     return progress.result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dschat.config import flag, require
+from dschat.training.resume_flags import ResumeFlags, require_resume
 
 SCHEDULERS = [
     "linear",
@@ -21,7 +22,7 @@ DEFAULT_LORA_LEARNING_RATE = 5e-4
 
 
 @dataclass
-class FineTuningConfig:
+class FineTuningConfig(ResumeFlags):
     """What steps 1 and 2 have in common."""
 
     data_path: list[str] = flag(
@@ -130,6 +131,7 @@ class FineTuningConfig:
             0.0 <= self.warmup_ratio < 1.0,
             f"--warmup_ratio {self.warmup_ratio}: expected a share in [0, 1).",
         )
+        require_resume(self)
         self._validate_pairs()
 
     def _validate_pairs(self) -> None:

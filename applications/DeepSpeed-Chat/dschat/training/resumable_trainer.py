@@ -1,0 +1,171 @@
+"""Checkpoints of `transformers.Trainer` runs, in the place of those that the Trainer writes.
+
+The Trainer's own are written file by file under their final names, one failing rank leaves the
+others waiting, and its optimiser files are read back by unpickling. Here the Trainer still decides
+what is skipped and counted when it goes on; what is saved and how it is read is ours.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from dschat.errors import UserError
+from dschat.training.continuation import Beginning
+from dschat.training.distributed import is_main, log_main, rank
+from dschat.training.engine_checkpoint import load_engine, load_values, save_engine
+from dschat.training.interruption import StopRequest, how_to_go_on
+from dschat.training.model_folder import on_all_ranks
+from dschat.training.progress import Progress
+from dschat.training.random_states import random_states, set_random_states
+from dschat.training.resumable import new_checkpoint, prune
+from dschat.utils.files import explain_write_errors
+
+ENGINE = "engine"
+SCHEDULE = "scheduler.pt"
+TRAINER_STATE = "trainer_state.json"  # the name that the Trainer looks for
+
+
+class CheckpointsDue(TrainerCallback):
+    """Asks the Trainer to save when a checkpoint is due or SIGTERM came, and then to stop."""
+
+    def __init__(self, every: int, stop: StopRequest, device: torch.device) -> None:
+        """Set up.
+
+        Args:
+            every: optimiser steps between checkpoints; 0: only when stopped.
+            stop: the signal.
+            device: where ranks tell each other of it.
+        """
+        self.every, self.stop, self.device = every, stop, device
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After an optimiser step; the Trainer logs before it saves."""
+        if state.global_step >= state.max_steps:  # the end needs no way to go on
+            return
+        if self.stop.on_any_rank(self.device):
+            self.stopped = control.should_save = control.should_training_stop = True
+        elif self.every and state.global_step % self.every == 0:
+            control.should_save = True
+
+
+class ResumableTrainer:
+    """Mixed into a Trainer under DeepSpeed, before its class: saves, and goes on."""
+
+    beginning: Beginning
+    progress: Progress
+    facts: dict[str, Any]
+
+    def run(self, beginning: Beginning, progress: Progress, facts: dict[str, Any]) -> bool:
+        """Train from where `beginning` says, with `progress` among the callbacks.
+
+        Args:
+            facts: see `dschat.training.continuation.checked_facts`.
+
+        Returns:
+            Whether the end was reached; False: SIGTERM came, and a checkpoint was saved.
+
+        Raises:
+            UserError: (on all ranks) a checkpoint cannot be written, or does not fit.
+        """
+        self.beginning, self.progress, self.facts = beginning, progress, facts
+        trainer: Any = self
+        stop = StopRequest()
+        due = CheckpointsDue(beginning.settings.checkpoint_steps, stop, trainer.args.device)
+        trainer.add_callback(due)
+        checkpoint = beginning.checkpoint
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.folder))
+        if due.stopped:
+            log_main(how_to_go_on(self._folder()))
+        return not due.stopped
+
+    def _folder(self) -> Path:
+        step = self.state.global_step  # type: ignore[attr-defined]
+        return Path(self.beginning.settings.output_dir) / f"resumable-{step}"
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer asks for this where a callback has set `should_save`; on all ranks."""
+        trainer: Any = self
+        settings, step = self.beginning.settings, trainer.state.global_step
+        trainer.store_flos()
+        with new_checkpoint(settings.output_dir, step, settings, **self.facts) as folder:
+            save_engine(trainer.model_wrapped, folder / ENGINE)
+            with on_all_ranks(), explain_write_errors(folder):
+                torch.save(self._own_state(), folder / f"rank-{rank()}.pt")
+                if is_main():
+                    torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULE)
+                    trainer.state.save_to_json(str(folder / TRAINER_STATE))
+                    # What the log says so far: a run that goes on writes each row once.
+                    shutil.copyfile(self.progress.log.path, folder / "metrics.jsonl")
+        prune(settings.output_dir, settings.checkpoint_keep, step)
+        log_main(f"saved {self._folder()}")
+
+    def _own_state(self) -> dict[str, Any]:
+        """What this rank alone knows, and what the Trainer itself forgets: sums since its last log
+        (`logging_steps` above 1) and TRL's counts.
+        """
+        trainer: Any = self
+        return {
+            "random": random_states(),
+            "progress": self.progress.counts(),
+            "loss_since_log": trainer._tr_loss.cpu(),
+            "last_logged": trainer._globalstep_last_logged,
+            "metrics": {name: list(found) for name, found in trainer._metrics["train"].items()},
+            "tokens": trainer._total_train_tokens,
+        }
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:
+        """The Trainer makes engine and schedule here; it would then load them its own way."""
+        trainer: Any = self
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
+        if resume_from_checkpoint is not None:
+            folder = Path(resume_from_checkpoint)
+            load_engine(trainer.model_wrapped, folder / ENGINE)
+            with on_all_ranks():
+                trainer.lr_scheduler.load_state_dict(load_values(folder / SCHEDULE))
+            steps_per_epoch = -(-len(train_dataloader) // trainer.args.gradient_accumulation_steps)
+            _set_epoch(train_dataloader, trainer.state.global_step // steps_per_epoch)
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The Trainer asks for this when it has skipped what was trained on, before the first step.
+
+        What it has counted meanwhile from nought is put right here as well.
+        """
+        if checkpoint is None:
+            return
+        trainer: Any = self
+        with on_all_ranks():
+            own = load_values(Path(checkpoint) / f"rank-{rank()}.pt")
+            try:
+                self.progress.set_counts(own["progress"])
+                trainer._tr_loss = own["loss_since_log"].to(trainer.args.device)
+                trainer._globalstep_last_logged = own["last_logged"]
+                trainer._metrics["train"].update(own["metrics"])
+                trainer._total_train_tokens = own["tokens"]
+                set_random_states(own["random"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{checkpoint} does not fit this version: {error!r}.") from error
+
+
+def _set_epoch(dataloader: Any, epoch: int) -> None:
+    """Tell the sampler which epoch it begins in.
+
+    Where the Trainer goes on in the middle of an epoch on several ranks, its own call ends at a
+    wrapper (accelerate's SkipBatchSampler around BatchSamplerShard), and the rows would come in the
+    order of the first epoch.
+    """
+    sampler = dataloader.batch_sampler
+    while sampler is not None and not hasattr(sampler, "set_epoch"):
+        sampler = getattr(sampler, "sampler", None) or getattr(sampler, "batch_sampler", None)
+    if sampler is None:
+        raise RuntimeError("the sampler of the training rows is not the one this code knows")
+    sampler.set_epoch(epoch)
