@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dschat.rollout.generation import generate, sample_by_inverse_cdf, uniform_numbers
@@ -68,6 +69,26 @@ def test_responses_with_top_k(model: Any) -> None:
     found = generate(model, prompt, torch.ones_like(prompt), uniform, 1, 0.8, END, PAD, top_k=3)
     likeliest = model(input_ids=prompt[:1]).logits[0, -1].topk(3).indices
     assert {row[0] for row in found} == set(likeliest.tolist())
+
+
+@pytest.mark.parametrize("vocabulary", [200, 2047, 2048, 5001])
+def test_a_token_is_where_the_cumulative_probability_passes_the_number(vocabulary: int) -> None:
+    draw = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(300, vocabulary, generator=draw) * 4
+    impossible = torch.rand(vocabulary, generator=draw) < 0.4
+    impossible[-vocabulary // 3 :] = True
+    logits[:, impossible] = -torch.inf
+    uniform = torch.rand(300, generator=draw, dtype=torch.float64)
+    uniform[:20], uniform[20:40] = 0.0, 1 - 2**-53
+    tokens = sample_by_inverse_cdf(logits, uniform, 0.8)
+    assert not impossible[tokens].any()
+    weights = np.exp(logits.numpy().astype(np.float64) / 0.8)
+    cumulative = weights.cumsum(axis=1) / weights.sum(axis=1, keepdims=True)
+    rows, places = np.arange(300), tokens.numpy()
+    before = np.where(places > 0, cumulative[rows, places - 1], 0.0)
+    # The logits are float32: their exponentials are some 1e-6 off.
+    assert (before <= uniform.numpy() + 1e-6).all()
+    assert (cumulative[rows, places] >= uniform.numpy() - 1e-6).all()
 
 
 def test_ranks_draw_their_rows_of_one_table() -> None:

@@ -52,9 +52,12 @@ def sample_by_inverse_cdf(
         logits = logits.masked_fill(logits < least, -torch.inf)
     probabilities = (logits.float() / temperature).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    threshold = uniform.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
-    return index.clamp(max=logits.shape[-1] - 1)
+    total = cumulative[:, -1:]
+    # Rounding may take a number just below 1 to the whole, behind which tokens of probability 0
+    # could follow.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    threshold = torch.minimum(uniform.to(cumulative).unsqueeze(1) * total, below)
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
 
 
 class _InverseCDF(LogitsProcessor):
