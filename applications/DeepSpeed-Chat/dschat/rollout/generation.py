@@ -57,7 +57,9 @@ def sample_by_inverse_cdf(
     # could follow.
     below = torch.nextafter(total, torch.zeros_like(total))
     threshold = torch.minimum(uniform.to(cumulative).unsqueeze(1) * total, below)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    found = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    # NaN logits of a policy that has diverged give any token there is: scoring tells of them.
+    return found.clamp(max=logits.shape[-1] - 1)
 
 
 class _InverseCDF(LogitsProcessor):

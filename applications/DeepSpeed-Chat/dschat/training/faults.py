@@ -18,6 +18,7 @@ from torch import Tensor
 from dschat.errors import UserError
 from dschat.rollout.experience import Experience
 from dschat.training import distributed
+from dschat.training.model_folder import on_all_ranks
 from dschat.utils.files import atomic_write_text
 
 SHOWN_PROMPTS = 3
@@ -188,9 +189,10 @@ class BadSteps:
         self.total += 1
         self.in_a_row += 1
         name = f"iteration-{iteration}-step-{self.total}-rank-{distributed.rank()}.jsonl"
-        if experiences:
-            lines = [json.dumps(row, ensure_ascii=False) for e in experiences for row in _rows(e)]
-            atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
+        with on_all_ranks():
+            if experiences:
+                lines = [json.dumps(row) for e in experiences for row in _rows(e)]
+                atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
         distributed.log_main(
             f"WARNING: iteration {iteration}: a step is left out: {error}. The batch is in "
             f"{self.folder}."

@@ -1,7 +1,7 @@
 """One iteration of online training: sample, score, compute advantages, update.
 
 1. sample responses to the prompts of one or more generation batches, a group to each prompt;
-2. score them: log-probabilities, penalty, rewards, values (`dschat.rollout.scoring`);
+2. score them: log-probabilities, penalty, rewards, values (`dschat.training.experience_maker`);
 3. turn rewards and penalties into advantages: by a critic (`dschat.training.targets`), or by
    comparison within a group (`dschat.training.group_targets`);
 4. update the actor, and the critic if there is one, `ppo_epochs` times over the micro-batches.
@@ -15,79 +15,44 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch.profiler import record_function
 
 from dschat.data.prompts import PromptExample, rank_share
-from dschat.errors import UserError
-from dschat.regularization import PolicyRegularizer
-from dschat.rewards import RewardFunction, check_rewards, first_raising
-from dschat.rollout.experience import Experience, Rollout
-from dschat.rollout.generation import uniform_numbers
-from dschat.rollout.references import FrozenPolicy
-from dschat.rollout.scoring import PenaltyScorer, to_experience
-from dschat.training import distributed
+from dschat.rollout.experience import Experience
 from dschat.training.ema import MovingAverage
-from dschat.training.faults import (
-    BadStepError,
-    BadSteps,
-    Fault,
-    GradientWatch,
-    agree,
-    find_fault,
-)
+from dschat.training.experience_maker import ExperienceMaker
+from dschat.training.faults import BadStepError, BadSteps, GradientWatch, agree, find_fault
 from dschat.training.group_targets import with_group_targets
 from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
-from dschat.training.model_folder import on_all_ranks
-from dschat.training.online_config import OnlineConfig
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.sample_term import with_samples
-from dschat.training.sampling import micro_batches, sample_responses
 from dschat.training.targets import MacroActions, Segment, with_targets
 from dschat.training.updates import LossSettings, update
 
 
 @dataclass
-class OnlineLearner:
+class OnlineLearner(ExperienceMaker):
     """An iteration of PPO, GRPO or RLOO with any regulariser and any reward.
 
     Attributes:
-        config: the run's settings.
-        actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
-        references: what the policy is held near.
-        reward: scores responses.
-        regularizer: the penalty.
-        tokenizer: of all models.
-        device: this rank's.
         sample_coefficient: of the forward KL that the prompts' `samples` estimate; 0: there are
             none.
         mix: text to be learnt as well, or None.
         segment: macro actions by parsing, see `MacroActions`.
     """
 
-    config: OnlineConfig
-    actor: Any
-    critic: Any | None
-    references: Sequence[FrozenPolicy]
-    reward: RewardFunction
-    regularizer: PolicyRegularizer
-    tokenizer: Any
-    device: torch.device
     sample_coefficient: float = 0.0
     mix: PretrainingMix | None = None
     segment: Segment | None = None
-    generation_step: int = field(default=0, init=False)
-    iteration: int = field(default=0, init=False)
     stop: StopRequest = field(default_factory=StopRequest, init=False)
 
     def __post_init__(self) -> None:
-        self.rank, self.world = distributed.rank(), distributed.world_size()
+        super().__post_init__()
         config = self.config
         self.rounds = config.generation_rounds()
         self.group_size = config.group_size()
@@ -110,10 +75,6 @@ class OnlineLearner:
         if config.enable_ema:
             resting = torch.device("cpu") if config.offload else None
             self.average = MovingAverage(self.actor.module.model, device=resting)
-        self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
-        self.scorer = PenaltyScorer(
-            self.regularizer, self.references, config.temperature, distributed.union_over_ranks
-        )
 
     def run_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
         """Sample, score and learn from a group of responses to each of the prompts.
@@ -209,87 +170,6 @@ class OnlineLearner:
         if self.stop.on_any_rank(self.device):
             raise StopRequestedError
 
-    @record_function("generate")
-    def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
-        """This rank's responses to its share of a global generation batch, in micro-batches.
-
-        Args:
-            start: place of the batch's first response among those of the iteration.
-        """
-        config = self.config
-        mine = rank_share(batch, self.rank, self.world)
-        places = rank_share(range(start, start + len(batch)), self.rank, self.world)
-        uniform = uniform_numbers(
-            len(batch),
-            config.max_answer_seq_len,
-            config.seed,
-            self.generation_step,
-            self.rank,
-            self.world,
-        )
-        self.generation_step += 1
-        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
-        rollouts = micro_batches(
-            mine,
-            responses,
-            places,
-            config.per_device_training_batch_size,
-            self.tokenizer,
-            self.device,
-            keep_empty=self.critic is None,
-        )
-        self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
-        return rollouts
-
-    @record_function("score")
-    @torch.no_grad()
-    def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
-        """Experience of one generation batch, and sums of the metrics of penalty and reward."""
-        self.actor.eval()
-        fault = None
-        try:
-            tokens, sums, positions = self.scorer(self.actor, rollouts)
-        except ValueError as error:
-            fault = Fault(f"the penalty cannot be computed: {error}", self.rank)
-        agree(fault, self.device)
-        with on_all_ranks():
-            scores, reward_sums = self._rewards(rollouts)
-        experiences = []
-        for rollout, token_scores in zip(rollouts, tokens, strict=True):
-            values = None
-            if self.critic is not None:
-                self.critic.eval()
-                values = self.critic(*rollout.model_inputs())
-            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
-            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
-            experiences.append(to_experience(rollout, token_scores, values, tensor))
-        sums = {f"penalty/{name}": value for name, value in sums.items()}
-        return experiences, {**sums, **reward_sums, "positions": float(positions)}
-
-    def _rewards(self, rollouts: list[Rollout]) -> tuple[list[float], dict[str, float]]:
-        """A score per response, and sums of the reward's parts where it can tell them."""
-        prompts = [p for r in rollouts for p in r.prompts]
-        responses = [t for r in rollouts for t in r.responses]
-        examples = [e for r in rollouts for e in r.examples]
-        name = self.reward_name
-        explained = getattr(self.reward, "explained", None)
-        parts: dict[str, list[float]] = {}
-        try:
-            if explained is None:
-                scores = self.reward(prompts, responses, examples)
-            else:
-                scores, parts = explained(prompts, responses, examples)
-        except UserError:
-            raise
-        except Exception as error:
-            first = first_raising(self.reward, prompts, responses, examples)
-            raise UserError(
-                f"The reward function {name} raised {error!r} for the prompt "
-                f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
-            ) from error
-        sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
-        return check_rewards(scores, prompts, name, finite=False), sums
-
     def _targets(self, experiences: list[Experience]) -> list[Experience]:
         config = self.config
         clip = getattr(self.regularizer, "reward_clip", None)
@@ -352,8 +232,3 @@ class OnlineLearner:
                         self.average.update()
         names = collected[0] if collected else {}
         return {name: sum(m[name] for m in collected) / len(collected) for name in names}
-
-    def _print_answer(self, prompt: str, response: str) -> None:
-        config = self.config
-        if config.print_answers and self.iteration % config.print_answers_interval == 0:
-            distributed.log_main(f"--- prompt: {prompt}\n--- response: {response}")

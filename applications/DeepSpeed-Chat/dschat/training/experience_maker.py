@@ -1,0 +1,151 @@
+"""Sampling responses and scoring them: the first half of an online iteration.
+
+1. sample responses to the prompts of a generation batch (`dschat.rollout.generation`);
+2. score them: log-probabilities and penalty (`dschat.rollout.scoring`), rewards, values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from dschat.data.prompts import PromptExample, rank_share
+from dschat.errors import UserError
+from dschat.regularization import PolicyRegularizer
+from dschat.rewards import RewardFunction, check_rewards, first_raising
+from dschat.rollout.experience import Experience, Rollout
+from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.references import FrozenPolicy
+from dschat.rollout.scoring import PenaltyScorer, to_experience
+from dschat.training import distributed
+from dschat.training.faults import Fault, agree
+from dschat.training.model_folder import on_all_ranks
+from dschat.training.online_config import OnlineConfig
+from dschat.training.sampling import micro_batches, sample_responses
+
+
+@dataclass
+class ExperienceMaker:
+    """Responses of the policy with everything that an update needs to know about them.
+
+    Attributes:
+        config: the run's settings.
+        actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
+        references: what the policy is held near.
+        reward: scores responses.
+        regularizer: the penalty.
+        tokenizer: of all models.
+        device: this rank's.
+        generation_step: generation batches so far. iteration: iterations so far.
+    """
+
+    config: OnlineConfig
+    actor: Any
+    critic: Any | None
+    references: Sequence[FrozenPolicy]
+    reward: RewardFunction
+    regularizer: PolicyRegularizer
+    tokenizer: Any
+    device: torch.device
+    generation_step: int = field(default=0, init=False)
+    iteration: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
+        self.scorer = PenaltyScorer(
+            self.regularizer,
+            self.references,
+            self.config.temperature,
+            distributed.union_over_ranks,
+        )
+
+    @record_function("generate")
+    def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
+        """This rank's responses to its share of a global generation batch, in micro-batches.
+
+        Args:
+            start: place of the batch's first response among those of the iteration.
+        """
+        config = self.config
+        mine = rank_share(batch, self.rank, self.world)
+        places = rank_share(range(start, start + len(batch)), self.rank, self.world)
+        uniform = uniform_numbers(
+            len(batch),
+            config.max_answer_seq_len,
+            config.seed,
+            self.generation_step,
+            self.rank,
+            self.world,
+        )
+        self.generation_step += 1
+        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
+        rollouts = micro_batches(
+            mine,
+            responses,
+            places,
+            config.per_device_training_batch_size,
+            self.tokenizer,
+            self.device,
+            keep_empty=self.critic is None,
+        )
+        self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
+        return rollouts
+
+    @record_function("score")
+    @torch.no_grad()
+    def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
+        """Experience of one generation batch, and sums of the metrics of penalty and reward."""
+        self.actor.eval()
+        fault = None
+        try:
+            tokens, sums, positions = self.scorer(self.actor, rollouts)
+        except ValueError as error:
+            fault = Fault(f"the penalty cannot be computed: {error}", self.rank)
+        agree(fault, self.device)
+        with on_all_ranks():
+            scores, reward_sums = self._rewards(rollouts)
+        experiences = []
+        for rollout, token_scores in zip(rollouts, tokens, strict=True):
+            values = None
+            if self.critic is not None:
+                self.critic.eval()
+                values = self.critic(*rollout.model_inputs())
+            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
+            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
+            experiences.append(to_experience(rollout, token_scores, values, tensor))
+        sums = {f"penalty/{name}": value for name, value in sums.items()}
+        return experiences, {**sums, **reward_sums, "positions": float(positions)}
+
+    def _rewards(self, rollouts: list[Rollout]) -> tuple[list[float], dict[str, float]]:
+        """A score per response, and sums of the reward's parts where it can tell them."""
+        prompts = [p for r in rollouts for p in r.prompts]
+        responses = [t for r in rollouts for t in r.responses]
+        examples = [e for r in rollouts for e in r.examples]
+        name = self.reward_name
+        explained = getattr(self.reward, "explained", None)
+        parts: dict[str, list[float]] = {}
+        try:
+            if explained is None:
+                scores = self.reward(prompts, responses, examples)
+            else:
+                scores, parts = explained(prompts, responses, examples)
+        except UserError:
+            raise
+        except Exception as error:
+            first = first_raising(self.reward, prompts, responses, examples)
+            raise UserError(
+                f"The reward function {name} raised {error!r} for the prompt "
+                f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
+            ) from error
+        sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
+        return check_rewards(scores, prompts, name, finite=False), sums
+
+    def _print_answer(self, prompt: str, response: str) -> None:
+        config = self.config
+        if config.print_answers and self.iteration % config.print_answers_interval == 0:
+            distributed.log_main(f"--- prompt: {prompt}\n--- response: {response}")
