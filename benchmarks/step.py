@@ -1,12 +1,13 @@
 """A whole RLHF step, phase by phase, beside TRL's GRPOTrainer on the same work.
 
-    OMP_NUM_THREADS=1 python benchmarks/step.py
+    python benchmarks/step.py
 
 starts a process for each system (this project's GRPO and PPO, TRL's GRPO), has each make a step to
 warm up, then lets them take turns ``--rounds`` times, one step each, and prints medians. Both train
 the same random model on prompts and responses of equal length (the end token cannot be sampled),
 with one reference, one optimiser step of AdamW and no gradient checkpointing. TRL has no PPO
-trainer to compare with: PPO's phases are shown for themselves, from two steps.
+trainer to compare with: PPO's phases are shown for themselves, from one step. On a busy machine set
+OMP_NUM_THREADS=1; only the ratios of steps that took turns mean something there.
 
 Peak memory is that of a whole process beyond its imports: models, optimiser and two steps. On a CPU
 it comes from processes of its own, in which the C library gives freed blocks back at once (else
@@ -29,7 +30,7 @@ from step_worker import workers
 
 ORDER = ("generate", "score", "penalty", "actor update", "critic update", "other")
 WARM_UP = 1
-STEPS_OF_PPO = 2
+STEPS_OF_PPO = 1
 STEPS_FOR_MEMORY = 2
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
@@ -125,9 +126,12 @@ def main() -> None:
     default = ["0.5b", "2b"] if torch.cuda.is_available() else ["tiny", "20m"]
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=default)
     parser.add_argument("--rounds", type=int, default=5, help="steps of each system, in turn")
-    parser.add_argument("--systems", nargs="+", default=["GRPO", "TRL", "PPO"])
-    options = parser.parse_args()
     known = {"GRPO": "ours, grpo", "TRL": "TRL grpo", "PPO": "ours, ppo"}
+    parser.add_argument("--systems", nargs="+", choices=list(known), default=list(known))
+    parser.add_argument("--quick", action="store_true", help="two rounds, without PPO")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.systems = 2, ["GRPO", "TRL"]
     names = [known[each] for each in options.systems]
     if not torch.cuda.is_available():
         # Processes that take turns shall not spin while others work.
