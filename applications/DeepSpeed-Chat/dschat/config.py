@@ -5,14 +5,17 @@ Nothing here imports torch, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from dschat.errors import UserError
 
@@ -72,6 +75,7 @@ def parse_config(
     arguments = list(sys.argv[1:] if argv is None else argv)
     _refuse_replaced(arguments, replaced_flags)
     parser = HfArgumentParser(config_class, description=description, allow_abbrev=False)  # type: ignore[arg-type]
+    parser.error = _refuse  # type: ignore[method-assign]
     file_values: dict[str, Any] = {}
     file_at = _config_file_position(arguments)
     if file_at is not None:
@@ -83,10 +87,18 @@ def parse_config(
     )
     if unknown:
         raise UserError(_unknown_flags(unknown, list(vars(config))))
+    _refuse_infinite(config)
     validate = getattr(config, "validate", None)
     if validate is not None:
         validate()
     return config
+
+
+def _refuse(message: str) -> NoReturn:
+    """In the place of argparse's own: of a hundred flags' usage nobody reads the last line."""
+    message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message)
+    print(f"error: {one_line(message)}. --help explains all flags.", file=sys.stderr, flush=True)
+    raise SystemExit(2)
 
 
 def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]) -> None:
@@ -99,16 +111,29 @@ def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]
 
 
 def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
-    import difflib
-
     first = unknown[0]
     name = first.lstrip("-").split("=", 1)[0]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"Did you mean {' or '.join('--' + c for c in close)}? " if close else ""
+    hint = _close_names(name, known, "--")
     what = "flag" if first.startswith("--") else "argument"
     if first.lower().endswith(CONFIG_SUFFIXES):
         hint = "A config file comes before all flags. "
     return f"Unknown {what} {first!r}. {hint}--help lists all flags."
+
+
+def _refuse_infinite(config: Any) -> None:
+    """No flag means anything with nan or inf, and most ranges would let inf through."""
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, list) else [value]:
+            finite = not isinstance(number, float) or math.isfinite(number)
+            require(finite, f"--{name} {number}: expected a finite number.")
+
+
+def _close_names(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """A hint that ends in a space, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"Did you mean {' or '.join(prefix + c for c in close)}? " if close else ""
 
 
 def _config_file_position(arguments: Sequence[str]) -> int | None:
@@ -143,8 +168,10 @@ def _read_config_file(
         if name in replaced_flags:
             raise UserError(f"{path}: {name} cannot be honoured: {replaced_flags[name]}.")
         if name not in known:
+            names = sorted(known)
+            hint = _close_names(str(name), names)
             raise UserError(
-                f"{path}: unknown name {name!r}. Known names: {', '.join(sorted(known))}."
+                f"{path}: unknown name {name!r}. {hint}Known names: {', '.join(names)}."
             )
     return values
 
@@ -160,7 +187,7 @@ def _use_as_defaults(parser: Any, values: Mapping[str, Any]) -> None:
             items = value if isinstance(value, list) else [value]
             try:
                 items = [v if isinstance(v, bool) else convert(str(v)) for v in items]
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
                 raise UserError(f"{action.dest} = {value!r} in the config file: {error}") from error
             if action.choices is not None and any(v not in action.choices for v in items):
                 choices = ", ".join(map(str, action.choices))
@@ -176,18 +203,24 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def one_line(message: str) -> str:
+    """The message on one line: libraries' own, which it may quote, can have several."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; a `UserError` becomes one message and exit code 1."""
     try:
         main()
     except UserError as error:
-        rank = int(os.environ.get("RANK", "0"))
+        given = os.environ.get("RANK", "0")
+        rank = int(given) if given.isdecimal() else 0
         if rank > 0:
             # Most errors are the same on all ranks, and the launcher ends the others as soon as
             # rank 0 has told of it: only an error that rank 0 does not have is told here.
             time.sleep(SECONDS_FOR_RANK_0)
         prefix = "error" if rank == 0 else f"error (rank {rank})"
-        print(f"\n{prefix}: {error}", file=sys.stderr, flush=True)
+        print(f"\n{prefix}: {one_line(str(error))}", file=sys.stderr, flush=True)
         # Other ranks may be waiting in a collective: the launcher ends them when this one exits,
         # and a normal interpreter shutdown could wait for them instead.
         sys.stdout.flush()
