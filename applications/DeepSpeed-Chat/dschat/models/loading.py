@@ -6,6 +6,7 @@ Nothing from a checkpoint is ever executed: no remote code, and only safe loader
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def load_tokenizer(
                 raise UserError(
                     f"--end_of_conversation_token {end_of_conversation_token!r} is not a token of "
                     f"{path}{own}. Leave the flag out to use the tokenizer's own, or add "
-                    "--add_eot_token to add it to the vocabulary."
+                    "--add_eot_token (in steps 1 to 3) to add it to the vocabulary."
                 )
             tokenizer.add_special_tokens({"additional_special_tokens": [end_of_conversation_token]})
         tokenizer.eos_token = end_of_conversation_token
@@ -202,9 +203,30 @@ def load_causal_lm(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": _quantization(quantization, dtype), "device_map": device}
-    model = load_pretrained(AutoModelForCausalLM, path, flag, config=config, dtype=dtype, **options)
+    model, info = load_pretrained(
+        AutoModelForCausalLM,
+        path,
+        flag,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        **options,
+    )
+    _check_whole(info["missing_keys"], path, flag)
     fit_vocabulary(model, tokenizer, path, may_grow)
     return model
+
+
+def _check_whole(missing: Iterable[str], path: str, flag: str) -> None:
+    """Refuse a checkpoint that lacks weights: transformers would make them up."""
+    names = sorted(missing)
+    if names:
+        raise UserError(
+            f"--{flag} {path}: the checkpoint lacks {len(names)} of a language model's weights "
+            f"({', '.join(names[:3])}), which would be random. Reward models and other classifiers "
+            "are no language models: give the output folder of step 1, or a model for text "
+            "generation."
+        )
 
 
 def _quantization(name: str, dtype: torch.dtype) -> Any:
@@ -251,7 +273,7 @@ def load_reward_model(
     check_not_v_head(path, flag)
     config = _load_config(path, flag, tokenizer, dropout)
     is_classifier = any("Classification" in name for name in config.architectures or [])
-    if not head_may_be_new and is_classifier and config.num_labels != 1:
+    if is_classifier and config.num_labels != 1:
         raise UserError(
             f"--{flag} {path}: the classifier has {config.num_labels} outputs; a reward model "
             "has one."

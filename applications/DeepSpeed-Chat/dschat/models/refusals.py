@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def why_not_loaded(path: str, error: BaseException) -> str:
     """The reason, without a full stop.
@@ -23,6 +25,18 @@ def why_not_loaded(path: str, error: BaseException) -> str:
         return (
             "its weights are no mere tensors but a pickle that calls for code, which is never run "
             "here. Give a copy of the model in the safetensors format, from a source you trust"
+        )
+    if isinstance(error, SafetensorError):
+        return f"its file of weights is damaged ({text}). Copy or download the model again"
+    if "ignore_mismatched_sizes" in text:
+        return (
+            "its weights have other shapes than its config.json says. Give a folder as a training "
+            "run or the hub has written it"
+        )
+    if "backend tokenizer" in text:
+        return (
+            "there is no tokenizer in it that can be read (tokenizer.json, tokenizer.model or "
+            "vocab.json). Copy those files of the model that it was trained from into the folder"
         )
     where = (
         "the folder cannot be read as a Hugging Face model"

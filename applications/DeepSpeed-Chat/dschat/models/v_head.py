@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from dschat.errors import UserError
 
 WEIGHTS_FILE = "pytorch_model.bin"
 HEAD = "v_head.weight"
-LOADING_ERRORS = (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+LOADING_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 COMMAND = "python -m dschat.models.convert_reward_model"
 
 
