@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from dschat.config import require
 from dschat.models.loading import load_pretrained, load_tokenizer
-from dschat.training.distributed import init_distributed, is_main
+from dschat.training.distributed import check_ranks, init_distributed, is_main
 
 
 def quiet_libraries() -> None:
@@ -28,8 +28,9 @@ def choose_device(gpu: int | None, local_rank: int = -1) -> torch.device:
     """The GPU with that number, else the first one, else the CPU; this rank's own under deepspeed.
 
     Raises:
-        UserError: there is no such GPU, or several ranks would share it.
+        UserError: there is no such GPU, several ranks would share it, or see `check_ranks`.
     """
+    check_ranks()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         require(
             gpu is None,

@@ -105,7 +105,12 @@ def read_overrides(path: str | None) -> dict[str, Any]:
             raise UserError(
                 f"--deepspeed_config {path}: remove {key!r}; use {OWNED_BY_FLAGS[key]} instead."
             )
-    if "stage" in values.get("zero_optimization", {}):
+    zero = values.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise UserError(
+            f"--deepspeed_config {path}: 'zero_optimization' is {zero!r}; expected a JSON object."
+        )
+    if "stage" in zero:
         raise UserError(
             f"--deepspeed_config {path}: remove 'stage'; use the script's ZeRO stage flag."
         )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dschat.config import require
+
 logger = logging.getLogger("dschat")
 
 
@@ -16,7 +18,11 @@ def init_distributed(local_rank: int = -1) -> torch.device:
     """Join the process group (one process without a launcher) and return this rank's device.
 
     NCCL on a GPU, gloo on CPU. Safe to call twice.
+
+    Raises:
+        UserError: see `check_ranks`.
     """
+    check_ranks()
     # Without LOCAL_SIZE DeepSpeed leaves out its shared-memory op, which leaks /dev/shm.
     os.environ.pop("LOCAL_SIZE", None)
     for name, value in {
@@ -40,6 +46,31 @@ def init_distributed(local_rank: int = -1) -> torch.device:
         deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     return device
+
+
+def check_ranks() -> None:
+    """Refuse variables of a launcher with which a process would wait for others for ever.
+
+    Raises:
+        UserError: RANK, WORLD_SIZE or LOCAL_RANK is no number, or there is no such rank.
+    """
+    advice = (
+        "Start the script with deepspeed, which sets these environment variables, or unset RANK, "
+        "WORLD_SIZE and LOCAL_RANK to run one process."
+    )
+    found = {}
+    for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        given = os.environ.get(name, default)
+        require(given.isdecimal(), f"{name}={given}: expected a whole number. {advice}")
+        found[name] = int(given)
+    ranks = found["WORLD_SIZE"]
+    for name in ("RANK", "LOCAL_RANK"):
+        said = f"WORLD_SIZE={ranks}" if "WORLD_SIZE" in os.environ else "WORLD_SIZE is not set"
+        require(
+            found[name] < max(ranks, 1),
+            f"{name}={found[name]}, but {said}: expected a number below the number of ranks. "
+            f"{advice}",
+        )
 
 
 def shut_down() -> None:
