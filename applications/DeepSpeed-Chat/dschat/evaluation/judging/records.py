@@ -77,11 +77,10 @@ class Records:
             self._file = open(self.output, "a+b")
         self._lock()
         try:
-            if not self.overwrite:
+            if self._size() and not self.overwrite:
+                self._check_settings()  # first: a file of something else shall stay as it is
                 self._drop_torn_line()
-                if self._size():
-                    self._check_settings()
-                    self.done = self._match(read_jsonl(self.output))
+                self.done = self._match(read_jsonl(self.output))
         except BaseException:
             self._close()
             raise
