@@ -14,7 +14,7 @@ from dschat.data.schemas.gsm8k import GSM8K
 from dschat.data.schemas.preferences import CHAT_PREFERENCES, PREFERENCES
 from dschat.data.schemas.summaries import SUMMARIES
 from dschat.data.schemas.webgpt import WEBGPT
-from dschat.data.tables import ArrowTable, read_files, sample_rows
+from dschat.data.tables import ArrowTable, first_problem, read_files, sample_rows
 from dschat.errors import UserError
 
 JSONFILE = "local/jsonfile"
@@ -154,8 +154,10 @@ def _source_at_end_of(path: Path) -> Source | None:
 def _schema_of(splits: Splits, source: Source | None) -> Schema:
     sample = sample_rows(splits.train)
     if not sample:
+        problem = first_problem(splits.train)
         raise UserError(
-            f"{splits.origin} has no row that can be read; expected one JSON object a line."
+            f"{splits.origin} has no row that can be read: {problem or 'it is empty'}. Expected "
+            "one JSON object a line, as UTF-8 text."
         )
     if source is not None and source.schema.matches(sample):
         return source.schema

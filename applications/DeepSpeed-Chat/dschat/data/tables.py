@@ -58,7 +58,7 @@ class JsonTable:
         if content.lstrip()[:1] == b"[":
             try:
                 rows: list[Any] = json.loads(content)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"The data file {path} is not a JSON list: {error}") from error
             numbered = list(enumerate(rows, start=1))
             unit = "item"
@@ -78,7 +78,10 @@ class JsonTable:
             if isinstance(row, bytes):
                 try:
                     row = json.loads(row)
-                except ValueError:
+                except UnicodeDecodeError:
+                    yield RowError("not UTF-8 text")
+                    continue
+                except (ValueError, RecursionError):
                     yield RowError("not valid JSON")
                     continue
             yield row if isinstance(row, dict) else RowError("not a JSON object")
@@ -146,6 +149,12 @@ def read_files(files: Sequence[Path]) -> RawTable:
         return ArrowTable(datasets.Dataset(table), fingerprint_files(files), files[0].name)
     names = ", ".join(str(path) for path in files)
     raise UserError(f"{names}: expected files that end in {', '.join(SUFFIXES)}.")
+
+
+def first_problem(table: RawTable) -> str | None:
+    """What is wrong with the first row, and where: "not valid JSON (a.jsonl, line 1)"."""
+    row = next(iter(table.read(range(min(1, len(table))))), None)
+    return f"{row} ({table.place(0)})" if isinstance(row, RowError) else None
 
 
 def sample_rows(table: RawTable, count: int = 100) -> list[RawRow]:
