@@ -24,6 +24,7 @@ from dschat.training.optimizer import adamw
 from dschat.training.resumable_trainer import ResumableTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.step12_config import FineTuningConfig
+from dschat.utils.files import require_folder
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def start(
     """
     assert config.model_name_or_path is not None
     assert config.output_dir is not None
+    require_folder(config.output_dir, "output_dir")
     check_model_path(config.model_name_or_path, model_flag)
     device = init_distributed(config.local_rank)
     _quiet_libraries()

@@ -41,6 +41,7 @@ from dschat.training.resumable import (
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.saving import refuse_old_steps
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
+from dschat.utils.files import require_folder
 
 
 @dataclasses.dataclass
@@ -86,6 +87,7 @@ def build_trainer(
     """Load, check and connect everything; cheap checks come before long loads."""
     task = task or Task()
     assert config.output_dir is not None
+    require_folder(config.output_dir, "output_dir")
     checkpoint = choose(config.output_dir, config.resume_from_checkpoint)
     if config.resume_from_checkpoint is None:
         refuse_old_steps(config.output_dir)

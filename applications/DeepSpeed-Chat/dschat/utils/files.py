@@ -69,7 +69,29 @@ def _is_refused_write(error: BaseException, folder: Path) -> bool:
     if not isinstance(error, OSError) or error.errno not in REFUSED_ERRNOS:
         return False
     # What the block reads elsewhere may be refused too: that is another error.
-    return error.filename is not None and Path(error.filename).is_relative_to(folder.absolute())
+    return error.filename is not None and Path(error.filename).absolute().is_relative_to(
+        folder.absolute()
+    )
+
+
+def require_folder(path: str | os.PathLike[str], flag: str) -> None:
+    """Refuse a path that is no folder and cannot become one, before any work is done for it.
+
+    Args:
+        path: what the user gave. flag: the flag's name, for the message.
+
+    Raises:
+        UserError: it or what it lies in is a file, or may not be written to.
+    """
+    whole = Path(path).absolute()
+    there = next(folder for folder in (whole, *whole.parents) if os.path.lexists(folder))
+    where = "it" if there == whole else f"{there}"
+    if not there.is_dir():
+        raise UserError(f"--{flag} {path}: {where} is no folder. Give a folder or a free name.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--{flag} {path}: {where} may not be written to by this user. Give another folder."
+        )
 
 
 def _fsync(path: Path) -> None:
@@ -200,7 +222,7 @@ def read_jsonl(path: str | os.PathLike[str], drop_torn_end: bool = False) -> lis
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -208,7 +230,8 @@ def _is_json(line: str) -> bool:
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    # Not its subclass alone: a number of very many digits is another ValueError.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON: {error}. Expected one object a line.") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} holds a {type(row).__name__}; expected an object {{...}}.")
