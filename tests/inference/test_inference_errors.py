@@ -99,6 +99,7 @@ def test_results_of_other_settings_are_not_mixed(flags: dict[str, Any]) -> None:
     partial = output.parent / ".ppo_step-3.partial"
     partial.mkdir()
     (partial / "settings.json").write_text(json.dumps({**settings, "model_files": "other"}))
+    (partial / "responses.rank-0.jsonl").write_text('{"index": 0}\n')
     refused(few, "partial result .* other settings: model_files 'other' then")
     infer(configured({**few, "overwrite": True}))
     assert output.is_file()
