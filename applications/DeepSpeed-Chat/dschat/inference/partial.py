@@ -85,7 +85,7 @@ class PartialResults:
         path = self.folder / SETTINGS_FILE
         with on_all_ranks():
             if is_main():
-                # A run that failed before its first row, on a damaged model for example, binds nobody.
+                # A run that failed before its first row, on a damaged model say, binds nobody.
                 if any(file.stat().st_size for file in self.folder.glob("*.jsonl")):
                     self._check(_read_json(path), f"The partial result {self.folder}")
                     for file in self.folder.glob("*.jsonl"):
