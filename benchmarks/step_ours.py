@@ -19,9 +19,14 @@ from step_worker import say, serve, wait
 
 
 class Phases:
-    """Seconds by phase; a call within another one's counts for the inner one alone."""
+    """Seconds by phase; a call within another one's counts for the inner one alone.
 
-    def __init__(self) -> None:
+    Args:
+        clock: what seconds are read from.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
         self.running: list[list[Any]] = []
 
@@ -31,14 +36,14 @@ class Phases:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             name = phase if isinstance(phase, str) else phase()
             self._switch()
-            self.running.append([name, time.perf_counter()])
+            self.running.append([name, self.clock()])
             try:
                 return call(*args, **kwargs)
             finally:
                 self._switch()
                 self.running.pop()
                 if self.running:
-                    self.running[-1][1] = time.perf_counter()
+                    self.running[-1][1] = self.clock()
 
         return wrapped
 
@@ -47,7 +52,7 @@ class Phases:
             torch.cuda.synchronize()
         if self.running:
             name, since = self.running[-1]
-            self.seconds[name] += time.perf_counter() - since
+            self.seconds[name] += self.clock() - since
 
 
 def settings(size: Size, folder: str, output: str, algorithm: str, steps: int) -> dict[str, Any]:
