@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Step 3 of HH-RLHF: PPO near the fine-tuned model by reverse KL, the baseline. PPO's own settings
+# are in settings.sh.
+# shellcheck source=settings.sh
+source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
+
+ppo kl main.py "$@"

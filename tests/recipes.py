@@ -1,0 +1,123 @@
+"""How the tests of the recipes start them, and what a recipe's commands mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dschat.config import REPLACED_FLAGS, parse_config
+from dschat.evaluation.judging.config import SampleConfig, parse_judge_config
+from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig
+from dschat.inference.code_config import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.inference.config import InferenceConfig
+from dschat.training.code_config import DivergenceCodeConfig, WassersteinCodeConfig
+from dschat.training.dpo_config import REPLACED_DPO_FLAGS, DirectPreferenceConfig
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.group_flags import REPLACED_GROUP_FLAGS
+from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
+from dschat.training.step12_config import RewardModelingConfig, SupervisedConfig
+from launch import ROOT, environment
+
+POLICIES = {
+    "tldr": "kl wpr ma fkl js alpha tv chi",
+    "hh-rlhf": "kl wpr ma fkl js alpha tv chi",
+    "webgpt": "kl wpr ma fkl js alpha tv chi",
+    "apps": "kl wpr ma",
+    "gsm8k": "",
+    "ultrafeedback": "",
+}
+"""Recipe -> all policies that it can train."""
+
+CONFIGS: dict[str, tuple[type, dict[str, str]]] = {
+    "step1_supervised_finetuning/main.py": (SupervisedConfig, REPLACED_FLAGS),
+    "step2_reward_model_finetuning/main.py": (RewardModelingConfig, REPLACED_FLAGS),
+    "step3_rlhf_finetuning/main.py": (DivergenceConfig, REPLACED_FLAGS),
+    "step3_rlhf_finetuning/main_wpr.py": (WassersteinConfig, REPLACED_FLAGS),
+    "step3_rlhf_finetuning/main_apps.py": (DivergenceCodeConfig, REPLACED_FLAGS),
+    "step3_rlhf_finetuning/main_wpr_apps.py": (WassersteinCodeConfig, REPLACED_FLAGS),
+    "Multi-Reference/gsm8k_grpo.py": (MultiReferenceConfig, REPLACED_GROUP_FLAGS),
+    "Multi-Reference/dpo_training.py": (DirectPreferenceConfig, REPLACED_DPO_FLAGS),
+    "inference/inference_with_rewards.py": (InferenceConfig, REPLACED_FLAGS),
+    "inference/inference_apps.py": (CodeInferenceConfig, REPLACED_CODE_FLAGS),
+    "tools/sample_from_dataset.py": (SampleConfig, REPLACED_FLAGS),
+    "dschat.evaluation.multi_reference_comparison": (
+        MultiReferenceComparisonConfig,
+        REPLACED_FLAGS,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a recipe.
+
+    Attributes:
+        launcher: what stands before the script.
+        script: its last two parts, or the module's name.
+        flags: what comes after it.
+    """
+
+    launcher: list[str]
+    script: str
+    flags: list[str]
+
+    def config(self) -> Any:
+        """The settings, parsed and validated as the script does."""
+        if self.script == "evaluation/gpt4-eval.py":
+            return parse_judge_config(self.flags)
+        config_class, replaced = CONFIGS[self.script]
+        return parse_config(config_class, self.flags, None, replaced)
+
+    def settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.config())
+
+    def names(self) -> list[str]:
+        """The flags without their values."""
+        return [word for word in self.flags if word.startswith("--")]
+
+
+def run_recipe(script: str, timeout: float = 60.0, **variables: str) -> tuple[int, str]:
+    """Exit code and output of scripts/`script` with these environment variables, on the CPU."""
+    env = environment(VENV="none", **variables)
+    del env["HF_HUB_OFFLINE"]  # a recipe sets it where it must be set
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "scripts" / script)],
+        env=env,
+        cwd="/",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        told, _ = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return process.returncode, told
+
+
+def commands(recipe: str, **variables: str) -> list[Command]:
+    """What scripts/RECIPE/run_all.sh would run."""
+    settings = {"GPUS": "0,1,2,3,4,5,6,7", "POLICIES": POLICIES[recipe], **variables}
+    code, told = run_recipe(f"{recipe}/run_all.sh", DRY_RUN="1", **settings)
+    assert code == 0, told
+    return [command_of(line) for line in told.splitlines()]
+
+
+def command_of(line: str) -> Command:
+    """A line of a dry run, or a command of the README."""
+    words = shlex.split(line)
+    at = next(
+        i for i, w in enumerate(words) if re.search(r"\.py$|^dschat\.", w) and "smoke.py" not in w
+    )
+    script = "/".join(Path(words[at]).parts[-2:])
+    return Command(words[:at], script, words[at + 1 :])
