@@ -131,8 +131,6 @@ class ResumableTrainer:
             load_engine(trainer.model_wrapped, folder / ENGINE)
             with on_all_ranks():
                 trainer.lr_scheduler.load_state_dict(load_values(folder / SCHEDULE))
-            steps_per_epoch = -(-len(train_dataloader) // trainer.args.gradient_accumulation_steps)
-            _set_epoch(train_dataloader, trainer.state.global_step // steps_per_epoch)
         return prepared
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -154,18 +152,3 @@ class ResumableTrainer:
                 set_random_states(own["random"])
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{checkpoint} does not fit this version: {error!r}.") from error
-
-
-def _set_epoch(dataloader: Any, epoch: int) -> None:
-    """Tell the sampler which epoch it begins in.
-
-    Where the Trainer goes on in the middle of an epoch on several ranks, its own call ends at a
-    wrapper (accelerate's SkipBatchSampler around BatchSamplerShard), and the rows would come in the
-    order of the first epoch.
-    """
-    sampler = dataloader.batch_sampler
-    while sampler is not None and not hasattr(sampler, "set_epoch"):
-        sampler = getattr(sampler, "sampler", None) or getattr(sampler, "batch_sampler", None)
-    if sampler is None:
-        raise RuntimeError("the sampler of the training rows is not the one this code knows")
-    sampler.set_epoch(epoch)
