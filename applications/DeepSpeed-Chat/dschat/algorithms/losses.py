@@ -110,6 +110,10 @@ def value_loss(
     Returns:
         Scalar loss.
     """
+    # Before anything is computed: 0 times the derivative at a NaN is NaN.
+    values, old_values, returns = (
+        torch.where(mask, x, torch.zeros_like(x)) for x in (values, old_values, returns)
+    )
     clipped = torch.clamp(values, old_values - clip, old_values + clip)
     losses = 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
     return reduce_losses(losses, mask, count)
