@@ -121,7 +121,7 @@ def rows_of(make: Callable[[int], Row], size: int) -> Callable[[], list[Row]]:
 DATA: dict[str, tuple[str, Callable[[], list[Row]], int, str | None]] = {
     "summaries": ("openai/summarize_from_feedback", rows_of(summaries, 26), 6, "validation"),
     "dialogues": ("Dahoas/full-hh-rlhf", rows_of(dialogues, 26), 6, "test"),
-    "questions": ("openai/webgpt_comparisons", rows_of(questions, 60), 0, None),
+    "questions": ("openai/webgpt_comparisons", rows_of(questions, 40), 0, None),
     "programs": ("codeparrot/apps", program_rows, 2, "test"),
     "arithmetic": ("openai/gsm8k", arithmetic_rows, 6, "test"),
     "chats": ("trl-lib/ultrafeedback_binarized", rows_of(chats, 12), 4, "test"),
