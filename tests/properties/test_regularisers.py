@@ -68,8 +68,11 @@ class Case:
         return self.references[0]
 
     def off_kinks(self, name: str) -> Case:
-        """This case; total variation has no derivative where a row is that of the reference."""
-        assume(name != "tv gradient" or not torch.equal(self.policy[0], self.reference[0]))
+        """This case, unless a row is that of its reference: total variation has no derivative
+        there, and the published transport jumps to 0 where all logits are the same.
+        """
+        at_reference = torch.equal(self.policy[0], self.reference[0])
+        assume(name not in ("tv gradient", "wasserstein") or not at_reference)
         return self
 
 
@@ -154,12 +157,11 @@ def test_the_order_of_the_vocabulary_does_not_count(name: str, c: Case, order: l
 @checked_less
 @given(c=cases(), cut=st.integers(0, 5))
 def test_positions_can_come_in_chunks(name: str, c: Case, cut: int) -> None:
-    penalise = ALL[name](embeddings())
+    penalise, c = ALL[name](embeddings()), c.off_kinks(name)
     inputs, options = (c.policy, c.reference, c.actions), {}
     if name == "wasserstein":
         options["support"] = penalise.collect_support(*inputs)  # type: ignore[attr-defined]
     whole = penalise(*inputs, **options)
-    # An identical pair is solved without iterating only where the whole chunk is identical.
     parts = [
         penalise(*(x[part] for x in inputs), **options)
         for part in (slice(0, cut), slice(cut, None))

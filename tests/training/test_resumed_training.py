@@ -255,8 +255,9 @@ def test_loading_runs_no_code(sft: Any, tmp_path: Path, monkeypatch: pytest.Monk
         torch.save({"module": Attack(tmp_path / "ran")}, path)
         # Whoever can write the file can seal it.
         name = str(path.relative_to(folder))
-        files = {**seal["files"], name: resumable._checksum(path)}
-        (folder / "complete.json").write_text(json.dumps({**seal, "files": files}))
+        again = {**seal, "files": {**seal["files"], name: resumable._checksum(path)}}
+        again["checksum"] = resumable._own_checksum(again)
+        (folder / "complete.json").write_text(json.dumps(again))
         with pytest.raises(UserError, match="more than weights"):
             sft("run", resume_from_checkpoint=str(folder))
         assert not (tmp_path / "ran").exists()

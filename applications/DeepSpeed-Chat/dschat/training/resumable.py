@@ -1,8 +1,8 @@
 """Folders of resumable checkpoints: written whole or not at all, verified before they are used.
 
 A checkpoint is a folder output_dir/resumable-N. Its `complete.json` comes last and holds the size
-and the CRC-32 of every other file, the settings of the run and what it ran on. A folder without it,
-or with files that do not agree with it, is torn and never picked up.
+and the CRC-32 of every other file, the settings of the run, what it ran on, and its own CRC-32. A
+folder without it, or with files that do not agree with it, is torn and never picked up.
 """
 
 from __future__ import annotations
@@ -105,7 +105,14 @@ def seal(folder: Path, step: int, config: Any, **run: Any) -> None:
             **run,
         },
     }
+    value["checksum"] = _own_checksum(value)
     (folder / SEAL).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _own_checksum(value: dict[str, Any]) -> int:
+    """CRC-32 of what a seal says, its checksum aside, however its JSON is laid out."""
+    said = {name: part for name, part in value.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode("utf-8"))
 
 
 def read(folder: str | Path) -> Checkpoint:
@@ -117,9 +124,12 @@ def read(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     try:
         value = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        # Earlier versions wrote none.
+        if value.get("checksum") not in (None, _own_checksum(value)):
+            raise ValueError("what it says is not what was written")
         step, files = int(value["step"]), dict(value["files"])
         checkpoint = Checkpoint(folder, step, dict(value["settings"]), dict(value["run"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{folder} is no whole checkpoint: {SEAL} cannot be read ({error}). Give a folder "
             "resumable-N that a run has finished writing, or auto."

@@ -126,9 +126,17 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
             temporary.unlink()
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that UTF-8 can hold: halves of surrogate pairs, which JSON's own escapes can
+    bring into a text, are written as such escapes again.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON; see `atomic_write_text`."""
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json_text(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -240,4 +248,4 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, UTF-8, atomically; see `atomic_write_text`."""
-    atomic_write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    atomic_write_text(path, "".join(json_text(row) + "\n" for row in rows))
