@@ -52,6 +52,7 @@ visible_gpus() {
     { nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true; } | paste -sd, -
   fi
 }
+[ "${GPUS:-}" != none ] || export CUDA_VISIBLE_DEVICES=""
 GPUS="${GPUS:-$(visible_gpus)}"
 GPUS="${GPUS:-none}"
 MASTER_PORT="${MASTER_PORT:-1234}" # both READMEs

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -150,9 +150,10 @@ def judge(script: str, flags: Sequence[str]) -> None:
         return completion(verdict if dialogue else letter)
 
     with serving(JudgeServer(answer)) as url:
-        os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
-        sys.argv = [script, *flags, "--yes"]
-        runpy.run_path(script, run_name="__main__")
+        server = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, script, *flags, "--yes"]
+        code = subprocess.run(command, env={**os.environ, **server}).returncode
+    sys.exit(code)
 
 
 if __name__ == "__main__":

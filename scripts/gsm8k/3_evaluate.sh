@@ -4,6 +4,8 @@
 # shellcheck source=settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 
+# One process: the first GPU of the recipe.
+if [ "$GPUS" != none ]; then export CUDA_VISIBLE_DEVICES="${GPUS%%,*}"; fi
 step "$OUT/gsm8k_comparison/evaluation.recipe" \
   python -m dschat.evaluation.multi_reference_comparison \
   --references "ref_a=$REF_A" "ref_b=$REF_B" --policies "RKL=$RKL" "FKL=$FKL" \

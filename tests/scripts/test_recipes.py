@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from recipes import POLICIES, Command, command_of, commands, run_recipe
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+Fake = Callable[..., tuple[int, str]]
 # What a smoke run may change: paths, sizes and lengths.
 PLACES = {
     *("data_path", "dataset", "model_name_or_path", "actor_model_name_or_path", "model"),
@@ -163,7 +165,7 @@ echo went on
 
 
 @pytest.fixture
-def fake(tmp_path: Path):  # type: ignore[no-untyped-def]
+def fake(tmp_path: Path) -> Fake:
     """Runs a command as a training step of a recipe that writes to tmp_path/model."""
     script = tmp_path / "fake.sh"
     script.write_text(FAKE)
@@ -181,7 +183,7 @@ def fake(tmp_path: Path):  # type: ignore[no-untyped-def]
     return run
 
 
-def test_a_finished_step_is_skipped(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_finished_step_is_skipped(fake: Fake, tmp_path: Path) -> None:
     train = f"cd {tmp_path}/model; mkdir -p resumable-1; mkdir step-2; echo trained"
     code, told = fake(train)
     assert code == 0
@@ -197,7 +199,7 @@ def test_a_finished_step_is_skipped(fake, tmp_path: Path) -> None:  # type: igno
     assert code == 0
 
 
-def test_a_stopped_step_is_not_finished(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_stopped_step_is_not_finished(fake: Fake, tmp_path: Path) -> None:
     """After SIGTERM a run saves a checkpoint and leaves with exit code 0."""
     model = tmp_path / "model"
     code, told = fake(f"cd {model}; mkdir step-2; sleep 0.05; mkdir resumable-3")
@@ -210,7 +212,7 @@ def test_a_stopped_step_is_not_finished(fake, tmp_path: Path) -> None:  # type: 
     assert (model / "recipe.done").exists()
 
 
-def test_a_failed_step_ends_the_recipe(fake) -> None:  # type: ignore[no-untyped-def]
+def test_a_failed_step_ends_the_recipe(fake: Fake) -> None:
     code, told = fake("mkdir step-1; exit 3")
     assert code == 3
     assert "went on" not in told
