@@ -4,4 +4,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -q "$@"
+# Most tests use one core. TEST_WORKERS=0: all in one process, which a debugger can stop.
+python -m pytest -q -n "${TEST_WORKERS:-2}" --dist worksteal "$@"

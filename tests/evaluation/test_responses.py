@@ -63,8 +63,8 @@ def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
         parse_compare_config([good])
     with pytest.raises(UserError, match="given twice"):
         parse_compare_config([good, good])
-    for given in (["--allow_unpaired", "a", "b"], ["--allow-unpaired", "true", "a", "b"]):
-        config = parse_compare_config([*given, "--seed", "3"])
+    for arguments in (["--allow_unpaired", "a", "b"], ["--allow-unpaired", "true", "a", "b"]):
+        config = parse_compare_config([*arguments, "--seed", "3"])
         assert (config.files, config.allow_unpaired, config.seed) == (["a", "b"], True, 3)
     with pytest.raises(UserError, match="--stemmer is of ROUGE"):
         parse_compare_config([good, "b", "--stemmer"])

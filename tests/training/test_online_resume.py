@@ -145,6 +145,11 @@ def test_another_run_is_not_gone_on_with(settings: Any, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             make_trainer(settings("a", resume_from_checkpoint="auto", **changes))
     # What changes no result may change.
+    import yaml
+
+    own = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    del own["run"]
+    assert make_trainer({**own, "resume_from_checkpoint": "auto"}).iteration == 1
     harmless = {"save_steps": 1, "offload_reference_model": True, "checkpoint_steps": 1}
     assert make_trainer(settings("a", resume_from_checkpoint="auto", **harmless)).iteration == 1
 

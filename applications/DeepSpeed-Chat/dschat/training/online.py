@@ -136,6 +136,7 @@ def build_trainer(
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
         settings=settings,
+        resolved=shown,
         facts=facts,
     )
     if checkpoint is not None:

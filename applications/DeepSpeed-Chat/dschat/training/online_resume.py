@@ -25,7 +25,7 @@ from dschat.training.engine_checkpoint import load_engine, load_values, save_eng
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.random_states import random_states, set_random_states
-from dschat.training.resumable import Checkpoint, new_checkpoint, prune
+from dschat.training.resumable import Checkpoint, new_checkpoint, plain_settings, prune
 from dschat.utils.files import atomic_write_text, explain_write_errors
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ def save_resumable(trainer: OnlineTrainer) -> Path:
     config = trainer.config
     assert config.output_dir is not None
     with new_checkpoint(
-        config.output_dir, trainer.iteration, trainer.settings, **trainer.facts
+        config.output_dir,
+        trainer.iteration,
+        trainer.settings,
+        **trainer.facts,
+        resolved=plain_settings(trainer.resolved or trainer.settings),
     ) as folder:
         for name, engine in _engines(trainer).items():
             save_engine(engine, folder / name)

@@ -31,6 +31,7 @@ class OnlineTrainer(OnlineLearner):
         log: where metrics go.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
         settings: the user's settings, for checkpoints; None: `config`.
+        resolved: the same with what they leave open filled in; None: `settings`.
         facts: what else a resumed run must share (`run_facts`).
     """
 
@@ -39,6 +40,7 @@ class OnlineTrainer(OnlineLearner):
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
     settings: Any = None
+    resolved: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
     _saved_at: int = field(default=-1, init=False)
     _evaluated_at: int = field(default=-1, init=False)

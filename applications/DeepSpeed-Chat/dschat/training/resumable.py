@@ -203,6 +203,9 @@ def check_same_run(
 ) -> None:
     """Refuse to go on under settings that would make it another run; tell of harmless differences.
 
+    A setting that was left open may be given as what it became: `resolved` among the facts that
+    were sealed, as in the run's own config.yaml.
+
     Args:
         may_differ: names of settings, beside `PLACE`, that change no result in this script.
         run: the facts given to `seal`.
@@ -212,10 +215,12 @@ def check_same_run(
     """
     now = plain_settings(config)
     old = checkpoint.settings
+    resolved = {**old, **checkpoint.run.get("resolved", {})}
     differences = [
         f"--{name} {old.get(name, 'unset')} -> {now.get(name, 'unset')}"
         for name in sorted(now.keys() | old.keys())
-        if old.get(name) != now.get(name) and name not in PLACE.union(may_differ)
+        if now.get(name) not in (old.get(name), resolved.get(name))
+        and name not in PLACE.union(may_differ)
     ]
     check_same_facts(checkpoint, differences, world_size=distributed.world_size(), **run)
     before = checkpoint.run.get("versions", {})

@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dschat.errors import UserError
 from dschat.training.distributed import is_main, world_size
-from dschat.utils.files import atomic_write_text, explain_write_errors
+from dschat.utils.files import atomic_write_text, explain_write_errors, read_jsonl
 
 LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "peft", "accelerate", "datasets")
 SECRET_NAME = re.compile(r"(^|_)(sk|key|secret|password|passwd|credential|hub_token|auth_token)s?$")
@@ -129,12 +130,22 @@ class MetricsLog:
             return
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            purge = self._next_step() if self._mode == "a" else None
             self._file = open(self.path, self._mode, encoding="utf-8")  # noqa: SIM115
         if self._board_path is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             with explain_write_errors(self._board_path):
-                self._board = SummaryWriter(str(self._board_path))
+                # A resumed run writes again what came after its checkpoint.
+                self._board = SummaryWriter(str(self._board_path), purge_step=purge)
+
+    def _next_step(self) -> int | None:
+        """After the last row of the metrics that are gone on with."""
+        try:
+            rows = read_jsonl(self.path)
+        except UserError:
+            return None
+        return int(rows[-1].get("step", -1)) + 1 if rows else None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write one object; `row["step"]` is TensorBoard's step. NaN and infinities become null."""
