@@ -53,9 +53,10 @@ newest_reward_model() {
   fi
 }
 
-# ppo NAME SCRIPT FLAG...: step 3, to $MODELS/NAME. With programs there is no reward model.
+# ppo NAME SCRIPT FLAG...: step 3, to $MODELS/NAME; the environment's NAME comes first, for a second
+# run with other settings. With programs there is no reward model.
 ppo() {
-  local name="$1" script="$2" micro_steps critic=() memory model
+  local name="${NAME:-$1}" script="$2" micro_steps critic=() memory model
   shift 2
   micro_steps="$(accumulation "$PPO_BATCH_SIZE" "$PPO_PER_DEVICE_BATCH_SIZE")"
   if [[ "$script" != *apps.py ]]; then
@@ -154,6 +155,7 @@ pairs() {
 # run_steps: all scripts of the recipe in order, with the policies that POLICIES names.
 run_steps() {
   local script policy folder="$ROOT/scripts/$RECIPE"
+  [ -z "${NAME:-}" ] || fail "NAME=$NAME names one policy. Give it to a 3_ppo_*.sh."
   export OUT POLICIES GPUS # CUDA_VISIBLE_DEVICES, which may have named them, is unset by now
   bash "$folder/1_sft.sh"
   if [ -e "$folder/2_reward_model.sh" ]; then bash "$folder/2_reward_model.sh"; fi

@@ -151,6 +151,18 @@ def test_the_environment_and_arguments_come_first(tmp_path: Path) -> None:
     assert sft["output_dir"] == f"{tmp_path}/a b/models/summarize/sft"
 
 
+def test_a_policy_with_other_settings_has_a_name() -> None:
+    given = {"DRY_RUN": "1", "GPUS": "none", "NAME": "wpr001", "KL_CTL": "0.01"}
+    code, told = run_recipe("tldr/3_ppo_wpr.sh", **given)
+    assert code == 0, told
+    settings = command_of(told).settings()
+    assert settings["kl_ctl"] == 0.01
+    assert Path(settings["output_dir"]).name == "wpr001"
+    code, told = run_recipe("tldr/run_all.sh", **given)
+    assert code == 1
+    assert "names one policy" in told
+
+
 def test_which_policies_are_compared() -> None:
     found = Counter(c.script for c in commands("hh-rlhf", POLICIES="kl wpr js"))
     assert found["inference/inference_with_rewards.py"] == 4  # the fine-tuned model too
