@@ -178,6 +178,18 @@ def test_gae_over_macro_actions(
                 assert advantages[row, t] == advantages[row, t - 1]
                 assert returns[row, t] == returns[row, t - 1]
     # One macro action for all: the whole reward, minus its value, whatever gamma and lambda are.
-    whole, _ = macro_gae(rewards, level, b.mask, torch.zeros_like(ids), gamma, lam, value_function)
-    total = torch.where(b.mask, rewards, torch.zeros_like(rewards)).sum(1, keepdim=True) - level
-    torch.testing.assert_close(whole[b.mask], total[b.mask], **CLOSE)
+    whole, _ = macro_gae(rewards, values, b.mask, torch.zeros_like(ids), gamma, lam, value_function)
+    for row, length in enumerate(b.lengths):
+        v = values[row, :length].tolist()
+        value = {
+            "equal": lambda v=v: sum(v) / len(v),
+            "unit": lambda v=v: v[-1],
+            "position": lambda v=v: (
+                sum(x / i for i, x in enumerate(v, start=1))
+                / sum(1 / i for i in range(1, len(v) + 1))
+            ),
+        }[value_function]
+        for t in range(length):
+            expected = float(rewards[row, :length].sum()) - value()
+            # The weights are kept in single precision.
+            assert float(whole[row, t]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
