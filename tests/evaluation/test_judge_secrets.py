@@ -103,7 +103,7 @@ def test_a_key_in_the_place_of_another_value(
             parse_judge_config([name, key])
         assert caught.value.code == 2
         told = capsys.readouterr()
-        assert f"argument {name}" in told.err
+        assert told.err.startswith(f"error: {name}: ")
         assert "[key]" in told.err
         assert key not in told.err + told.out
 
