@@ -97,7 +97,8 @@ def parse_config(
 def _refuse(message: str) -> NoReturn:
     """In the place of argparse's own: of a hundred flags' usage nobody reads the last line."""
     message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message)
-    print(f"error: {one_line(message).rstrip('.')}. --help explains all flags.", file=sys.stderr, flush=True)
+    message = one_line(message).rstrip(".")
+    print(f"error: {message}. --help explains all flags.", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
