@@ -74,3 +74,21 @@ def test_prompts_of_one_length_take_one_pass_and_padding_is_bounded() -> None:
         own = [lengths[i] for i in members]
         assert width == max(own)
         assert sum(own) >= 0.8 * len(own) * width
+
+
+@pytest.mark.parametrize(
+    ("parameters", "plain"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, True),
+        ({"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}, True),
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, False),
+        ({"rope_type": "longrope", "rope_theta": 1e4}, False),
+        ({"full_attention": {"rope_type": "longrope", "rope_theta": 1e4}}, False),
+    ],
+)
+def test_angles_that_change_with_the_length_are_left_to_transformers(
+    parameters: dict[str, Any], plain: bool
+) -> None:
+    model = small_model("llama")
+    model.config.rope_parameters = parameters
+    assert has_plain_cache(model) == plain

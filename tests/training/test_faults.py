@@ -147,8 +147,10 @@ def test_weights_that_are_nan_stop_the_run_and_are_never_stepped_on(trainer_of: 
     parameter = trainer.actor.module.model.model.norm.weight
     with torch.no_grad():
         parameter[3] = NAN
-    with pytest.raises(UserError, match="Stopped after 1 bad steps"):
+    with pytest.raises(UserError, match=r"Stopped after 1 bad steps.*What about"):
         run(trainer)
+    assert len(kept(trainer)) == 8  # what was sampled, without scores
+    assert all(row["prompt"] and "reward" not in row for row in kept(trainer))
 
 
 @pytest.mark.parametrize("broken", ["actor", "critic"])

@@ -64,5 +64,6 @@ def test_a_rank_that_dies_ends_the_run_within_a_minute(run_faulty: Any, tmp_path
     result = run_faulty("die")
     seconds = time.time() - (tmp_path / "died").stat().st_mtime
     assert result.returncode != 0
-    assert seconds < 60
+    # Not the 30 seconds that the launcher gives each rank that catches SIGTERM.
+    assert seconds < 25
     assert "return code = -9" in result.stdout + result.stderr

@@ -97,6 +97,57 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_sigterm_at_the_end_is_no_reason_to_lose_the_model(settings: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(settings("a"))
+    stop_at(trainer, "save", 1)
+    assert run(trainer)
+    assert (tmp_path / "a" / "step-8" / "actor" / "model.safetensors").is_file()
+
+
+def test_sigterm_beside_a_periodic_checkpoint_saves_it_once(settings: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(settings("a", checkpoint_steps=1))
+    stop_at(trainer, "learn", 1)
+    before = engine_checkpoint.torch.save
+    calls: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            engine_checkpoint.torch, "save", lambda *a, **k: (calls.append(1), before(*a, **k))
+        )
+        assert not run(trainer)
+    assert len(calls) == 3  # actor, critic, this rank's own state
+
+
+def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any) -> None:
+    from dschat.training.online import train_online
+    from dschat.training.penalty_config import DivergenceConfig
+
+    def train(**changes: Any) -> None:
+        config = DivergenceConfig(**settings("a", resume_from_checkpoint="auto", **changes))
+        config.validate()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dschat.training.distributed.shut_down", lambda: None)
+            train_online(config)
+
+    short = {"enable_test_mode": True, "test_stop_step": 2}
+    train(**short)
+    file = tmp_path / "a" / "step-2" / "actor" / "model.safetensors"
+    before = (file.stat().st_mtime_ns, rows(tmp_path / "a"))
+    train(**short)
+    assert (file.stat().st_mtime_ns, rows(tmp_path / "a")) == before
+    assert "is finished; its model is" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--test_stop_step 2 -> 3"):
+        train(enable_test_mode=True, test_stop_step=3)
+
+
+def test_bad_steps_are_counted_across_an_interruption(settings: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(settings("a"))
+    trainer.reward = lambda prompts, *_: [float("nan")] * len(prompts)
+    stop_at(trainer, "sample", 2)
+    assert not run(trainer)
+    again = make_trainer(settings("a", resume_from_checkpoint="auto"))
+    assert (again.bad_steps.total, again.bad_steps.in_a_row) == (1, 1)
+
+
 def test_checkpoints_are_saved_kept_and_gone_back_to(settings: Any, tmp_path: Path) -> None:
     assert run(make_trainer(settings("a", checkpoint_steps=2, checkpoint_keep=2)))
     # Eight iterations: none is needed at the end.

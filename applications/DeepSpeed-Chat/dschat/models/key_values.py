@@ -14,6 +14,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
+"""Rotary embeddings whose angles at a position depend on the length of the whole text."""
+
 NEEDED = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
@@ -25,14 +28,28 @@ def plain_model(model: Any) -> Any:
 def has_plain_cache(model: Any) -> bool:
     """Whether all layers attend to all earlier positions, with keys and values kept as they are.
 
-    Not so with sliding windows, recurrent layers and position biases; those models are left to
-    transformers' own code.
+    Not so with sliding windows, recurrent layers and position biases, nor where the angles of all
+    positions change with the length of the text; those models are left to transformers' own code.
     """
     plain = plain_model(model)
+    if any(kind in LENGTH_DEPENDENT for kind in _rope_types(plain.config)):
+        return False
     if not NEEDED.issubset(inspect.signature(plain.forward).parameters):
         return False
     layers = DynamicCache(config=plain.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _rope_types(config: Any) -> set[Any]:
+    """All kinds of rotary embedding that a config names, for the whole model or by layer type."""
+    found: set[Any] = set()
+    pending = [getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)]
+    while pending:
+        settings = pending.pop()
+        if isinstance(settings, dict):
+            found |= {settings.get("rope_type"), settings.get("type")}
+            pending += settings.values()
+    return found - {None} if all(isinstance(kind, str) for kind in found - {None}) else {"dynamic"}
 
 
 class PromptLayer(DynamicLayer):

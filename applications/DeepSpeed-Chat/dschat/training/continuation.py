@@ -59,10 +59,9 @@ def begin(settings: Any) -> Beginning:
     output_dir, request = Path(settings.output_dir), settings.resume_from_checkpoint
     if request is None:
         refuse_old_checkpoints(output_dir)
-        if distributed.is_main():
-            (output_dir / FINISHED).unlink(missing_ok=True)
+        unmark_finished(output_dir)
         return Beginning(settings)
-    finished = _read_finished(output_dir)
+    finished = read_finished(output_dir)
     if finished is not None:
         run, model, result = finished
         check_same_run(run, settings, MAY_DIFFER)
@@ -76,7 +75,7 @@ def begin(settings: Any) -> Beginning:
     return Beginning(settings, checkpoint)
 
 
-def _read_finished(output_dir: Path) -> tuple[Checkpoint, str, dict[str, float]] | None:
+def read_finished(output_dir: Path) -> tuple[Checkpoint, str, dict[str, float]] | None:
     """What `mark_finished` wrote, where the model that it names is still there."""
     found = None
     with on_all_ranks():
@@ -93,6 +92,12 @@ def _read_finished(output_dir: Path) -> tuple[Checkpoint, str, dict[str, float]]
             if (output_dir / model / "config.json").is_file():
                 found = run, str(output_dir / model), result
     return distributed.broadcast_object(found)
+
+
+def unmark_finished(output_dir: str | Path) -> None:
+    """A new run begins in the folder."""
+    if distributed.is_main():
+        (Path(output_dir) / FINISHED).unlink(missing_ok=True)
 
 
 def mark_finished(settings: Any, step: int, model: Path, result: dict[str, float]) -> None:

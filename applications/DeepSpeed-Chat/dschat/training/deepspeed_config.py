@@ -19,6 +19,7 @@ OWNED_BY_FLAGS = {
     "scheduler": "--lr_scheduler_type and --warmup_ratio",
     "bf16": "--dtype bf16",
     "fp16": "--dtype fp16",
+    "data_types": "--dtype",
 }
 
 

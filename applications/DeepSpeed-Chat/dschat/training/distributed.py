@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 from typing import Any
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from dschat.config import require
 
 logger = logging.getLogger("dschat")
+
+PATIENCE = datetime.timedelta(hours=1)
+"""How long a rank waits for the others: one may be reading back a checkpoint of 100 GB."""
 
 
 def init_distributed(local_rank: int = -1) -> torch.device:
@@ -43,7 +47,7 @@ def init_distributed(local_rank: int = -1) -> torch.device:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
+        deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False, timeout=PATIENCE)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     return device
 

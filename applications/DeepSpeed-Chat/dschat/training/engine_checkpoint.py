@@ -37,7 +37,7 @@ def load_values(path: str | Path, map_location: Any = None) -> Any:
         UserError: it holds anything else, which would have to be run.
     """
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

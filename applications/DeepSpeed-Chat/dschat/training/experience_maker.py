@@ -55,6 +55,7 @@ class ExperienceMaker:
     iteration: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        self.rollouts: list[Rollout] = []  # those that were scored last
         self.rank, self.world = distributed.rank(), distributed.world_size()
         self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
         self.scorer = PenaltyScorer(
@@ -101,11 +102,12 @@ class ExperienceMaker:
     def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
         """Experience of one generation batch, and sums of the metrics of penalty and reward."""
         self.actor.eval()
-        fault = None
+        self.rollouts, fault = rollouts, None
         try:
             tokens, sums, positions = self.scorer(self.actor, rollouts)
         except ValueError as error:
-            fault = Fault(f"the penalty cannot be computed: {error}", self.rank)
+            prompts = tuple(prompt for rollout in rollouts for prompt in rollout.prompts)
+            fault = Fault(f"the penalty cannot be computed: {error}", self.rank, prompts)
         agree(fault, self.device)
         with on_all_ranks():
             scores, reward_sums = self._rewards(rollouts)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dschat.errors import UserError
-from dschat.rollout.experience import Experience
+from dschat.rollout.experience import Experience, Rollout
 from dschat.training import distributed
 from dschat.training.model_folder import on_all_ranks
 from dschat.utils.files import atomic_write_text
@@ -180,8 +180,13 @@ class BadSteps:
         """A step was taken."""
         self.in_a_row = 0
 
-    def bad(self, error: BadStepError, iteration: int, experiences: Sequence[Experience]) -> None:
+    def bad(
+        self, error: BadStepError, iteration: int, batch: Sequence[Experience] | Sequence[Rollout]
+    ) -> None:
         """A step was left out; all ranks call it.
+
+        Args:
+            batch: what led to it, as far as it was known: with scores or without.
 
         Raises:
             UserError: it was one too many.
@@ -190,8 +195,8 @@ class BadSteps:
         self.in_a_row += 1
         name = f"iteration-{iteration}-step-{self.total}-rank-{distributed.rank()}.jsonl"
         with on_all_ranks():
-            if experiences:
-                lines = [json.dumps(row) for e in experiences for row in _rows(e)]
+            if batch:
+                lines = [json.dumps(row) for part in batch for row in _rows(part)]
                 atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
         distributed.log_main(
             f"WARNING: iteration {iteration}: a step is left out: {error}. The batch is in "
@@ -206,9 +211,10 @@ class BadSteps:
             )
 
 
-def _rows(experience: Experience) -> list[dict[str, Any]]:
+def _rows(batch: Experience | Rollout) -> list[dict[str, Any]]:
     """A micro-batch as plain values, one row a response; NaN and infinities as text."""
-    rollout = experience.rollout
+    experience = batch if isinstance(batch, Experience) else None
+    rollout = batch.rollout if isinstance(batch, Experience) else batch
     rows = []
     for i, (prompt, response) in enumerate(zip(rollout.prompts, rollout.responses, strict=True)):
         mask = rollout.response_mask[i]
@@ -216,10 +222,11 @@ def _rows(experience: Experience) -> list[dict[str, Any]]:
             "prompt": prompt,
             "response": response,
             "response_ids": rollout.actions[i][mask].tolist(),
-            "reward": _plain(experience.scores[i]),
         }
+        if experience is not None:
+            row["reward"] = _plain(experience.scores[i])
         for name in ("logprobs", "reference_logprobs", "token_penalty", "values", "advantages"):
-            values = getattr(experience, name)
+            values = getattr(experience, name, None)
             if values is not None:
                 row[name] = [_plain(value) for value in values[i][mask]]
         rows.append(row)

@@ -20,6 +20,7 @@ from dschat.parsing.segments import segment_by
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
 from dschat.training import distributed
+from dschat.training.continuation import mark_finished, read_finished, unmark_finished
 from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
@@ -75,10 +76,32 @@ def train_online(config: OnlineConfig, task: Task | None = None) -> None:
         UserError: something the user gave cannot be used.
     """
     device, dtype = start(config)
+    if is_finished(config, task.settings if task else None):
+        distributed.shut_down()
+        return
     trainer = build_trainer(config, device, dtype, task)
     with trainer.log:
-        trainer.train()
+        if trainer.train():
+            mark_finished(trainer.settings, trainer.iteration, trainer.final_model(), {})
     distributed.shut_down()
+
+
+def is_finished(config: OnlineConfig, settings: Any = None) -> bool:
+    """Whether a run that is to be gone on with has nothing left to do; says so.
+
+    Raises:
+        UserError: (on all ranks) the finished run had other settings.
+    """
+    assert config.output_dir is not None
+    require_folder(config.output_dir, "output_dir")
+    if config.resume_from_checkpoint is None:
+        return False
+    found = read_finished(Path(config.output_dir))
+    if found is None:
+        return False
+    check_same_run(found[0], config if settings is None else settings, MAY_DIFFER)
+    distributed.log_main(f"The run in {config.output_dir} is finished; its model is {found[1]}.")
+    return True
 
 
 def build_trainer(
@@ -92,6 +115,7 @@ def build_trainer(
     if config.resume_from_checkpoint is None:
         refuse_old_steps(config.output_dir)
         refuse_old_checkpoints(config.output_dir)
+        unmark_finished(config.output_dir)
     check_groups(config)
     tokenizer = load_tokenizers(config)
     segment = None

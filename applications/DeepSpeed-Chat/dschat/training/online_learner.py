@@ -29,6 +29,7 @@ from dschat.training.faults import BadStepError, BadSteps, GradientWatch, agree,
 from dschat.training.group_targets import with_group_targets
 from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
+from dschat.training.model_folder import on_all_ranks
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.sample_term import with_samples
 from dschat.training.targets import MacroActions, Segment, with_targets
@@ -101,7 +102,7 @@ class OnlineLearner(ExperienceMaker):
         except BadStepError as error:
             # A fault before the updates: the whole iteration is left out.
             self.iteration += 1
-            self.bad_steps.bad(error, self.iteration, experiences)
+            self.bad_steps.bad(error, self.iteration, experiences or self.rollouts)
             return self._left_out(time.perf_counter() - started)
         seconds["update"] = time.perf_counter() - at
         self.iteration += 1
@@ -193,10 +194,12 @@ class OnlineLearner(ExperienceMaker):
             self.segment,
         )
         discounts = (config.gamma, config.lam)
-        return [
-            with_targets(e, config.kl_ctl, clip, *discounts, config.clip_reward_value, macro)
-            for e in experiences
-        ]
+        found: list[Experience] = []
+        with on_all_ranks():  # a parser may fail
+            for e in experiences:
+                bounds = clip, *discounts, config.clip_reward_value
+                found.append(with_targets(e, config.kl_ctl, *bounds, macro))
+        return found
 
     @record_function("update")
     def learn(self, experiences: list[Experience]) -> dict[str, float]:
@@ -226,9 +229,10 @@ class OnlineLearner(ExperienceMaker):
                     self.bad_steps.bad(error, self.iteration + 1, step)
                     continue
                 if metrics:
-                    self.bad_steps.good()
                     collected.append(metrics)
-                    if self.average is not None:
-                        self.average.update()
+                    if self.actor.was_step_applied():  # not so after an overflow in fp16
+                        self.bad_steps.good()
+                        if self.average is not None:
+                            self.average.update()
         names = collected[0] if collected else {}
         return {name: sum(m[name] for m in collected) / len(collected) for name in names}

@@ -104,6 +104,12 @@ def load_resumable(trainer: OnlineTrainer, checkpoint: Checkpoint) -> None:
         UserError: (on all ranks) a file does not fit.
     """
     folder = checkpoint.folder
+    with on_all_ranks():
+        if not (folder / f"rank-{distributed.rank()}.pt").is_file():
+            raise UserError(
+                f"{folder} has no rank-{distributed.rank()}.pt where rank {distributed.rank()} "
+                "runs. Give a checkpoint on a disk that all machines share."
+            )
     for name, engine in _engines(trainer).items():
         load_engine(engine, folder / name)
     with on_all_ranks():

@@ -44,6 +44,8 @@ class OnlineTrainer(OnlineLearner):
     facts: dict[str, Any] = field(default_factory=dict)
     _saved_at: int = field(default=-1, init=False)
     _evaluated_at: int = field(default=-1, init=False)
+    _checkpoint_at: int = field(default=-1, init=False)
+    _iteration_began_at: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,16 +57,21 @@ class OnlineTrainer(OnlineLearner):
         Returns:
             Whether the end was reached; False: SIGTERM came, and a checkpoint was saved.
         """
+        assert self.config.output_dir is not None
         with self.stop.listening():
             try:
                 self._iterate()
             except StopRequestedError:
-                distributed.log_main(how_to_go_on(save_resumable(self)))
+                folder = Path(self.config.output_dir) / f"resumable-{self.iteration}"
+                if self._checkpoint_at != self.iteration:
+                    folder = save_resumable(self)
+                distributed.log_main(how_to_go_on(folder))
                 return False
-        if self.config.final_in_output_dir:
-            self._save_final()
-        elif self._saved_at != self.generation_step:
-            self.save()
+            # What is asked to stop now is as good as done.
+            if self.config.final_in_output_dir:
+                self._save_final()
+            elif self._saved_at != self.generation_step:
+                self.save()
         return True
 
     def _iterate(self) -> None:
@@ -112,6 +119,7 @@ class OnlineTrainer(OnlineLearner):
     def _run_whole_iteration(self, prompts: list[PromptExample]) -> dict[str, float]:
         """An iteration; one that is left half-way leaves everything as it was before it."""
         step, states = self.generation_step, random_states()
+        self._iteration_began_at = step
         try:
             return self.run_iteration(prompts)
         except StopRequestedError:
@@ -124,25 +132,28 @@ class OnlineTrainer(OnlineLearner):
         config = self.config
         if self.evaluate_every and self.iteration % self.evaluate_every == 0:
             self._evaluate()
-        before = self.generation_step - self.rounds
-        if config.save_steps and self.generation_step // config.save_steps > (
-            before // config.save_steps
-        ):
+        every, before = config.save_steps, self._iteration_began_at
+        if every and self.generation_step // every > before // every:
             self.save()
         if self.iteration < total:  # the end needs no way to go on
             if config.checkpoint_steps and self.iteration % config.checkpoint_steps == 0:
                 distributed.log_main(f"saved {save_resumable(self)}")
+                self._checkpoint_at = self.iteration
             if self.stop.on_any_rank(self.device):
                 raise StopRequestedError
 
     def progress(self) -> dict[str, int]:
         """Where the run is; see `set_progress`."""
         names = ("iteration", "generation_step", "_saved_at", "_evaluated_at")
-        return {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in names}
+        bad = self.bad_steps
+        return {**own, "bad_steps": bad.total, "bad_steps_in_a_row": bad.in_a_row}
 
     def set_progress(self, progress: dict[str, int]) -> None:
         """Go on from where `progress` was taken."""
-        for name in self.progress():
+        bad = self.bad_steps
+        bad.total, bad.in_a_row = progress["bad_steps"], progress["bad_steps_in_a_row"]
+        for name in ("iteration", "generation_step", "_saved_at", "_evaluated_at"):
             setattr(self, name, int(progress[name]))
 
     def _evaluate(self) -> None:
@@ -166,6 +177,12 @@ class OnlineTrainer(OnlineLearner):
         )
         self._saved_at = self.generation_step
         distributed.log_main(f"saved {folder}")
+
+    def final_model(self) -> Path:
+        """The folder of the trained policy."""
+        folder = Path(self.config.output_dir or "")
+        own = self.config.final_in_output_dir
+        return folder if own else folder / f"step-{self.generation_step}" / "actor"
 
     def _save_final(self) -> None:
         """Write the policy to output_dir itself, as Hugging Face users expect it."""

@@ -82,19 +82,57 @@ def plain_settings(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(kept, default=str))
 
 
-def seal(folder: Path, step: int, config: Any, **run: Any) -> None:
+def _names(folder: Path) -> list[str]:
+    """Of all files in a checkpoint but its seal."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != SEAL
+    )
+
+
+def _checksums(folder: Path) -> dict[str, list[int]]:
+    """By name; the ranks share the work. All of them call this and get the same.
+
+    Raises:
+        UserError: on all ranks: a rank cannot read a file, or sees other files than another.
+    """
+    names: list[str] = []
+    with on_all_ranks():
+        names = _names(folder)
+    if any(other != names for other in distributed.gather_objects(names)):
+        raise UserError(
+            f"{folder.parent} is not the same folder for all ranks. Give an --output_dir on a disk "
+            "that all machines share."
+        )
+    found: dict[str, list[int]] = {}
+    with on_all_ranks():
+        mine = names[distributed.rank() :: distributed.world_size()]
+        found = {name: _checksum(folder / name) for name in mine}
+    return {name: sums for part in distributed.gather_objects(found) for name, sums in part.items()}
+
+
+def _check_sizes(folder: Path, files: dict[str, list[int]]) -> None:
+    """A last look before the folder gets its name; raises `UserError`."""
+    for name, (size, _) in files.items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise UserError(f"{folder / name} has {found} bytes, expected {size}: the disk fails.")
+
+
+def seal(
+    folder: Path, step: int, config: Any, files: dict[str, list[int]] | None = None, **run: Any
+) -> None:
     """Write `complete.json` over the files in `folder`, after which it counts as whole.
 
     Args:
         step: the N of resumable-N.
         config: the settings of the run, a dataclass.
+        files: checksums by name; None: they are made here.
         run: further facts that a resumed run must share (plain values).
     """
-    files = {
-        str(path.relative_to(folder)): _checksum(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SEAL
-    }
+    if files is None:
+        files = {name: _checksum(folder / name) for name in _names(folder)}
     value = {
         "step": step,
         "files": files,
@@ -264,7 +302,7 @@ def new_checkpoint(output_dir: str | Path, step: int, config: Any, **run: Any) -
     """Yield a temporary folder that becomes output_dir/resumable-N; all ranks enter and write.
 
     The block must not raise on one rank while others wait in a collective operation. When it has
-    ended on all ranks the files are sealed, read back and verified, and the folder gets its name.
+    ended on all ranks the files are read back and sealed, and the folder gets its name.
 
     Raises:
         UserError: on all ranks, with the first failure; nothing is left behind.
@@ -279,11 +317,13 @@ def new_checkpoint(output_dir: str | Path, step: int, config: Any, **run: Any) -
         assert folder is not None
         with on_all_ranks():
             yield folder
+        # Every file is read back once, for its checksum.
+        files = _checksums(folder)
         # A failure of the sealing or the renaming must reach all ranks as well.
         with on_all_ranks():
             if distributed.is_main():
-                seal(folder, step, config, **run)
-                read(folder)
+                seal(folder, step, config, files, **run)
+                _check_sizes(folder, files)
                 stack.close()
 
 
