@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
-from dschat.training import distributed, resumable
+from dschat.training import distributed, resumable, same_run
 from launch import environment, free_port
 
 
@@ -57,7 +57,7 @@ def test_secrets_are_left_out(tmp_path: Path) -> None:
     folder = save(tmp_path, 3)
     assert "not for the disk" not in (folder / "complete.json").read_text()
     assert "not either" not in (folder / "complete.json").read_text()
-    resumable.check_same_run(resumable.read(folder), replace(CONFIG, openai_api_key="another"))
+    same_run.check_same_run(resumable.read(folder), replace(CONFIG, openai_api_key="another"))
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "unsealed", "half a seal", "empty"])
@@ -169,17 +169,17 @@ def test_every_difference_is_named_with_both_values(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = resumable.read(save(tmp_path, 1, rows=5))
-    resumable.check_same_run(checkpoint, replace(CONFIG, output_dir="elsewhere"), rows=5)
+    same_run.check_same_run(checkpoint, replace(CONFIG, output_dir="elsewhere"), rows=5)
     assert capsys.readouterr().out == ""
     changed = replace(CONFIG, learning_rate=0.2, data_path=("a",))
     with pytest.raises(UserError) as raised:
-        resumable.check_same_run(checkpoint, changed, rows=6)
+        same_run.check_same_run(checkpoint, changed, rows=6)
     for difference in ("--learning_rate 0.1 -> 0.2", "['a', 'b'] -> ['a']", "rows 5 -> 6"):
         assert difference in str(raised.value)
-    resumable.check_same_run(checkpoint, changed, {"learning_rate", "data_path"}, rows=5)
+    same_run.check_same_run(checkpoint, changed, {"learning_rate", "data_path"}, rows=5)
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match="number of ranks 1 -> 3"):
-        resumable.check_same_run(checkpoint, CONFIG)
+        same_run.check_same_run(checkpoint, CONFIG)
 
 
 def test_another_version_is_a_warning(
@@ -187,8 +187,8 @@ def test_another_version_is_a_warning(
 ) -> None:
     checkpoint = resumable.read(save(tmp_path, 1))
     versions = {**resumable.library_versions(), "torch": "0.1"}
-    monkeypatch.setattr(resumable, "library_versions", lambda: versions)
-    resumable.check_same_run(checkpoint, CONFIG)
+    monkeypatch.setattr(same_run, "library_versions", lambda: versions)
+    same_run.check_same_run(checkpoint, CONFIG)
     assert "WARNING: torch is 0.1 now" in capsys.readouterr().out
 
 

@@ -14,16 +14,9 @@ from dschat.errors import UserError
 from dschat.training import distributed
 from dschat.training.deepspeed_config import read_overrides
 from dschat.training.model_folder import on_all_ranks
-from dschat.training.resumable import (
-    Checkpoint,
-    check_same_facts,
-    check_same_run,
-    choose,
-    plain_settings,
-    refuse_old_checkpoints,
-    remove_leftovers,
-)
+from dschat.training.resumable import Checkpoint, choose, refuse_old_checkpoints, remove_leftovers
 from dschat.training.run_files import MetricsLog, library_versions
+from dschat.training.same_run import check_same_facts, check_same_run, plain_settings
 from dschat.utils.files import atomic_write_json, atomic_write_text
 
 FINISHED = "finished.json"

@@ -33,13 +33,9 @@ from dschat.training.online_setup import (
 )
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.pretraining_mix import load_mix
-from dschat.training.resumable import (
-    check_same_run,
-    choose,
-    refuse_old_checkpoints,
-    remove_leftovers,
-)
+from dschat.training.resumable import choose, refuse_old_checkpoints, remove_leftovers
 from dschat.training.run_files import MetricsLog, data_folder, write_config
+from dschat.training.same_run import check_same_run
 from dschat.training.saving import refuse_old_steps
 from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
 from dschat.utils.files import require_folder

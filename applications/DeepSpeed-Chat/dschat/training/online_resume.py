@@ -25,7 +25,8 @@ from dschat.training.engine_checkpoint import load_engine, load_values, save_eng
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.pretraining_mix import PretrainingMix
 from dschat.training.random_states import random_states, set_random_states
-from dschat.training.resumable import Checkpoint, new_checkpoint, plain_settings, prune
+from dschat.training.resumable import Checkpoint, new_checkpoint, prune
+from dschat.training.same_run import plain_settings
 from dschat.utils.files import atomic_write_text, explain_write_errors
 
 if TYPE_CHECKING:
