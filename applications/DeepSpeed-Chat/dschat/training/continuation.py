@@ -93,7 +93,13 @@ def unmark_finished(output_dir: str | Path) -> None:
         (Path(output_dir) / FINISHED).unlink(missing_ok=True)
 
 
-def mark_finished(settings: Any, step: int, model: Path, result: dict[str, float]) -> None:
+def mark_finished(
+    settings: Any,
+    step: int,
+    model: Path,
+    result: dict[str, float],
+    output_dir: str | Path | None = None,
+) -> None:
     """Write output_dir/finished.json, so that a resumed run knows that nothing is left to train.
 
     Args:
@@ -101,12 +107,14 @@ def mark_finished(settings: Any, step: int, model: Path, result: dict[str, float
         step: optimiser steps done.
         model: the folder of the trained model, in output_dir.
         result: the last evaluation.
+        output_dir: where the settings call it something else.
     """
+    folder = Path(output_dir or settings.output_dir)
     with on_all_ranks():
         if distributed.is_main():
             value = {
                 "step": step,
-                "model": str(model.relative_to(settings.output_dir)),
+                "model": str(model.relative_to(folder)),
                 "result": result,
                 "settings": plain_settings(settings),
                 "run": {
@@ -114,7 +122,7 @@ def mark_finished(settings: Any, step: int, model: Path, result: dict[str, float
                     "versions": library_versions(),
                 },
             }
-            atomic_write_json(Path(settings.output_dir) / FINISHED, value)
+            atomic_write_json(folder / FINISHED, value)
 
 
 def checked_facts(beginning: Beginning, train: Any, held_out: Any) -> dict[str, Any]:

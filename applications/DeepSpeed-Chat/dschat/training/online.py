@@ -78,7 +78,8 @@ def train_online(config: OnlineConfig, task: Task | None = None) -> None:
     trainer = build_trainer(config, device, dtype, task)
     with trainer.log:
         if trainer.train():
-            mark_finished(trainer.settings, trainer.iteration, trainer.final_model(), {})
+            model = trainer.final_model()
+            mark_finished(trainer.settings, trainer.iteration, model, {}, config.output_dir)
     distributed.shut_down()
 
 
