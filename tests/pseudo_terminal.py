@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,11 @@ def start_at_a_terminal(
 ) -> tuple[subprocess.Popen[bytes], Person]:
     """The script as the foreground of a terminal, so that Ctrl-C reaches it."""
     master, slave = pty.openpty()
+    # Linux sends Ctrl-C's signal and then drops what waits to be shown: also what the process has
+    # written in answer to the signal, if it was quick.
+    modes = termios.tcgetattr(slave)
+    modes[3] |= termios.NOFLSH
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
     take_terminal = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
