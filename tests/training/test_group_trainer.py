@@ -281,3 +281,15 @@ def test_a_rank_without_any_response_reports_what_the_others_report(
     full = dict.fromkeys(theirs, 1.0)
     iteration_metrics(experiences, full, 0.1, trainer.device)
     assert len(reduced[0]) == len(reduced[1])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_policy_that_is_its_reference_has_no_divergence_at_all(
+    settings: Any, checkpointing: bool
+) -> None:
+    """Policy and reference take the same passes, so that equal weights give equal bits."""
+    trainer = make_trainer(settings(actor_gradient_checkpointing=checkpointing, **GROUP))
+    experiences, _ = trainer.score(trainer.sample([trainer.prompts[0]] * 8))
+    for e in experiences:
+        assert torch.equal(e.logprobs, e.reference_logprobs)
+        assert not e.divergence.any()

@@ -73,6 +73,11 @@ class PolicyModel(nn.Module):
 
     output_layer: OutputLayer
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt that several rows have in common goes through the model once."""
+        return self.plain_cache and not takes_rows_whole(backbone(self.model))
+
     def limit_vocabulary(self, size: int) -> None:
         """Take the first `size` tokens only as possible, from now on."""
         object.__setattr__(self, "output_layer", replace(self.output_layer, width=size))
@@ -110,7 +115,7 @@ class PolicyModel(nn.Module):
     def _states(self, input_ids: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
         """[B, T, H]: the state before each response token; a shared prompt's are computed once."""
         body = backbone(self.model)
-        if self.plain_cache and not takes_rows_whole(body):
+        if self.shares_prompts:
             shared = shared_prompts(input_ids, attention_mask, response_length)
             if shared is not None:
                 places = positions(attention_mask)

@@ -50,12 +50,18 @@ class Visit:
         reference: the frozen policy.
         rollouts: the micro-batches to be scored.
         temperature: of sampling.
+        shares_prompts: whether the policy does, so that equal models give equal bits.
     """
 
     def __init__(
-        self, reference: FrozenPolicy, rollouts: Sequence[Rollout], temperature: float
+        self,
+        reference: FrozenPolicy,
+        rollouts: Sequence[Rollout],
+        temperature: float,
+        shares_prompts: bool = True,
     ) -> None:
         self.reference, self.rollouts, self.temperature = reference, rollouts, temperature
+        self.shares_prompts = shares_prompts
         self.hidden: list[Tensor] | None = None
         self._chunks: Chunks | None = None
         if isinstance(reference, WithoutAdapters):
@@ -64,6 +70,7 @@ class Visit:
                 self._look(policy)
 
     def _look(self, policy: PolicyModel) -> None:
+        policy.plain_cache = policy.plain_cache and self.shares_prompts
         inputs = [r.model_inputs() for r in self.rollouts]
         self.hidden = [policy(*each, hidden_only=True) for each in inputs]
 

@@ -98,7 +98,8 @@ class PenaltyScorer:
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
         hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
         actions = [r.actions[r.response_mask] for r in rollouts]
-        visits = [Visit(r, rollouts, self.temperature) for r in self.references]
+        shares = policy.shares_prompts
+        visits = [Visit(r, rollouts, self.temperature, shares) for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
             if getattr(self.regularizer, "needs_all_references", False):
