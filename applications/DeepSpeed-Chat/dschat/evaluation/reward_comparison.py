@@ -113,10 +113,14 @@ class RewardComparison:
         models = [policy, *references]
         responses = {m.name: self._sample(m) for m in models}
         mine = self.prompts[rank() :: world_size()]
-        prompts = [p.example["prompt"] for p in mine] * len(models)
-        texts = [text for m in models for text in responses[m.name]]
-        scores = self.rewards(prompts, texts) if texts else []
-        scores = check_rewards(scores, [p.text for p in mine] * len(models), self.rewards.path)
+        pairs = [(i, text) for m in models for i, text in enumerate(responses[m.name])]
+        # A response that two models give is scored once: another batch may round another way.
+        unique = list(dict.fromkeys(pairs))
+        prompts = [mine[i].example["prompt"] for i, _ in unique]
+        found = self.rewards(prompts, [text for _, text in unique]) if unique else []
+        found = check_rewards(found, [mine[i].text for i, _ in unique], self.rewards.path)
+        score_of = dict(zip(unique, found, strict=True))
+        scores = [score_of[pair] for pair in pairs]
         rewards = {
             m.name: _gathered(scores[i * len(mine) : (i + 1) * len(mine)])
             for i, m in enumerate(models)
