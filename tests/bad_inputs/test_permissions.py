@@ -19,6 +19,7 @@ CASES = [
     ("sft", "--output_dir locked/out", "locked.* not be written"),
     ("ppo", "--output_dir locked", "locked.* not be written"),
     ("dpo", "--output_dir locked/out", "locked.* not be written"),
+    ("inference", "--proj-path locked", "locked.* not be written"),
     ("judge", "--output locked/judged.jsonl", "locked.* not be written"),
     ("sample", "--savepath locked/sampled.jsonl", "locked.* not be written"),
     ("compare", "a.jsonl b.jsonl --output locked/page", "locked.* not be written"),

@@ -68,10 +68,12 @@ def explain_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 def _is_refused_write(error: BaseException, folder: Path) -> bool:
     if not isinstance(error, OSError) or error.errno not in REFUSED_ERRNOS:
         return False
-    # What the block reads elsewhere may be refused too: that is another error.
-    return error.filename is not None and Path(error.filename).absolute().is_relative_to(
-        folder.absolute()
-    )
+    if error.filename is None:
+        return False
+    # What the block reads elsewhere may be refused too: that is another error. A parent folder
+    # that cannot be made lies above.
+    refused, folder = Path(error.filename).absolute(), folder.absolute()
+    return refused.is_relative_to(folder) or folder.is_relative_to(refused)
 
 
 def require_folder(path: str | os.PathLike[str], flag: str) -> None:
