@@ -24,7 +24,7 @@ def draw_scaling(path: str, measured: dict[str, dict[str, list[tuple[int, float]
         first = points[0][0], max(value[0][1] for n, value in lines.items() if "MiB" not in n)
         line = [first[1] * size / first[0] for size in sizes]
         above.plot(sizes, line, "k:", linewidth=1, label="in proportion")
-        above.set(title=varied, ylabel="seconds")
+        above.set(title=varied, ylabel="seconds (CPU)")
         below.set(ylabel="extra peak memory, MiB", xlabel=varied.split(",")[0])
         for axis in (above, below):
             axis.set(xscale="log", yscale="log")

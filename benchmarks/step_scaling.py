@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/step_scaling.py --plot assets/step_scaling.png
 
 One size varies at a time around ``BASE``, with a model so narrow that what is not the model's own
-arithmetic would show. The step is the trainer's own, scored by a function, under exact reverse KL;
-of two iterations the second one counts. Attention is quadratic in length by nature: over response
-length a second set of steps has it replaced by one that looks at nothing but the token itself.
-The exponent is that of the power law fitted to the last three sizes.
+arithmetic would show. The step is the trainer's own, scored by a function, under exact reverse KL.
+On a CPU its CPU seconds count, so that other work on the machine matters little. Attention is
+quadratic in length by nature: over response length a second set of steps has it replaced by one
+that looks at nothing but the token itself. The exponent is that of the power law fitted to the last
+three sizes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import json
 import math
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +70,7 @@ def measure(size: Size, attention: bool = True) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_models(size, folder)
-        given = settings(size, temporary, str(folder / "out"), "grpo", steps=2)
+        given = settings(size, temporary, str(folder / "out"), "grpo", steps=1)
         config = DivergenceConfig(**{**given, "kl_estimator": "exact", "save_steps": 0})
         config.validate()
         trainer = build_trainer(config, *start(config), Task(reward=score_text))
@@ -76,12 +78,9 @@ def measure(size: Size, attention: bool = True) -> dict[str, float]:
         if not attention:
             for policy in (trainer.actor.module, trainer.references[0].policy):
                 policy.model.set_attn_implementation("no_attention")
-        phases = Phases()
+        phases = Phases(time.perf_counter if torch.cuda.is_available() else time.process_time)
         watch(trainer, phases)
-        prompts = size.responses // size.group
-        trainer.run_iteration(trainer.prompts[:prompts])
-        phases.seconds.clear()
-        batch = trainer.prompts[prompts : 2 * prompts]
+        batch = trainer.prompts[: size.responses // size.group]
         metrics, peak = extra_peak(lambda: trainer.run_iteration(batch))
         trainer.log.close()
     assert metrics["response_length"] == size.response
@@ -131,6 +130,7 @@ def main() -> None:
         # Blocks of 1 MiB and more go back to the system at once (M_MMAP_THRESHOLD, glibc only):
         # what is alive is measured, not what the C library keeps.
         ctypes.CDLL("libc.so.6").mallopt(-3, 2**20)
+    measure(sized())  # the first step of a process is slower than others
     lengths = {n: sized(response=n) for n in LENGTHS if n <= options.longest}
     measured = {
         "response length": over("response length", lengths),
