@@ -114,6 +114,7 @@ def program_rows() -> list[Row]:
 
 
 def rows_of(make: Callable[[int], Row], size: int) -> Callable[[], list[Row]]:
+    """A function that makes `size` rows, when it is asked to."""
     return lambda: [make(i) for i in range(size)]
 
 

@@ -105,4 +105,5 @@ def _names(path_a: str, path_b: str) -> tuple[str, str]:
 
 
 def head(text: str) -> str:
+    """The beginning of a text, quoted, for messages."""
     return repr(text if len(text) <= HEAD_LENGTH else text[:HEAD_LENGTH] + "...")

@@ -64,10 +64,12 @@ def read_exactly(descriptor: int, count: int) -> bytes:
 
 
 def read_frame(descriptor: int) -> bytes:
+    """One message: its length, then its bytes."""
     return read_exactly(descriptor, LENGTH.unpack(read_exactly(descriptor, LENGTH.size))[0])
 
 
 def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, however little a pipe takes at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -113,6 +115,7 @@ def import_for(program: CodeType, namespace: dict[str, Any]) -> None:
 
 
 def as_integer(value: dict[str, Any]) -> Any:
+    """An integer that was sent as text, because JSON readers limit its digits; else the value."""
     return int(value["\0integer"]) if "\0integer" in value else value
 
 
@@ -214,6 +217,7 @@ def exit_code(pid: int, setup: dict[str, Any]) -> int:
 
 
 def contents(file: int, limit: int) -> bytes:
+    """The first `limit` bytes of an open file, from its start."""
     return os.pread(file, min(os.fstat(file).st_size, limit), 0)
 
 
