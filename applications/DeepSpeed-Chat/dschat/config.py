@@ -6,12 +6,14 @@ Nothing here imports torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
 import json
 import math
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -213,6 +215,8 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; a `UserError` becomes one message and exit code 1."""
     try:
         main()
+        if "torch" in sys.modules:
+            leave()
     except UserError as error:
         given = os.environ.get("RANK", "0")
         rank = int(given) if given.isdecimal() else 0
@@ -226,3 +230,19 @@ def run_script(main: Callable[[], None]) -> None:
         # and a normal interpreter shutdown could wait for them instead.
         sys.stdout.flush()
         os._exit(1)
+
+
+def leave() -> None:
+    """End a process that has done its work, without taking the interpreter down around C++ threads.
+
+    Threads of torch's process groups may still hold Python objects then. One that asks for the
+    interpreter's lock while it is being finalised is ended by it, which C++ answers with
+    "terminate called without an active exception": a finished run that ends with code -6.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

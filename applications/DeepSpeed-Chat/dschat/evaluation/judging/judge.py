@@ -131,6 +131,7 @@ def _judge_all(
     in_a_row = 0
     pending: set[Future[dict[str, Any]]] = set()
     executor = ThreadPoolExecutor(config.concurrency)
+    wait = True
     try:
         for pair in todo:
             pending.add(executor.submit(judge_pair, config, client.ask, pair))
@@ -149,15 +150,15 @@ def _judge_all(
                     "is judged is kept: the same command goes on."
                 )
     except KeyboardInterrupt:
-        print(WAITING, file=sys.stderr, flush=True)
-        raise UserError(STOPPED) from None
-    finally:
-        try:
+        try:  # around the message too: the second Ctrl-C may come while it is being shown
+            print(WAITING, file=sys.stderr, flush=True)
             executor.shutdown(wait=True, cancel_futures=True)
         except KeyboardInterrupt:
-            raise UserError(STOPPED) from None
-        finally:
-            _keep(pending, records)
+            wait = False
+        raise UserError(STOPPED) from None
+    finally:
+        executor.shutdown(wait=wait, cancel_futures=True)
+        _keep(pending, records)
     return failures
 
 
