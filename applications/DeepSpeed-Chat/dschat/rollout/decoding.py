@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from dschat.models.key_values import GrowingLayer, plain_model, prompt_cache
+from dschat.models.output_layer import OutputLayer
+from dschat.models.policy import backbone
+from dschat.rollout.sampled_states import SampledStates
 
 _Pass = tuple[list[int], list[Any]]
 """Numbers of the prompts in a pass, and their keys and values by layer."""
@@ -36,6 +39,7 @@ def decode(
     pick: Callable[[Tensor, Tensor, int], Tensor],
     max_new_tokens: int,
     end_token_id: int,
+    kept: SampledStates | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until it ends or the limit is reached.
 
@@ -43,6 +47,7 @@ def decode(
         model: an `AutoModelForCausalLM` in eval mode with a plain cache (`has_plain_cache`).
         input_ids, attention_mask: [B, P], left-padded.
         pick: (logits [b, V] of some rows, their numbers [b], step) -> token ids [b].
+        kept: takes the state before each token; `model` then has a head that `OutputLayer` knows.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
@@ -51,7 +56,8 @@ def decode(
     device = input_ids.device
     limit = width + max_new_tokens
     plain = plain_model(model)
-    logits, layers, position = _prefill(plain, input_ids, attention_mask, limit)
+    forward = _logits_only if kept is None else _logits_and_states
+    (logits, states), layers, position = _prefill(plain, input_ids, attention_mask, limit, forward)
     cache = Cache(layers=list(layers))
     padded = not bool(attention_mask.all())
     mask = torch.nn.functional.pad(attention_mask, (0, max_new_tokens), value=1)
@@ -60,6 +66,9 @@ def decode(
     rows = torch.arange(batch, device=device)
     going = torch.ones(batch, dtype=torch.bool, device=device)
     for step in range(max_new_tokens):
+        if kept is not None:
+            assert states is not None
+            kept.note(states, rows, step)
         tokens = pick(logits, rows, step)
         response[rows, step] = tokens
         ends = going & (tokens == end_token_id)
@@ -69,31 +78,47 @@ def decode(
         if left == 0 or step + 1 == max_new_tokens:
             break
         if (len(rows) - left) * LEAVE_AT >= len(rows):
-            kept = going.nonzero().squeeze(1)
-            rows, tokens, position, mask = rows[kept], tokens[kept], position[kept], mask[kept]
-            going = going[kept]
+            staying = going.nonzero().squeeze(1)
+            rows, tokens, mask = rows[staying], tokens[staying], mask[staying]
+            position, going = position[staying], going[staying]
             for layer in layers:
-                layer.keep(kept)
+                layer.keep(staying)
         position = position + 1
-        logits = plain(
+        logits, states = forward(
+            plain,
             input_ids=tokens.unsqueeze(1),
             attention_mask=mask[:, : width + step + 1] if padded else None,
             position_ids=position.unsqueeze(1),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        )
     return [r[:n] for r, n in zip(response.tolist(), length.tolist(), strict=True)]
 
 
+def _logits_only(model: Any, **inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """[b, V] logits after each row."""
+    return model(**inputs, logits_to_keep=1).logits[:, -1], None
+
+
+def _logits_and_states(model: Any, **inputs: Any) -> tuple[Tensor, Tensor | None]:
+    """The same, and the states [b, H] that they are made from."""
+    states = backbone(model)(**inputs).last_hidden_state[:, -1]
+    return OutputLayer.of(model).logits(states), states
+
+
 def _prefill(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, limit: int
-) -> tuple[Tensor, list[GrowingLayer], Tensor]:
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    limit: int,
+    forward: Callable[..., tuple[Tensor, Tensor | None]],
+) -> tuple[tuple[Tensor, Tensor | None], list[GrowingLayer], Tensor]:
     """The prompts through the model, each distinct one once.
 
     Returns:
-        The logits [B, V] after each prompt, keys and values for B rows with all prompts ending at
-        the same place, and the position [B] of each prompt's last token.
+        The logits [B, V] after each prompt and, from some `forward`, the states [B, H]; keys and
+        values for B rows with all prompts ending at the same place; and the position [B] of each
+        prompt's last token.
     """
     width = input_ids.shape[1]
     # A masked place may hold anything: -1 is no token.
@@ -101,24 +126,21 @@ def _prefill(
     unique, rows = torch.unique(marked, dim=0, return_inverse=True)
     lengths = (unique >= 0).sum(dim=1)
     found: list[_Pass] = []
-    logits: Tensor | None = None
+    after: list[tuple[Tensor, Tensor | None]] = []
     for members, size in _passes(lengths.tolist()):
         part = unique[members, width - size :]
         mask = (part >= 0).long()
         cache = prompt_cache(model)
-        after = model(
+        last = forward(
+            model,
             input_ids=part.clamp(min=0),
             attention_mask=None if bool(mask.all()) else mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        if logits is None:
-            logits = after.new_empty(len(unique), after.shape[-1])
-        logits[members] = after
+        )
+        after.append(last)
         found.append((members, list(cache.layers)))
-    assert logits is not None
     layers = []
     for i in range(len(found[0][1])):
         parts = [(members, kept[i].keys, kept[i].values) for members, kept in found]
@@ -127,7 +149,12 @@ def _prefill(
         layers.append(GrowingLayer(keys, values, min(limit, width + FIRST_ROOM), limit))
         for _, kept in found:
             kept[i] = None  # frees what has been copied
-    return logits[rows], layers, (lengths - 1)[rows]
+    # The passes' rows one after the other, and where each prompt is among them.
+    order = torch.tensor([i for members, _ in found for i in members], device=rows.device)
+    places = order.argsort()[rows]
+    logits, states = zip(*after, strict=True)
+    all_states = None if states[0] is None else torch.cat(states)[places]
+    return (torch.cat(logits)[places], all_states), layers, (lengths - 1)[rows]
 
 
 def _passes(lengths: Sequence[int]) -> list[tuple[list[int], int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ class Rollout:
         prompts, responses: the texts.
         places: [B] int64, each response's place among all ranks' responses of the iteration;
             responses to one prompt have neighbouring places.
+        states: [n, H] the policy's states before the n active tokens, where sampling kept them.
     """
 
     input_ids: Tensor
@@ -36,6 +38,7 @@ class Rollout:
     responses: list[str]
     examples: list[dict[str, Any]]
     places: Tensor
+    states: Tensor | None = None
 
     @property
     def actions(self) -> Tensor:
@@ -91,6 +94,7 @@ def make_rollout(
     device: torch.device,
     places: list[int] | None = None,
     keep_empty: bool = False,
+    states: Sequence[Tensor] | None = None,
 ) -> Rollout:
     """Pad one micro-batch to its own longest prompt and response.
 
@@ -100,6 +104,7 @@ def make_rollout(
         places: see `Rollout`; None counts the rows.
         keep_empty: a response that is the end token alone is a response of one token. Else it is
             dropped, as in DeepSpeed-Chat.
+        states: per response [length, H], see `SampledStates`.
     """
     batch = len(prompt_ids)
     width_prompt = max(len(p) for p in prompt_ids)
@@ -120,6 +125,12 @@ def make_rollout(
         {**example, "prompt_ids": prompt, "response_ids": response}
         for example, prompt, response in zip(examples, prompt_ids, response_ids, strict=True)
     ]
+    kept = None
+    if states is not None:
+        active = [
+            s for s, is_dropped in zip(states, dropped.tolist(), strict=True) if not is_dropped
+        ]
+        kept = torch.cat(active) if active else states[0][:0]
     return Rollout(
         input_ids=ids.to(device),
         attention_mask=attention.to(device),
@@ -130,4 +141,5 @@ def make_rollout(
         responses=responses,
         examples=examples,
         places=torch.tensor(places if places is not None else range(batch)).to(device),
+        states=kept,
     )

@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from dschat.models.key_values import has_plain_cache
 from dschat.rollout.decoding import decode
+from dschat.rollout.sampled_states import SampledStates
 
 
 def uniform_numbers(
@@ -135,6 +136,7 @@ def generate(
     synced_gpus: bool = False,
     vocabulary_size: int | None = None,
     top_k: int | None = None,
+    kept: SampledStates | None = None,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -148,9 +150,13 @@ def generate(
         synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
         vocabulary_size: sample among the first so many tokens only; None: all.
         top_k: sample among the so many likeliest tokens only; None: all.
+        kept: takes the state before each token.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
+
+    Raises:
+        ValueError: `kept` is given, and transformers would sample, which shows no states.
     """
     numbers = None if uniform is None else uniform.to(input_ids.device)
     if has_plain_cache(model) and not synced_gpus:
@@ -161,7 +167,9 @@ def generate(
                 return possible.float().argmax(dim=-1)
             return sample_by_inverse_cdf(possible, numbers[rows, step], temperature, top_k)
 
-        return decode(model, input_ids, attention_mask, pick, max_new_tokens, end_token_id)
+        return decode(model, input_ids, attention_mask, pick, max_new_tokens, end_token_id, kept)
+    if kept is not None:
+        raise ValueError(f"{type(model).__name__} is sampled from by transformers: no states kept")
     processors = LogitsProcessorList()
     if numbers is not None:
         length = input_ids.shape[1]

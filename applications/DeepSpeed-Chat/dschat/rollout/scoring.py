@@ -90,13 +90,17 @@ class PenaltyScorer:
 
         Args:
             actor: the actor's engine or `PolicyModel`, in eval mode.
+            rollouts: with `states` where sampling kept them: the actor is not asked again.
 
         Returns:
             Scores per micro-batch, the regulariser's metrics as sums over active positions, and
             the number of those positions (all of this rank).
         """
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
-        hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
+        hidden = [
+            actor(*r.model_inputs(), hidden_only=True) if r.states is None else r.states
+            for r in rollouts
+        ]
         actions = [r.actions[r.response_mask] for r in rollouts]
         shares = policy.shares_prompts
         visits = [Visit(r, rollouts, self.temperature, shares) for r in self.references]

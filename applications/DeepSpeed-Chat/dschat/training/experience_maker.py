@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from dschat.rewards import RewardFunction, check_rewards, first_raising
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
 from dschat.rollout.references import FrozenPolicy
+from dschat.rollout.sampled_states import SampledStates
 from dschat.rollout.scoring import PenaltyScorer, to_experience
 from dschat.training import distributed
 from dschat.training.faults import Fault, agree
@@ -84,7 +85,12 @@ class ExperienceMaker:
             self.world,
         )
         self.generation_step += 1
-        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
+        kept = None
+        if config.reuse_rollout_logprobs:
+            kept = SampledStates(len(mine), config.max_answer_seq_len)
+        responses = sample_responses(
+            self.actor, mine, uniform, config, self.tokenizer, self.device, kept
+        )
         rollouts = micro_batches(
             mine,
             responses,
@@ -93,6 +99,7 @@ class ExperienceMaker:
             self.tokenizer,
             self.device,
             keep_empty=self.critic is None,
+            kept=kept,
         )
         self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
         return rollouts
@@ -109,6 +116,8 @@ class ExperienceMaker:
             prompts = tuple(prompt for rollout in rollouts for prompt in rollout.prompts)
             fault = Fault(f"the penalty cannot be computed: {error}", self.rank, prompts)
         agree(fault, self.device)
+        # What sampling kept has been used.
+        self.rollouts = rollouts = [replace(rollout, states=None) for rollout in rollouts]
         with on_all_ranks():
             scores, reward_sums = self._rewards(rollouts)
         experiences = []

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from dschat.config import require
 from dschat.errors import UserError
+from dschat.training.generation_flags import GenerationFlags
 from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
@@ -231,7 +232,11 @@ class MultiReferenceConfig(MultiReferenceFlags):
             enable_zero3_generation_gather=self.zero_stage == 3,
             actor_gradient_checkpointing=self.gradient_checkpointing,
             output_dir=self.output_dir or self.model_out,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
+            **{
+                f.name: getattr(self, f.name)
+                for flags in (ResumeFlags, GenerationFlags)
+                for f in dataclasses.fields(flags)
+            },
             profile_steps=self.profile_steps,
             seed=self.seed,
             enable_tensorboard=self.report_to == "tensorboard",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dschat.config import flag
 from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
+from dschat.training.generation_flags import GenerationFlags
 from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.profiling import ProfileFlags
@@ -29,7 +30,13 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
 
 @dataclass
 class MultiReferenceFlags(
-    ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags, ResumeFlags, ProfileFlags
+    ReferenceFlags,
+    HuggingFaceFlags,
+    DivergenceFlags,
+    WassersteinFlags,
+    GenerationFlags,
+    ResumeFlags,
+    ProfileFlags,
 ):
     """What `gsm8k_grpo.py` takes."""
 

@@ -14,6 +14,7 @@ import torch
 from dschat.config import require
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
+from dschat.models.key_values import plain_model
 from dschat.models.loading import DTYPE_NAMES
 from dschat.parsing.parsers import open_parser
 from dschat.parsing.segments import segment_by
@@ -21,6 +22,7 @@ from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
 from dschat.training import distributed
 from dschat.training.continuation import mark_finished, read_finished, unmark_finished
+from dschat.training.generation_flags import require_generation
 from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
@@ -128,6 +130,8 @@ def build_trainer(
     if checkpoint is not None:
         check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     models = load_models(config, tokenizer, dtype, device, task.reward)
+    actor_class = type(plain_model(models.actor.model)).__name__
+    require_generation(config, models.actor.plain_cache, actor_class)
     with models.references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
         single = build_regularizer(config, embeddings, tokenizer)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from dschat.config import flag, require
 from dschat.parsing import PARSERS
 from dschat.training.algorithm_flags import AlgorithmFlags, ReferenceSetFlags
+from dschat.training.generation_flags import GenerationFlags
 from dschat.training.online_checks import (
     require_algorithm,
     require_partners,
@@ -35,6 +36,7 @@ class OnlineConfig(
     SystemFlags,
     OptimizerFlags,
     AlgorithmFlags,
+    GenerationFlags,
     ReferenceSetFlags,
     PretrainingMixFlags,
     BatchFlags,

@@ -11,6 +11,7 @@ from torch import Tensor
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, whole_model
+from dschat.rollout.sampled_states import SampledStates
 from dschat.training import distributed
 from dschat.training.online_config import OnlineConfig
 
@@ -22,6 +23,7 @@ def sample_responses(
     config: OnlineConfig,
     tokenizer: Any,
     device: torch.device,
+    kept: SampledStates | None = None,
 ) -> list[list[int]]:
     """One response to each of this rank's prompts, as token ids.
 
@@ -29,6 +31,7 @@ def sample_responses(
         engine: the actor's DeepSpeed engine; it is put into eval mode.
         uniform: [prompts, max_answer_seq_len], see `uniform_numbers`; None takes the likeliest
             token every time.
+        kept: takes the state before each token.
     """
     zero3 = engine.zero_optimization_partition_weights()
     gather = zero3 and config.enable_zero3_generation_gather
@@ -46,6 +49,7 @@ def sample_responses(
             tokenizer.pad_token_id,
             synced_gpus=zero3 and not gather and distributed.world_size() > 1,
             vocabulary_size=engine.module.output_layer.vocabulary_size,
+            kept=kept,
         )
 
 
@@ -57,8 +61,10 @@ def micro_batches(
     tokenizer: Any,
     device: torch.device,
     keep_empty: bool,
+    kept: SampledStates | None = None,
 ) -> list[Rollout]:
     """Prompts and their responses in runs of `size`, each padded to its own longest."""
+    states = None if kept is None else kept.of_responses(responses)
     texts = tokenizer.batch_decode(list(responses), skip_special_tokens=True)
     return [
         make_rollout(
@@ -72,6 +78,7 @@ def micro_batches(
             device,
             list(places[i : i + size]),
             keep_empty,
+            None if states is None else states[i : i + size],
         )
         for i in range(0, len(prompts), size)
     ]
