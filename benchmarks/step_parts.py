@@ -4,7 +4,7 @@
 
 CPU seconds (medians), so that a machine with other work will do. "through transformers" generates
 by `model.generate`; "rows in full" takes every response's prompt through policy and reference
-again, in scoring and in the update.
+again, in scoring and in the update. "states of sampling reused" is --reuse_rollout_logprobs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from step_ours import Phases, settings, watch
 from step_sizes import NEVER, SIZES, score_text, write_models
 
 VARIANTS = {
-    "both shortcuts": (True, True),
-    "generation through transformers": (False, True),
-    "rows in full": (True, False),
-    "neither": (False, False),
+    "both shortcuts": (True, True, False),
+    "both, states of sampling reused": (True, True, True),
+    "generation through transformers": (False, True, False),
+    "rows in full": (True, False, False),
+    "neither": (False, False, False),
 }
 PHASES = ("generate", "score", "penalty", "actor update")
 
@@ -48,10 +49,11 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
         prompts = trainer.prompts[: size.responses // size.group]
         policies: list[Any] = [trainer.actor.module, trainer.references[0].policy]
         for number in range(rounds + 1):
-            for variant, (decodes, shares) in VARIANTS.items():
+            for variant, (decodes, shares, reuses) in VARIANTS.items():
                 generation.has_plain_cache = own_decoding if decodes else lambda _: False
                 for policy in policies:
                     policy.plain_cache = shares
+                trainer.config.reuse_rollout_logprobs = reuses
                 phases.seconds.clear()
                 trainer.run_iteration(prompts)
                 if number:  # the first one warms up
