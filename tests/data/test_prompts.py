@@ -71,16 +71,23 @@ def test_too_few_prompts_for_a_batch() -> None:
         prompt_batches(4, 5, seed=0, epoch=0)
 
 
-def test_micro_batches_of_all_ranks_do_not_depend_on_the_world_size() -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_micro_batches_of_all_ranks_do_not_depend_on_the_world_size(world_size: int) -> None:
     (batch,) = prompt_batches(24, 24, seed=1, epoch=0)
-    for world_size in (1, 2, 4):
-        per_rank = 8 // world_size
-        shares = [rank_share(batch, rank, world_size) for rank in range(world_size)]
-        for j in range(3):
-            micro = [share[j * per_rank : (j + 1) * per_rank] for share in shares]
-            assert {i for part in micro for i in part} == set(batch[j * 8 : (j + 1) * 8])
+    size = 8 // world_size
+    shares = [rank_share(24, rank, world_size, size) for rank in range(world_size)]
+    assert sorted(i for share in shares for i in share) == list(range(24))
+    for j in range(3):
+        micro = [share[j * size : (j + 1) * size] for share in shares]
+        assert {batch[i] for part in micro for i in part} == set(batch[j * 8 : (j + 1) * 8])
+
+
+def test_neighbours_of_a_micro_batch_go_to_one_rank() -> None:
+    # Two ranks, groups of 4, micro-batches of 4: the even groups are rank 0's.
+    assert rank_share(16, 0, 2, 4) == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert rank_share(16, 1, 2, 4) == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"7 items .* 2 ranks"):
-        rank_share(range(7), 0, 2)
+    with pytest.raises(ValueError, match=r"12 items .* micro-batches of 4 on each of 2 ranks"):
+        rank_share(12, 0, 2, 4)

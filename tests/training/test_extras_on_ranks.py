@@ -80,6 +80,8 @@ def test_two_ranks_do_what_one_does(
     for a, b in zip(one, two, strict=True):
         assert a["unsupervised_loss"] > 0
         for name, value in a.items():
+            if name == "padding_share":  # of smaller micro-batches
+                continue
             assert b[name] == pytest.approx(value, abs=2e-4, rel=2e-3), name
     for model in ("actor", "actor_ema", "critic"):
         weights, others = (

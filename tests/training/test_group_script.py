@@ -136,7 +136,7 @@ def test_two_ranks_are_one_rank(
     for row, other in zip(one, two, strict=True):
         assert row.keys() == other.keys()
         for name, value in row.items():
-            if not name.startswith("time/"):
+            if not name.startswith(("time/", "padding_share")):  # micro-batches are smaller
                 assert other[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
     for name, value in weights.items():
         torch.testing.assert_close(other_weights[name], value, atol=3e-4, rtol=1e-3)

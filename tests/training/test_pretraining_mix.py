@@ -125,7 +125,7 @@ def test_every_place_of_every_iteration_has_its_block() -> None:
     drawn = [int(x) for i in range(5) for x in mix.rows(i, [0, 1, 2, 3])[:, 0]]
     assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
     assert drawn[:10] != drawn[10:20]  # every pass has an order of its own
-    # Two ranks take every other place each.
+    # A rank takes the blocks of its places.
     assert mix.rows(3, [1, 3])[:, 0].tolist() == [drawn[13], drawn[15]]
 
 

@@ -6,7 +6,7 @@ import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
-ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,22 @@ def prompt_batches(n: int, global_batch_size: int, seed: int, epoch: int) -> lis
     return [order[i : i + global_batch_size] for i in range(0, full, global_batch_size)]
 
 
-def rank_share(global_batch: Sequence[ItemT], rank: int, world_size: int) -> list[ItemT]:
-    """Items rank, rank + world_size, ... of a global batch.
+def rank_share(n: int, rank: int, world_size: int, micro_batch: int) -> list[int]:
+    """Numbers of a rank's items among the n of a global batch, in runs of `micro_batch`.
 
-    Cut into micro-batches of b items each, the j-th micro-batches of all ranks together are the
-    j-th run of b x world_size items of the global batch: the same prompts meet in one update
-    whatever the number of ranks, as long as b x world_size is the same.
+    Every micro_batch x world_size consecutive items are a global micro-batch, of which rank r takes
+    the r-th run: what lies together, as the responses to one prompt do, stays together. The j-th
+    micro-batches of all ranks are the j-th global micro-batch: the same items meet in one update
+    whatever the number of ranks, as long as micro_batch x world_size is the same.
 
     Raises:
-        ValueError: the batch does not divide evenly among the ranks.
+        ValueError: the batch is not cut into whole global micro-batches.
     """
-    if len(global_batch) % world_size:
+    together = micro_batch * world_size
+    if n % together:
         raise ValueError(
-            f"a global batch of {len(global_batch)} items does not divide among {world_size} ranks"
+            f"a global batch of {n} items is not cut into whole micro-batches of {micro_batch} on "
+            f"each of {world_size} ranks"
         )
-    return list(global_batch[rank::world_size])
+    starts = range(rank * micro_batch, n, together)
+    return [start + i for start in starts for i in range(micro_batch)]

@@ -138,9 +138,8 @@ class RewardComparison:
         s, tokenizer = self.sampling, self.tokenizer
         model = load_causal_lm(compared.path, tokenizer, s.dtype, compared.flag)
         model = cut_vocabulary(model, self.width).to(s.device).eval()
-        numbers = uniform_numbers(
-            len(self.prompts), s.max_new_tokens, s.seed, 0, rank(), world_size()
-        )
+        numbers = uniform_numbers(len(self.prompts), s.max_new_tokens, s.seed, step=0)
+        numbers = numbers[rank() :: world_size()]
         mine = self.prompts[rank() :: world_size()]
         texts: list[str] = []
         starts = range(0, len(mine), s.batch_size)

@@ -23,17 +23,14 @@ from dschat.rollout.decoding import decode
 from dschat.rollout.sampled_states import SampledStates
 
 
-def uniform_numbers(
-    global_batch_size: int, length: int, seed: int, step: int, rank: int = 0, world_size: int = 1
-) -> Tensor:
-    """This rank's rows (rank, rank + world_size, ...) of the step's uniform numbers in [0, 1).
+def uniform_numbers(global_batch_size: int, length: int, seed: int, step: int) -> Tensor:
+    """The step's uniform numbers in [0, 1), a row for each place in the global batch.
 
     Returns:
-        [global_batch_size / world_size, length] float64 on CPU.
+        [global_batch_size, length] float64 on CPU; a rank takes the rows of its places.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-    numbers = torch.rand(global_batch_size, length, generator=generator, dtype=torch.float64)
-    return numbers[rank::world_size]
+    return torch.rand(global_batch_size, length, generator=generator, dtype=torch.float64)
 
 
 def sample_by_inverse_cdf(

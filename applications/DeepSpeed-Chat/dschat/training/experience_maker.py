@@ -74,28 +74,24 @@ class ExperienceMaker:
             start: place of the batch's first response among those of the iteration.
         """
         config = self.config
-        mine = rank_share(batch, self.rank, self.world)
-        places = rank_share(range(start, start + len(batch)), self.rank, self.world)
-        uniform = uniform_numbers(
-            len(batch),
-            config.max_answer_seq_len,
-            config.seed,
-            self.generation_step,
-            self.rank,
-            self.world,
+        size = config.per_device_training_batch_size
+        share = rank_share(len(batch), self.rank, self.world, size)
+        mine = [batch[i] for i in share]
+        numbers = uniform_numbers(
+            len(batch), config.max_answer_seq_len, config.seed, self.generation_step
         )
         self.generation_step += 1
         kept = None
         if config.reuse_rollout_logprobs:
             kept = SampledStates(len(mine), config.max_answer_seq_len)
         responses = sample_responses(
-            self.actor, mine, uniform, config, self.tokenizer, self.device, kept
+            self.actor, mine, numbers[share], config, self.tokenizer, self.device, kept
         )
         rollouts = micro_batches(
             mine,
             responses,
-            places,
-            config.per_device_training_batch_size,
+            [start + i for i in share],
+            size,
             self.tokenizer,
             self.device,
             keep_empty=self.critic is None,

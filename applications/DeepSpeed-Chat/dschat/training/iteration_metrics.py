@@ -26,7 +26,8 @@ def iteration_metrics(
     Returns:
         `reward` (what the reward function said) with its std, `penalised_reward`,
         `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
-        (log pi - log rho of the sampled tokens), lengths, shares and counts.
+        (log pi - log rho of the sampled tokens), lengths, shares and counts; `padding_share`, of
+        the positions of the micro-batches, prompts and responses, those that hold no token.
     """
     sums = _local_sums(experiences)
     # A rank whose responses are all dropped has no metrics of the penalty.
@@ -55,6 +56,7 @@ def iteration_metrics(
         "responses": total["responses"],
         "response_tokens": total["tokens"],
         "dropped": total["dropped"],
+        "padding_share": total["padding"] / total["positions_of_batches"],
         **{n: total[n] / counts[n.split("/")[0]] for n in names},
     }
 
@@ -72,6 +74,8 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
             "token_penalty",
             "log_ratio",
             "value",
+            "padding",
+            "positions_of_batches",
         ),
         0.0,
     )
@@ -84,6 +88,8 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
         sums["tokens"] += float(mask.sum())
         sums["reward"] += float(scores.sum())
         sums["reward_squared"] += float(scores.square().sum())
+        sums["padding"] += float((e.rollout.attention_mask == 0).sum())
+        sums["positions_of_batches"] += e.rollout.attention_mask.numel()
         sums["ended"] += float((e.rollout.ended & kept).sum())
         for name, values in (
             ("divergence", e.divergence),

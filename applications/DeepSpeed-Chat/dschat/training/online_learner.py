@@ -15,14 +15,23 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch.profiler import record_function
 
-from dschat.data.prompts import PromptExample, rank_share
-from dschat.rollout.experience import Experience
+from dschat.data.prompts import PromptExample
+from dschat.rollout.arrangement import (
+    by_length,
+    group_numbers,
+    like_lengths,
+    regrouped,
+    row_lengths,
+)
+from dschat.rollout.experience import Experience, Rollout
 from dschat.training.ema import MovingAverage
 from dschat.training.experience_maker import ExperienceMaker
 from dschat.training.faults import BadStepError, BadSteps, GradientWatch, agree, find_fault
@@ -152,7 +161,7 @@ class OnlineLearner(ExperienceMaker):
             self._leave_if_asked()
             at = time.perf_counter()
             batch = repeated[start : start + size]
-            rollouts = self.sample(batch, start)
+            rollouts = self._by_length(self.sample(batch, start), start)
             seconds["generate"] += time.perf_counter() - at
             at = time.perf_counter()
             scored, sums = self.score(rollouts)
@@ -160,12 +169,20 @@ class OnlineLearner(ExperienceMaker):
                 metric_sums[name] = metric_sums.get(name, 0.0) + value
             seconds["score"] += time.perf_counter() - at
             if self.sample_coefficient:
-                mine = rank_share(batch, self.rank, self.world)
                 scored = with_samples(
-                    scored, mine, self.sample_coefficient, config, self.tokenizer, self.device
+                    scored, repeated, self.sample_coefficient, config, self.tokenizer, self.device
                 )
             experiences += scored
         return metric_sums
+
+    def _by_length(self, rollouts: list[Rollout], start: int) -> list[Rollout]:
+        """A generation batch with rows of like length together, within each optimiser step."""
+        first = start // (self.world * self.config.per_device_training_batch_size)
+        size, pad = self.config.gradient_accumulation_steps, self.tokenizer.pad_token_id
+        found: list[Rollout] = []
+        for _, step in groupby(enumerate(rollouts, first), lambda numbered: numbered[0] // size):
+            found += by_length([rollout for _, rollout in step], self.group_size, pad)
+        return found
 
     def _leave_if_asked(self) -> None:
         if self.stop.on_any_rank(self.device):
@@ -210,29 +227,48 @@ class OnlineLearner(ExperienceMaker):
         self.actor.train()
         if self.critic is not None:
             self.critic.train()
-        order = random.Random(config.seed * 1_000_003 + self.iteration)
         size = config.gradient_accumulation_steps
         text_loss = None
         if self.mix is not None:
             text_loss = partial(self.mix.loss, self.actor, self.iteration, size)
         collected: list[dict[str, float]] = []
-        for epoch in range(config.ppo_epochs):
-            if epoch > 0:
-                order.shuffle(experiences)
-            for i in range(0, len(experiences), size):
-                step = experiences[i : i + size]
-                try:
-                    metrics = update(
-                        self.actor, self.critic, step, self.loss, text_loss, self.watches
-                    )
-                except BadStepError as error:
-                    self.bad_steps.bad(error, self.iteration + 1, step)
-                    continue
-                if metrics:
-                    collected.append(metrics)
-                    if self.actor.was_step_applied():  # not so after an overflow in fp16
-                        self.bad_steps.good()
-                        if self.average is not None:
-                            self.average.update()
+        for step in self._steps(experiences):
+            try:
+                metrics = update(self.actor, self.critic, step, self.loss, text_loss, self.watches)
+            except BadStepError as error:
+                self.bad_steps.bad(error, self.iteration + 1, step)
+                continue
+            if metrics:
+                collected.append(metrics)
+                if self.actor.was_step_applied():  # not so after an overflow in fp16
+                    self.bad_steps.good()
+                    if self.average is not None:
+                        self.average.update()
         names = collected[0] if collected else {}
         return {name: sum(m[name] for m in collected) / len(collected) for name in names}
+
+    def _steps(self, experiences: list[Experience]) -> Iterator[list[Experience]]:
+        """The micro-batches of one optimiser step after the other, `ppo_epochs` times over.
+
+        Later passes put other micro-batches into a step, as they were dealt and not as they were
+        arranged by length, so that the step is the same whatever the number of ranks; its rows are
+        then arranged anew.
+        """
+        config = self.config
+        order = random.Random(config.seed * 1_000_003 + self.iteration)
+        numbers, size = list(range(len(experiences))), config.gradient_accumulation_steps
+        rollouts = [e.rollout for e in experiences]
+        micro_batch = config.per_device_training_batch_size
+        dealt = group_numbers(rollouts, micro_batch * self.world)  # of each row
+        lengths, groups = row_lengths(rollouts), group_numbers(rollouts, self.group_size)
+        for epoch in range(config.ppo_epochs):
+            if epoch > 0:
+                order.shuffle(numbers)
+            for i in range(0, len(numbers), size):
+                chosen = numbers[i : i + size]
+                if epoch == 0 or size in (1, len(numbers)):
+                    yield [experiences[number] for number in chosen]
+                    continue
+                rows = [row for row, number in enumerate(dealt) if number in chosen]
+                batches = like_lengths(lengths, groups, rows, micro_batch)
+                yield regrouped(experiences, batches, self.tokenizer.pad_token_id)

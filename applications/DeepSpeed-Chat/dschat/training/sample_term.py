@@ -30,18 +30,18 @@ def with_samples(
     taken off here.
 
     Args:
-        prompts: one per response of the micro-batches, in their order, each with `samples`.
+        prompts: those of all ranks' responses of the iteration, at their places, with `samples`.
         coefficient: of sum_k w_k KL(rho_k || pi).
     """
     group_size = config.group_size()
     result = []
-    rest = list(prompts)
     for e in experiences:
-        batch, rest = rest[: len(e.scores)], rest[len(e.scores) :]
+        places = e.rollout.places.tolist()
+        batch = [prompts[place] for place in places]
         samples = samples_of(
             [p.ids for p in batch],
             [p.samples for p in batch],
-            e.rollout.places.tolist(),
+            places,
             group_size,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
