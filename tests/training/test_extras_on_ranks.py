@@ -66,6 +66,7 @@ def test_two_ranks_do_what_one_does(
     flags = {
         **changes,
         "enable_ema": True,
+        "entropy_coef": 0.05,
         "unsupervised_dataset_name": str(corpus),
         "unsup_coef": 2.0,
         "deepspeed_config": str(deepspeed),
@@ -79,6 +80,7 @@ def test_two_ranks_do_what_one_does(
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
         assert a["unsupervised_loss"] > 0
+        assert a["entropy_loss"] < 0 < a["entropy"]
         for name, value in a.items():
             assert b[name] == pytest.approx(value, abs=2e-4, rel=2e-3), name
     for model in ("actor", "actor_ema", "critic"):

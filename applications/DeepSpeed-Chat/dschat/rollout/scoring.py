@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.models.output_layer import chunk_logprobs
+from dschat.models.output_layer import chunk_logprobs, chunk_logprobs_and_entropy
 from dschat.models.policy import PolicyModel
 from dschat.regularization import MultiReference, Penalty, PolicyRegularizer
 from dschat.rollout.chunks import Chunks, Visit
@@ -32,6 +32,7 @@ class TokenScores:
     reference_logprobs: Tensor
     token_penalty: Tensor
     divergence: Tensor
+    entropy: Tensor
 
 
 class _MeanOfMetrics:
@@ -49,11 +50,12 @@ class _MeanOfMetrics:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one chunk of positions gave: [m] log-probabilities and the penalty."""
+    """What one chunk of positions gave: [m] log-probabilities, the penalty, [m] entropies."""
 
     logprobs: Tensor
     reference_logprobs: Tensor
     penalty: Penalty
+    entropy: Tensor
 
 
 class PenaltyScorer:
@@ -131,7 +133,7 @@ class PenaltyScorer:
                 with visit.open() as other:
                     by_reference.append(
                         [
-                            _parts(single, chunks, other, i, a, options)
+                            _parts(single, chunks, other, i, a, options, visit is visits[0])
                             for i, a in enumerate(actions)
                         ]
                     )
@@ -141,7 +143,10 @@ class PenaltyScorer:
         return [
             [
                 _Part(
-                    p[0].logprobs, p[0].reference_logprobs, several.combine([q.penalty for q in p])
+                    p[0].logprobs,
+                    p[0].reference_logprobs,
+                    several.combine([q.penalty for q in p]),
+                    p[0].entropy,
                 )
                 for p in zip(*(parts[i] for parts in by_reference), strict=True)
             ]
@@ -192,8 +197,8 @@ class PenaltyScorer:
                         chosen[part],
                         prefix_logprobs=so_far[part],
                     )
-                    own = chunk_logprobs(logits, chosen[part], 1.0)[0]
-                    parts.append(_Part(own, logprobs[part, 0], penalty))
+                    own, entropy = chunk_logprobs_and_entropy(logits, chosen[part], 1.0)
+                    parts.append(_Part(own, logprobs[part, 0], penalty, entropy))
                 found.append(parts)
         return found
 
@@ -219,17 +224,24 @@ def _parts(
     i: int,
     actions: Tensor,
     options: dict[str, Tensor],
+    with_entropy: bool,
 ) -> list[_Part]:
-    """One reference's penalties on micro-batch i, chunk by chunk."""
+    """One reference's penalties on micro-batch i, chunk by chunk, and the policy's entropy."""
     found = []
     for part in chunks.parts(i):
         logits, reference_logits = chunks.logits(i, part), reference.logits(i, part)
         chosen = actions[part]
+        if with_entropy:
+            own, entropy = chunk_logprobs_and_entropy(logits, chosen, 1.0)
+        else:
+            own = chunk_logprobs(logits, chosen, 1.0)[0]
+            entropy = own[:0]
         found.append(
             _Part(
-                chunk_logprobs(logits, chosen, 1.0)[0],
+                own,
                 chunk_logprobs(reference_logits, chosen, 1.0)[0],
                 regularizer(logits, reference_logits, chosen, **options),
+                entropy,
             )
         )
     return found
@@ -238,12 +250,13 @@ def _parts(
 def _join(parts: list[_Part], device: torch.device) -> TokenScores:
     if not parts:
         empty = torch.empty(0, dtype=torch.float32, device=device)
-        return TokenScores(empty, empty, empty, empty)
+        return TokenScores(empty, empty, empty, empty, empty)
     return TokenScores(
         torch.cat([p.logprobs for p in parts]),
         torch.cat([p.reference_logprobs for p in parts]),
         torch.cat([p.penalty.token for p in parts]).float(),
         torch.cat([p.penalty.divergence for p in parts]).float(),
+        torch.cat([p.entropy for p in parts]),
     )
 
 
@@ -265,4 +278,5 @@ def to_experience(
         token_penalty=spread(tokens.token_penalty),
         divergence=spread(tokens.divergence),
         scores=scores,
+        entropy=spread(tokens.entropy),
     )

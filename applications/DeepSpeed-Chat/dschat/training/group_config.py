@@ -215,6 +215,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             clip_range=self.clip_range,
             epsilon_high=self.epsilon_high,
             loss_normalization=self.loss_normalization,
+            entropy_coef=self.entropy_coef,
             temperature=self.temperature,
             actor_learning_rate=self.learning_rate,
             actor_weight_decay=self.weight_decay,

@@ -109,6 +109,11 @@ class MultiReferenceFlags(
         "token: every token of the global batch weighs the same. sequence: every response does.",
         choices=["token", "sequence"],
     )
+    entropy_coef: float = flag(
+        0.0,
+        "Coefficient of an entropy bonus: the loss is lowered by this times the mean entropy, in "
+        "nats, of the tempered policy at the step's response tokens; 0: none.",
+    )
     temperature: float = flag(
         1.0, "Sampling temperature; log-probabilities and penalties are of the tempered policies."
     )

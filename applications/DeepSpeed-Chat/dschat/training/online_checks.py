@@ -33,6 +33,7 @@ def require_ranges(config: Any) -> None:
         "actor_lora_dim",
         "critic_lora_dim",
         "kl_ctl",
+        "entropy_coef",
         "unsup_coef",
         "clip_reward_value",
         "actor_weight_decay",
