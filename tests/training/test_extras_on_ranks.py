@@ -17,6 +17,9 @@ LORA = {
     "actor_lora_module_name": "layers.",
     "only_optimize_lora": True,
     "actor_lora_learning_rate": 1e-3,
+    "critic_lora_dim": 4,  # and so the reward model is the critic with its adapters off
+    "critic_lora_module_name": "layers.",
+    "critic_lora_learning_rate": 1e-3,
 }
 
 

@@ -145,10 +145,20 @@ class ValueModel(nn.Module):
                 "a linear 'score' head, as step 2 makes."
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
-        """Values [B, T] float32 of the states before each response token (0 where masked)."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Values [B, T] float32 of the states before each response token (0 where masked).
+
+        Without a response mask the last hidden states [B, L, H] of whole rows instead.
+        """
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
+        if response_mask is None:
+            return hidden
         states = predicting_positions(hidden, response_mask.shape[1])
         values = plain.score(states).squeeze(-1).float()
         return torch.where(response_mask, values, torch.zeros_like(values))

@@ -101,7 +101,9 @@ class PenaltyScorer:
         hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
         actions = [r.actions[r.response_mask] for r in rollouts]
         shares = policy.shares_prompts
-        visits = [Visit(r, rollouts, self.temperature, shares) for r in self.references]
+        # A reference that is given twice is asked once.
+        visit_of = {id(r): Visit(r, rollouts, self.temperature, shares) for r in self.references}
+        visits = [visit_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
             if getattr(self.regularizer, "needs_all_references", False):
@@ -129,15 +131,16 @@ class PenaltyScorer:
                 stack.enter_context(visits[0].open())
             options = self._support(single, chunks, visits, rollouts)
             by_reference = []
-            for visit in visits:
+            for k, visit in enumerate(visits):
                 with visit.open() as other:
                     by_reference.append(
                         [
-                            _parts(single, chunks, other, i, a, options, visit is visits[0])
+                            _parts(single, chunks, other, i, a, options, k == 0)
                             for i, a in enumerate(actions)
                         ]
                     )
-                visit.hidden = None
+                if visit not in visits[k + 1 :]:
+                    visit.hidden = None
         if several is None:
             return by_reference[0]
         return [

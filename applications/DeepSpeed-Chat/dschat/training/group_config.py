@@ -227,6 +227,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             actor_lora_learning_rate=self.learning_rate if self.lora_dim else None,
             only_optimize_lora=self.lora_dim > 0,
             dtype=self.dtype,
+            frozen_dtype=self.frozen_dtype,
             actor_zero_stage=self.zero_stage,
             offload=self.offload,
             enable_zero3_generation_gather=self.zero_stage == 3,

@@ -68,6 +68,12 @@ class MultiReferenceFlags(
         "Load references in 8 or 4 bits (needs the package bitsandbytes).",
         choices=QUANTIZATIONS,
     )
+    frozen_dtype: str | None = flag(
+        None,
+        "fp32, bf16 or fp16 for the references; unset: that of training. In another one a "
+        "reference that is the policy's start differs from it by rounding, and the divergence does "
+        "not start at exactly 0.",
+    )
     # Data and model
     dataset: list[str] = flag(
         ["gsm8k"],
