@@ -39,6 +39,8 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("ppo", "--cost_dim 3", "Unknown flag '--cost_dim'"),
     ("ppo", "--inference_tp_size 2", "--inference_tp_size cannot be honoured: the hybrid engine"),
     ("ppo", "--preprocessing_num_workers 4", "tokenizer's own threads.* Remove the flag"),
+    ("ppo", "--entropy_coef -0.1", "--entropy_coef -0.1: expected 0 or more"),
+    ("ppo", "--entropy_loss_coef 0.1", "online training calls it --entropy_coef"),
     ("ppo", "--clip_range 2", "--clip_range 2.0: expected a number from 0 to 1"),
     ("wpr", "--epsilon small", "--epsilon: invalid float value: 'small'", NO_NUMBER),
     ("wpr", "--cost_type L3", "invalid choice: 'L3' .choose from 'L2', 'cos'", NO_NUMBER),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models import output_layer
-from dschat.models.output_layer import response_logprobs
 from dschat.models.policy import PolicyModel, ValueModel, backbone, check_output_layer
+from dschat.models.response_logprobs import response_logprobs
 
 TEMPERATURE = 0.7
 

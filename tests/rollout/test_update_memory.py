@@ -31,8 +31,10 @@ mask = torch.ones(32, 64, dtype=torch.bool)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-logprobs = policy(ids, torch.ones_like(ids), mask).view(32, 64)
-ppo_policy_loss(logprobs, logprobs.detach(), torch.randn(32, 64), mask, 0.2).backward()
+flat, entropy = policy(ids, torch.ones_like(ids), mask, entropy=True)
+logprobs = flat.view(32, 64)
+loss = ppo_policy_loss(logprobs, logprobs.detach(), torch.randn(32, 64), mask, 0.2)
+(loss - 0.1 * entropy.mean()).backward()
 print(peak() - before)
 """
 
@@ -55,8 +57,11 @@ class Largest(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("with_entropy", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_update_never_holds_positions_times_vocabulary(monkeypatch: Any, shared: bool) -> None:
+def test_an_update_never_holds_positions_times_vocabulary(
+    monkeypatch: Any, shared: bool, with_entropy: bool
+) -> None:
     chunk = 3
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", chunk * VOCABULARY)
     policy = PolicyModel(small_model("llama"), 0.8)
@@ -66,8 +71,11 @@ def test_an_update_never_holds_positions_times_vocabulary(monkeypatch: Any, shar
     mask = torch.ones(8, 11, dtype=torch.bool)
     weight = policy.output_layer.weights()[0].shape
     with Largest(weight) as largest:
-        logprobs = policy(ids, torch.ones_like(ids), mask).view(8, 11)
+        found = policy(ids, torch.ones_like(ids), mask, entropy=with_entropy)
+        logprobs = (found[0] if with_entropy else found).view(8, 11)
         loss = ppo_policy_loss(logprobs, logprobs.detach(), torch.randn(8, 11), mask, 0.2)
+        if with_entropy:
+            loss = loss - 0.1 * found[1].mean()
         loss.backward()
     assert largest.elements == chunk * VOCABULARY
     assert all(p.grad is not None for p in policy.parameters())

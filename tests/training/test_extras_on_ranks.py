@@ -17,6 +17,9 @@ LORA = {
     "actor_lora_module_name": "layers.",
     "only_optimize_lora": True,
     "actor_lora_learning_rate": 1e-3,
+    "critic_lora_dim": 4,  # and so the reward model is the critic with its adapters off
+    "critic_lora_module_name": "layers.",
+    "critic_lora_learning_rate": 1e-3,
 }
 
 
@@ -66,6 +69,7 @@ def test_two_ranks_do_what_one_does(
     flags = {
         **changes,
         "enable_ema": True,
+        "entropy_coef": 0.05,
         "unsupervised_dataset_name": str(corpus),
         "unsup_coef": 2.0,
         "deepspeed_config": str(deepspeed),
@@ -79,6 +83,7 @@ def test_two_ranks_do_what_one_does(
     assert len(one) == len(two) == 2
     for a, b in zip(one, two, strict=True):
         assert a["unsupervised_loss"] > 0
+        assert a["entropy_loss"] < 0 < a["entropy"]
         for name, value in a.items():
             if name == "padding_share":  # of smaller micro-batches
                 continue

@@ -10,8 +10,9 @@ import torch
 from dschat.errors import UserError
 from dschat.models import output_layer
 from dschat.rollout.experience import make_rollout
+from dschat.training.policy_terms import policy_terms
 from dschat.training.targets import with_targets
-from dschat.training.updates import policy_logprobs, update
+from dschat.training.updates import update
 from online_fixtures import make_trainer, online_settings
 
 END, PAD = 1, 0
@@ -70,7 +71,7 @@ def test_ratios_start_at_exactly_one(settings: Any, changes: dict[str, Any], mon
         for experience in experiences:
             mask = experience.rollout.response_mask
             assert mask.any()
-            now = policy_logprobs(trainer.actor, experience, PAD)[0].detach()
+            now = policy_terms(trainer.actor, experience, PAD).logprobs.detach()
             assert torch.equal(now[mask], experience.logprobs[mask])
         trainer.learn(experiences)
 
@@ -112,7 +113,7 @@ def _gradient(trainer: Any, experience: Any) -> list[torch.Tensor]:
     from dschat.algorithms import ppo_policy_loss
 
     e = experience
-    logprobs = policy_logprobs(trainer.actor.module, e, PAD)[0]
+    logprobs = policy_terms(trainer.actor.module, e, PAD).logprobs
     mask = e.rollout.response_mask
     loss = ppo_policy_loss(logprobs, e.logprobs, e.advantages, mask, 0.2)
     return list(torch.autograd.grad(loss, list(trainer.actor.module.parameters())))

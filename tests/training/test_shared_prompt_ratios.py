@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dschat.models import output_layer, policy
-from dschat.training.updates import policy_logprobs
+from dschat.training.policy_terms import policy_terms
 from online_fixtures import make_trainer, online_settings
 
 
@@ -44,7 +44,7 @@ def test_ratios_start_at_exactly_one(
         trainer.actor.train()
         for experience in experiences:
             mask = experience.rollout.response_mask
-            now = policy_logprobs(trainer.actor, experience, 0)[0].detach()
+            now = policy_terms(trainer.actor, experience, 0).logprobs.detach()
             assert torch.equal(now[mask], experience.logprobs[mask])
         trainer.run_iteration(trainer.prompts[2:4])
     # Two micro-batches, each by policy and reference and in the update.

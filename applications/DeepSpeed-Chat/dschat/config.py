@@ -40,6 +40,7 @@ REPLACED_FLAGS: dict[str, str] = {
     "tp_gather_partition_size": HYBRID_ENGINE,
     "preprocessing_num_workers": "texts are tokenised by the tokenizer's own threads, and only as "
     "many as a run needs. Remove the flag",
+    "entropy_loss_coef": "online training calls it --entropy_coef",
     "enable_mixed_precision_lora": "mixed-precision ZeRO++ is not supported. Remove the flag and "
     "use --actor_lora_dim with --actor_zero_stage 2 or 3",
 }

@@ -30,12 +30,13 @@ DROPOUT_FIELDS = (
 )
 
 
-def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str | None, device: torch.device, flag: str = "dtype") -> torch.dtype:
     """The training dtype: bf16 on a GPU that has it and fp32 elsewhere unless named.
 
     Args:
         name: "fp32", "bf16", "fp16" or None (choose).
         device: where the model will run.
+        flag: the flag that gave `name`, for messages.
 
     Raises:
         UserError: fp16 on CPU, bf16 on a GPU without it, or an unknown name.
@@ -44,11 +45,11 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name is None:
         return torch.bfloat16 if device.type == "cuda" and has_bf16 else torch.float32
     if name not in DTYPES:
-        raise UserError(f"--dtype {name!r} is unknown; expected one of {', '.join(DTYPES)}.")
+        raise UserError(f"--{flag} {name!r} is unknown; expected one of {', '.join(DTYPES)}.")
     if name == "fp16" and device.type == "cpu":
-        raise UserError("--dtype fp16 needs a GPU; on CPU use --dtype fp32 or --dtype bf16.")
+        raise UserError(f"--{flag} fp16 needs a GPU; on CPU use --{flag} fp32 or --{flag} bf16.")
     if name == "bf16" and not has_bf16:
-        raise UserError("--dtype bf16: this GPU does not have it; use --dtype fp16 or fp32.")
+        raise UserError(f"--{flag} bf16: this GPU does not have it; use --{flag} fp16 or fp32.")
     return DTYPES[name]
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dschat.errors import UserError
 from dschat.models.key_values import has_plain_cache
-from dschat.models.output_layer import OutputLayer, response_logprobs
+from dschat.models.output_layer import OutputLayer
+from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
 from dschat.models.shared_prompts import (
     response_states,
     shared_prompts,
@@ -96,13 +97,16 @@ class PolicyModel(nn.Module):
         response_mask: Tensor,
         hidden_only: bool = False,
         temperature: float | None = None,
-    ) -> Tensor:
+        entropy: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities [n] of the active response tokens in row order, differentiable.
 
         Args:
             input_ids: [B, P + T]. attention_mask: [B, P + T]. response_mask: [B, T] bool.
             hidden_only: return the states [n, H] that predict those tokens instead.
             temperature: another one than that of sampling.
+            entropy: return the log-probabilities and, [n] as well, the entropy in nats of the
+                distributions that those tokens were drawn from.
         """
         length = response_mask.shape[1]
         active = self._states(input_ids, attention_mask, length)[response_mask]
@@ -110,6 +114,8 @@ class PolicyModel(nn.Module):
             return active
         actions = input_ids[:, -length:][response_mask]
         temperature = self.temperature if temperature is None else temperature
+        if entropy:
+            return response_logprobs_and_entropy(active, self.output_layer, actions, temperature)
         return response_logprobs(active, self.output_layer, actions, temperature)
 
     def _states(self, input_ids: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
@@ -139,10 +145,20 @@ class ValueModel(nn.Module):
                 "a linear 'score' head, as step 2 makes."
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
-        """Values [B, T] float32 of the states before each response token (0 where masked)."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Values [B, T] float32 of the states before each response token (0 where masked).
+
+        Without a response mask the last hidden states [B, L, H] of whole rows instead.
+        """
         plain = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = _last_hidden(backbone(self.model), input_ids, attention_mask)
+        if response_mask is None:
+            return hidden
         states = predicting_positions(hidden, response_mask.shape[1])
         values = plain.score(states).squeeze(-1).float()
         return torch.where(response_mask, values, torch.zeros_like(values))

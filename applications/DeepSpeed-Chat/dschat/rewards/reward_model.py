@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class RewardModel:
@@ -45,27 +47,47 @@ class RewardModel:
         """One score per response; reads `prompt_ids` and `response_ids` of the examples."""
         if self.resting_device is not None:
             self.model.to(self.device)
-        sequences = [e["prompt_ids"] + e["response_ids"] for e in examples]
-        scores: list[float] = []
-        for start in range(0, len(sequences), self.batch_size):
-            scores += self._score(sequences[start : start + self.batch_size])
+        body = getattr(self.model, self.model.base_model_prefix)
+
+        def states(ids: Tensor, mask: Tensor) -> Tensor:
+            return body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+        head, pad, size = self.model.score, self.pad_token_id, self.batch_size
+        scores = scores_of(states, head, examples, pad, size, self.device)
         if self.resting_device is not None:
             self.model.to(self.resting_device)
         return scores
 
-    def _score(self, sequences: list[list[int]]) -> list[float]:
-        longest = max(len(s) for s in sequences)
-        ids = torch.full((len(sequences), longest), self.pad_token_id, dtype=torch.long)
+
+def scores_of(
+    states: Callable[[Tensor, Tensor], Tensor],
+    head: Callable[[Tensor], Tensor],
+    examples: list[dict[str, Any]],
+    pad_token_id: int,
+    batch_size: int,
+    device: torch.device,
+) -> list[float]:
+    """What the head says about the state at each sequence's last token.
+
+    Args:
+        states: (ids, attention mask), [B, L] both, padded on the right -> [B, L, H].
+        head: [B, H] -> [B, 1].
+        examples: with `prompt_ids` and `response_ids`.
+        batch_size: sequences in one forward pass.
+    """
+    sequences = [e["prompt_ids"] + e["response_ids"] for e in examples]
+    scores: list[float] = []
+    for start in range(0, len(sequences), batch_size):
+        part = sequences[start : start + batch_size]
+        ids = torch.full((len(part), max(map(len, part))), pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
+        for row, sequence in enumerate(part):
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        hidden = getattr(self.model, self.model.base_model_prefix)(
-            input_ids=ids, attention_mask=mask, use_cache=False
-        ).last_hidden_state
+        hidden = states(ids.to(device), mask.to(device))
         # The last real token by its length: looking for the pad id, as transformers does, finds
         # the wrong token where a model's pad and end token are one.
-        last = torch.tensor([len(s) - 1 for s in sequences], device=self.device)
-        states = hidden[torch.arange(len(sequences), device=self.device), last]
-        return self.model.score(states).squeeze(-1).float().tolist()
+        last = torch.tensor([len(s) - 1 for s in part], device=device)
+        at_end = hidden[torch.arange(len(part), device=device), last]
+        scores += head(at_end).squeeze(-1).float().tolist()
+    return scores

@@ -64,6 +64,8 @@ class Experience:
         advantages, returns: filled in before the update (returns with a critic only).
         samples: responses of the references to prompts of this micro-batch, to be learnt from.
         sample_weights: [rows of samples] float32, filled in before the update.
+        entropy: of the distributions that the sampled tokens were drawn from, in nats; 0 where
+            masked.
     """
 
     rollout: Rollout
@@ -77,6 +79,7 @@ class Experience:
     returns: Tensor | None = None
     samples: Rollout | None = None
     sample_weights: Tensor | None = None
+    entropy: Tensor | None = None
 
     def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> Experience:
         """The same experience with its training targets."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.models.output_layer import chunk_logprobs
+from dschat.models.output_layer import chunk_logprobs, chunk_logprobs_and_entropy
 from dschat.models.policy import PolicyModel
 from dschat.regularization import MultiReference, Penalty, PolicyRegularizer
 from dschat.rollout.chunks import Chunks, Visit
@@ -32,6 +32,7 @@ class TokenScores:
     reference_logprobs: Tensor
     token_penalty: Tensor
     divergence: Tensor
+    entropy: Tensor
 
 
 class _MeanOfMetrics:
@@ -49,11 +50,12 @@ class _MeanOfMetrics:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one chunk of positions gave: [m] log-probabilities and the penalty."""
+    """What one chunk of positions gave: [m] log-probabilities, the penalty, [m] entropies."""
 
     logprobs: Tensor
     reference_logprobs: Tensor
     penalty: Penalty
+    entropy: Tensor
 
 
 class PenaltyScorer:
@@ -103,7 +105,9 @@ class PenaltyScorer:
         ]
         actions = [r.actions[r.response_mask] for r in rollouts]
         shares = policy.shares_prompts
-        visits = [Visit(r, rollouts, self.temperature, shares) for r in self.references]
+        # A reference that is given twice is asked once.
+        visit_of = {id(r): Visit(r, rollouts, self.temperature, shares) for r in self.references}
+        visits = [visit_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
             if getattr(self.regularizer, "needs_all_references", False):
@@ -131,21 +135,25 @@ class PenaltyScorer:
                 stack.enter_context(visits[0].open())
             options = self._support(single, chunks, visits, rollouts)
             by_reference = []
-            for visit in visits:
+            for k, visit in enumerate(visits):
                 with visit.open() as other:
                     by_reference.append(
                         [
-                            _parts(single, chunks, other, i, a, options)
+                            _parts(single, chunks, other, i, a, options, k == 0)
                             for i, a in enumerate(actions)
                         ]
                     )
-                visit.hidden = None
+                if visit not in visits[k + 1 :]:
+                    visit.hidden = None
         if several is None:
             return by_reference[0]
         return [
             [
                 _Part(
-                    p[0].logprobs, p[0].reference_logprobs, several.combine([q.penalty for q in p])
+                    p[0].logprobs,
+                    p[0].reference_logprobs,
+                    several.combine([q.penalty for q in p]),
+                    p[0].entropy,
                 )
                 for p in zip(*(parts[i] for parts in by_reference), strict=True)
             ]
@@ -196,8 +204,8 @@ class PenaltyScorer:
                         chosen[part],
                         prefix_logprobs=so_far[part],
                     )
-                    own = chunk_logprobs(logits, chosen[part], 1.0)[0]
-                    parts.append(_Part(own, logprobs[part, 0], penalty))
+                    own, entropy = chunk_logprobs_and_entropy(logits, chosen[part], 1.0)
+                    parts.append(_Part(own, logprobs[part, 0], penalty, entropy))
                 found.append(parts)
         return found
 
@@ -223,17 +231,24 @@ def _parts(
     i: int,
     actions: Tensor,
     options: dict[str, Tensor],
+    with_entropy: bool,
 ) -> list[_Part]:
-    """One reference's penalties on micro-batch i, chunk by chunk."""
+    """One reference's penalties on micro-batch i, chunk by chunk, and the policy's entropy."""
     found = []
     for part in chunks.parts(i):
         logits, reference_logits = chunks.logits(i, part), reference.logits(i, part)
         chosen = actions[part]
+        if with_entropy:
+            own, entropy = chunk_logprobs_and_entropy(logits, chosen, 1.0)
+        else:
+            own = chunk_logprobs(logits, chosen, 1.0)[0]
+            entropy = own[:0]
         found.append(
             _Part(
-                chunk_logprobs(logits, chosen, 1.0)[0],
+                own,
                 chunk_logprobs(reference_logits, chosen, 1.0)[0],
                 regularizer(logits, reference_logits, chosen, **options),
+                entropy,
             )
         )
     return found
@@ -242,12 +257,13 @@ def _parts(
 def _join(parts: list[_Part], device: torch.device) -> TokenScores:
     if not parts:
         empty = torch.empty(0, dtype=torch.float32, device=device)
-        return TokenScores(empty, empty, empty, empty)
+        return TokenScores(empty, empty, empty, empty, empty)
     return TokenScores(
         torch.cat([p.logprobs for p in parts]),
         torch.cat([p.reference_logprobs for p in parts]),
         torch.cat([p.penalty.token for p in parts]).float(),
         torch.cat([p.penalty.divergence for p in parts]).float(),
+        torch.cat([p.entropy for p in parts]),
     )
 
 
@@ -269,4 +285,5 @@ def to_experience(
         token_penalty=spread(tokens.token_penalty),
         divergence=spread(tokens.divergence),
         scores=scores,
+        entropy=spread(tokens.entropy),
     )

@@ -47,6 +47,12 @@ class AlgorithmFlags:
         "token: every token of the global batch weighs the same. sequence: every response does.",
         choices=["token", "sequence"],
     )
+    entropy_coef: float = flag(
+        0.0,
+        "Coefficient of an entropy bonus: the actor's loss is lowered by this times the mean "
+        "entropy, in nats, of the tempered policy at the step's response tokens, over the whole "
+        "vocabulary; 0: none (the entropy is logged all the same).",
+    )
     gamma: float = flag(1.0, "Discount per token (ppo).")
     lam: float = flag(0.95, "Lambda of generalised advantage estimation (ppo).")
     temperature: float = flag(

@@ -75,6 +75,12 @@ class MultiReferenceFlags(
         "Load references in 8 or 4 bits (needs the package bitsandbytes).",
         choices=QUANTIZATIONS,
     )
+    frozen_dtype: str | None = flag(
+        None,
+        "fp32, bf16 or fp16 for the references; unset: that of training. In another one a "
+        "reference that is the policy's start differs from it by rounding, and the divergence does "
+        "not start at exactly 0.",
+    )
     # Data and model
     dataset: list[str] = flag(
         ["gsm8k"],
@@ -115,6 +121,11 @@ class MultiReferenceFlags(
         "token",
         "token: every token of the global batch weighs the same. sequence: every response does.",
         choices=["token", "sequence"],
+    )
+    entropy_coef: float = flag(
+        0.0,
+        "Coefficient of an entropy bonus: the loss is lowered by this times the mean entropy, in "
+        "nats, of the tempered policy at the step's response tokens; 0: none.",
     )
     temperature: float = flag(
         1.0, "Sampling temperature; log-probabilities and penalties are of the tempered policies."

@@ -26,8 +26,9 @@ def iteration_metrics(
     Returns:
         `reward` (what the reward function said) with its std, `penalised_reward`,
         `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
-        (log pi - log rho of the sampled tokens), lengths, shares and counts; `padding_share`, of
-        the positions of the micro-batches, prompts and responses, those that hold no token.
+        (log pi - log rho of the sampled tokens), `entropy` (of pi, in nats, per token), lengths,
+        shares and counts; `padding_share`, of the positions of the micro-batches, prompts and
+        responses, those that hold no token.
     """
     sums = _local_sums(experiences)
     # A rank whose responses are all dropped has no metrics of the penalty.
@@ -50,6 +51,7 @@ def iteration_metrics(
         "divergence_per_response": total["divergence"] / responses,
         "token_penalty": total["token_penalty"] / tokens,
         "log_ratio": total["log_ratio"] / tokens,
+        **({"entropy": total["entropy"] / tokens} if experiences[0].entropy is not None else {}),
         **({"value": total["value"] / tokens} if experiences[0].values is not None else {}),
         "response_length": total["tokens"] / responses,
         "ended": total["ended"] / responses,
@@ -73,6 +75,7 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
             "divergence",
             "token_penalty",
             "log_ratio",
+            "entropy",
             "value",
             "padding",
             "positions_of_batches",
@@ -95,6 +98,7 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
             ("divergence", e.divergence),
             ("token_penalty", e.token_penalty),
             ("log_ratio", e.logprobs - e.reference_logprobs),
+            ("entropy", e.entropy),
             ("value", e.values),
         ):
             if values is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,11 @@ def load_references(
 
     None where the actor itself will be the reference (`reference_is_the_policy`).
 
-    Each is loaded once here even where it rests on disk, so that a bad folder is found at once.
+    Each is loaded once here even where it rests on disk, so that a bad folder is found at once; a
+    folder that is given several times is one object several times in the list.
+
+    Args:
+        dtype: of the references.
 
     Raises:
         UserError: a folder that is no model, a vocabulary or a context that is too small, or
@@ -37,7 +42,12 @@ def load_references(
     name = "refs" if config.refs else "actor_model_name_or_path"
     residency = config.reference_residency or ("cpu" if config.offload_reference_model else "all")
     references: list[FrozenPolicy] = []
+    loaded: dict[str, FrozenPolicy] = {}
     for path in paths:
+        place = os.path.realpath(path)
+        if place in loaded:
+            references.append(loaded[place])
+            continue
 
         def load(path: str = path) -> PolicyModel:
             # One seed, so that rows of a new token are the same as the actor's; loading in the
@@ -63,6 +73,7 @@ def load_references(
         else:
             resting = torch.device("cpu") if residency == "cpu" else None
             references.append(Reference(policy, device, resting))
+        loaded[place] = references[-1]
         del policy  # one model at a time in the host's memory
     return references
 

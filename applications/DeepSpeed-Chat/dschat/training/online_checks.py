@@ -33,6 +33,7 @@ def require_ranges(config: Any) -> None:
         "actor_lora_dim",
         "critic_lora_dim",
         "kl_ctl",
+        "entropy_coef",
         "unsup_coef",
         "clip_reward_value",
         "actor_weight_decay",
@@ -106,6 +107,15 @@ def reference_is_the_policy(config: Any) -> bool:
     return config.refs is None and config.actor_lora_dim > 0 and config.only_optimize_lora
 
 
+def reward_is_the_critic(config: Any) -> bool:
+    """Whether the critic with its adapters off and its first head is the reward model.
+
+    Then no reward model is loaded. (Where programs are run there is none anyway.)
+    """
+    trained = config.algorithm == "ppo" and not config.critic_head_may_be_new
+    return trained and config.critic_lora_dim > 0 and config.only_optimize_lora
+
+
 def require_references(config: Any) -> None:
     """Refuse settings of references that do not fit together; raises `UserError`."""
     require(
@@ -120,14 +130,15 @@ def require_references(config: Any) -> None:
             f"--{name}: with --only_optimize_lora the reference is the policy itself with its "
             "adapters off; there is no second model to put anywhere. Remove the flag.",
         )
-    no_reward_model = config.critic_head_may_be_new  # programs are run instead
-    require(
-        not (
-            config.offload_reference_model and reference_is_the_policy(config) and no_reward_model
-        ),
-        "--offload_reference_model: with --only_optimize_lora the reference is the policy itself, "
-        "and there is no reward model. Remove the flag.",
-    )
+    programs = config.critic_head_may_be_new  # are run instead of a reward model
+    nothing_frozen = reference_is_the_policy(config) and (programs or reward_is_the_critic(config))
+    what = "there is no reward model" if programs else "the reward model is the critic itself"
+    for name in ("offload_reference_model", "frozen_dtype"):
+        require(
+            not (nothing_frozen and getattr(config, name)),
+            f"--{name}: with --only_optimize_lora the reference is the policy itself, and {what}. "
+            "Remove the flag.",
+        )
     require(
         not config.offload_reference_model or config.reference_residency in (None, "cpu"),
         f"--offload_reference_model and --reference_residency {config.reference_residency} "

@@ -112,7 +112,10 @@ class OptimizerFlags:
         None, "Learning rate of the critic's adapters; unset: 5e-4."
     )
     only_optimize_lora: bool = flag(
-        False, "Train the adapters only (and the value head); else the base weights train as well."
+        False,
+        "Train the adapters only (and the value head); else the base weights train as well. The "
+        "reference is then the actor with its adapters off, and the reward model the critic with "
+        "its adapters off and its first head: neither is loaded a second time.",
     )
 
 
@@ -122,6 +125,12 @@ class SystemFlags:
 
     dtype: str | None = flag(
         None, "fp32, bf16 or fp16; unset: bf16 on a GPU that has it, fp32 elsewhere."
+    )
+    frozen_dtype: str | None = flag(
+        None,
+        "fp32, bf16 or fp16 for the models that are not trained: references and reward model; "
+        "unset: --dtype. In another dtype than the policy's a reference that is the policy's start "
+        "differs from it by rounding, and the divergence does not start at exactly 0.",
     )
     actor_zero_stage: int = flag(0, "ZeRO stage of the actor: 0, 1, 2 or 3.")
     critic_zero_stage: int = flag(0, "ZeRO stage of the critic: 0, 1, 2 or 3.")

@@ -74,6 +74,7 @@ class OnlineLearner(ExperienceMaker):
             self.tokenizer.pad_token_id,
             config.unsup_coef,
             config.align_overflow,
+            config.entropy_coef,
         )
         assert config.output_dir is not None
         self.bad_steps = BadSteps(config.output_dir, config.max_bad_steps)

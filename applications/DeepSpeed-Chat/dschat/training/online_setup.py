@@ -13,6 +13,7 @@ import torch
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.models.loading import (
+    DTYPE_NAMES,
     check_same_vocabulary,
     load_causal_lm,
     load_pretrained,
@@ -26,9 +27,10 @@ from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
 from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 from dschat.training import distributed
+from dschat.training.critic_reward import CriticWithoutAdapters, frozen_head
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.load_references import check_length, load_references, share_vocabulary
-from dschat.training.online_checks import reference_is_the_policy
+from dschat.training.online_checks import reference_is_the_policy, reward_is_the_critic
 from dschat.training.online_config import OnlineConfig
 from dschat.training.optimizer import adamw
 from dschat.training.run_files import data_folder
@@ -114,11 +116,13 @@ def load_models(
     """
     actor_path = config.actor_model_name_or_path
     assert actor_path is not None
-    references = load_references(config, tokenizer, dtype, device)
-    if reward is None:
+    frozen_dtype = _frozen_dtype(config, dtype, device)
+    references = load_references(config, tokenizer, frozen_dtype, device)
+    shared = reward is None and reward_is_the_critic(config)
+    batch = config.per_device_training_batch_size
+    if reward is None and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
-        batch = config.per_device_training_batch_size
-        classifier = _classifier(config, tokenizer, dtype, None)
+        classifier = _classifier(config, tokenizer, frozen_dtype, None)
         reward = RewardModel(classifier, tokenizer.pad_token_id, batch, device, resting)
     torch.manual_seed(config.seed)
     actor = load_causal_lm(
@@ -136,12 +140,30 @@ def load_models(
     if config.algorithm == "ppo":
         classifier = _classifier(config, tokenizer, dtype, config.critic_dropout)
         _checkpointing(classifier, config.critic_gradient_checkpointing)
+        head = frozen_head(classifier) if shared else None
         critic = ValueModel(_with_lora(classifier, "critic", config))
+        if head is not None:
+            reward = CriticWithoutAdapters(critic, head, tokenizer.pad_token_id, batch, device)
     policy = PolicyModel(_with_lora(actor, "actor", config), config.temperature)
     if reference_is_the_policy(config):
         references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, len(tokenizer))
+    assert reward is not None
     return Models(policy, critic, references, reward)
+
+
+def _frozen_dtype(config: OnlineConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Of references and reward model; says what another one than the policy's means."""
+    if config.frozen_dtype is None:
+        return dtype
+    frozen = resolve_dtype(config.frozen_dtype, device, "frozen_dtype")
+    if frozen != dtype and not reference_is_the_policy(config):
+        distributed.log_main(
+            f"WARNING: the references are in {DTYPE_NAMES[frozen]} and the policy in "
+            f"{DTYPE_NAMES[dtype]}: the divergence does not start at exactly 0, and holds the "
+            "rounding of the references as well."
+        )
+    return frozen
 
 
 def _classifier(

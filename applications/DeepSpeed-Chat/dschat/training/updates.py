@@ -17,13 +17,13 @@ from torch import Tensor
 
 from dschat.algorithms import (
     loss_count,
+    masked_sum,
     ppo_diagnostics,
     ppo_policy_loss,
     reduce_losses,
     value_loss,
 )
 from dschat.rollout.experience import Experience
-from dschat.rollout.reference_samples import joined
 from dschat.training import distributed
 from dschat.training.faults import (
     BadStepError,
@@ -32,6 +32,7 @@ from dschat.training.faults import (
     agree,
     discard_gradients,
 )
+from dschat.training.policy_terms import policy_terms
 
 VALUE_CLIP = 0.2
 
@@ -46,6 +47,7 @@ class LossSettings:
         pad_token_id: fills up rows.
         text_coefficient: of the loss on plain text, where there is one.
         align_overflow: where actor or critic overflows in fp16, both leave out the step.
+        entropy_coefficient: of the mean entropy per token, which the loss is lowered by.
     """
 
     clip: float = 0.2
@@ -54,28 +56,7 @@ class LossSettings:
     pad_token_id: int = 0
     text_coefficient: float = 0.0
     align_overflow: bool = False
-
-
-def policy_logprobs(
-    actor: Any, experience: Experience, pad_token_id: int
-) -> tuple[Tensor, Tensor | None]:
-    """[B, T] current log-probabilities of an experience's tokens, differentiable.
-
-    Also those of the references' samples [rows, T'] where the experience has some: they go through
-    the model in the same pass, so that all ranks make the same number of passes.
-    """
-    rollout, samples = experience.rollout, experience.samples
-    mask = rollout.response_mask
-    if samples is None:
-        return _spread(actor(*rollout.model_inputs()), mask), None
-    flat = actor(*joined(rollout, samples, pad_token_id))
-    own = int(mask.sum())
-    return _spread(flat[:own], mask), _spread(flat[own:], samples.response_mask)
-
-
-def _spread(flat: Tensor, mask: Tensor) -> Tensor:
-    full = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
-    return full.masked_scatter(mask, flat)
+    entropy_coefficient: float = 0.0
 
 
 def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
@@ -226,9 +207,10 @@ def _actor_loss(
     """`loss` to be minimised, and this micro-batch's shares of the reported numbers."""
     assert experience.advantages is not None
     mask, clips = experience.rollout.response_mask, (settings.clip, settings.clip_high)
-    logprobs, of_samples = policy_logprobs(actor, experience, settings.pad_token_id)
+    with_entropy = settings.entropy_coefficient > 0
+    terms = policy_terms(actor, experience, settings.pad_token_id, with_entropy)
     policy = ppo_policy_loss(
-        logprobs,
+        terms.logprobs,
         experience.logprobs,
         experience.advantages,
         mask,
@@ -238,15 +220,20 @@ def _actor_loss(
         settings.normalization,
     )
     parts = {"loss": policy, "policy_loss": policy}
-    for name, value in ppo_diagnostics(logprobs, experience.logprobs, mask, *clips).items():
+    for name, value in ppo_diagnostics(terms.logprobs, experience.logprobs, mask, *clips).items():
         parts[name] = value / tokens
     if experience.sample_weights is not None:
         # Where a micro-batch has no sample, the others' shares still need a place to go.
         parts["reference_sample_loss"] = policy.new_zeros(())
-    if of_samples is not None:
-        extra = sample_loss(of_samples, experience, count, settings.normalization)
+    if terms.of_samples is not None:
+        extra = sample_loss(terms.of_samples, experience, count, settings.normalization)
         parts["loss"] = policy + extra
         parts["reference_sample_loss"] = extra
+    if terms.entropy is not None:
+        # A mean over tokens, whatever the policy's loss is normalised by.
+        bonus = settings.entropy_coefficient * masked_sum(terms.entropy, mask) / tokens
+        parts["loss"] = parts["loss"] - bonus
+        parts["entropy_loss"] = -bonus
     return parts
 
 
