@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,13 @@ def test_dialogues(serve: Serve, configured: Configured) -> None:
         assert row["comment"] == (remark if swapped else "") + "B rambles."
 
 
+PATIENCE = 1.5
+"""Seconds to wait for a slow server; a server that is not answers within it on any machine."""
+
 TROUBLE = {
     "429": error(429, "slow down"),
     "500": error(500, "oops"),
-    "slow": Reply(body="{}", seconds=0.4),
+    "slow": Reply(body="{}", seconds=2 * PATIENCE),
     "cut": Reply(body='{"id": "x", "choi', cut=True),
     "not JSON": Reply(body='{"id": "x", "choi'),
     "no choices": Reply(body='{"id": "x", "object": "chat.completion", "choices": []}'),
@@ -93,7 +97,7 @@ TROUBLE = {
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_trouble_is_tried_again(serve: Serve, configured: Configured, trouble: str) -> None:
     server = serve(lambda body, n: TROUBLE[trouble] if n == 0 else completion(letter(body)))
-    figures = judge_pairs(configured("AB=", timeout=0.2 if trouble == "slow" else 5))
+    figures = judge_pairs(configured("AB=", timeout=PATIENCE if trouble == "slow" else 60))
     assert counts(figures) == [1, 1, 1, 0, 0]
     assert len(server.requests) == 6
 
@@ -107,7 +111,7 @@ def test_a_pair_without_an_answer_is_no_judgment(
         return TROUBLE[trouble] if lost else completion(letter(body))
 
     server = serve(answer)
-    config = configured("AAA", max_retries=1, timeout=0.2 if trouble == "slow" else 5)
+    config = configured("AAA", max_retries=1, timeout=PATIENCE if trouble == "slow" else 60)
     with pytest.raises(UserError, match="1 of 3 pairs got no answer"):
         judge_pairs(config)
     assert [row["line"] for row in lines(config)] == [1, 3]
@@ -171,10 +175,11 @@ def test_both_orders(serve: Serve, configured: Configured) -> None:
 
 
 def test_concurrency(serve: Serve, configured: Configured) -> None:
+    together = threading.Barrier(3)
+
     def answer(body: dict[str, Any], n: int) -> Reply:
-        reply = completion(letter(body))
-        reply.seconds = 0.05
-        return reply
+        together.wait(60)  # two other questions are under way at the same time
+        return completion(letter(body))
 
     server = serve(answer)
     assert counts(judge_pairs(configured("A" * 9, concurrency=3))) == [9, 0, 0, 0, 0]

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from dschat.errors import UserError
 from dschat.evaluation.judging.config import JudgeConfig
 from dschat.evaluation.judging.judge import judge_pairs
+from dschat.evaluation.judging.records import Records
 from judge_server import JudgeServer, completion, error, letter
 
 Configured = Callable[..., JudgeConfig]
@@ -125,6 +127,68 @@ def test_odd_texts_empty_responses_and_missing_rewards(
     assert counts(judge_pairs(config)) == [2, 2, 0, 0, 0]
     assert len(server.requests) == 3
     assert Path(str(config.output)).read_bytes() == whole
+
+
+@pytest.mark.parametrize("moment", ["before it is written", "while it is written"])
+def test_ctrl_c_loses_and_doubles_no_answer(
+    serve: Serve, configured: Configured, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    server = serve()
+    config = configured("AB=A", concurrency=1)
+    interrupts = [KeyboardInterrupt]
+
+    def interrupt() -> None:
+        while interrupts:
+            raise interrupts.pop()
+
+    class File(io.BufferedRandom):
+        def write(self, data: Any) -> int:
+            count = super().write(data)
+            interrupt()  # as Python does it: once the call is done that the signal came in
+            return count
+
+    append = Records.append
+
+    def append_later(self: Records, record: dict[str, Any]) -> None:
+        interrupt()
+        append(self, record)
+
+    opened = lambda path, mode: File(io.FileIO(path, "a+"))  # noqa: E731
+    with monkeypatch.context() as patch:
+        if moment == "while it is written":
+            patch.setattr("dschat.evaluation.judging.records.open", opened, raising=False)
+        else:
+            patch.setattr(Records, "append", append_later)
+        with pytest.raises(UserError, match="Stopped. What is judged is kept"):
+            judge_pairs(config)
+    assert not interrupts
+    found = sorted(row["line"] for row in lines(config))
+    assert found == list(range(1, len(server.requests) + 1))
+    assert counts(judge_pairs(config)) == [2, 1, 1, 0, 0]
+    assert len(server.requests) == 4
+
+
+def test_ctrl_c_while_a_hopeless_run_waits_for_its_questions(
+    serve: Serve, configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(lambda body, n: error(401, "no") if n else completion(letter(body)))
+    config = configured("AB")
+    judge_pairs(config)
+    Path(str(config.output)).write_text(Path(str(config.output)).read_text().split("\n")[0] + "\n")
+    waits = []
+
+    class Executor(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, **options: Any) -> None:
+            super().shutdown(wait, **options)
+            waits.append(wait)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("dschat.evaluation.judging.judge.ThreadPoolExecutor", Executor)
+    with pytest.raises(UserError, match="The server refuses: status 401"):
+        judge_pairs(config)
+    assert waits == [True]
+    assert len(lines(config)) == 1
+    assert len(server.requests) == 3
 
 
 def test_a_full_disk_is_told(

@@ -110,11 +110,11 @@ def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
     arguments += ["--dataset", "summarize", "--output", str(output), "--concurrency", "2"]
     with serving(server) as url:
         process = start_judge(arguments, url)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SECONDS
         while len(server.requests) < 5 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 1
         assert "error: Stopped. What is judged is kept" in err
         assert "Traceback" not in err
@@ -122,7 +122,7 @@ def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
         assert asked < 40
         # No answer that was paid for is lost.
         assert len(output.read_text().splitlines()) == asked
-        done = start_judge(arguments, url).communicate(timeout=60)
+        done = start_judge(arguments, url).communicate(timeout=SECONDS)
     assert f"{asked} of 40 pairs are judged already" in done[0]
     assert len(server.requests) == 40
     assert [json.loads(x)["line"] for x in output.read_text().splitlines()] == list(range(1, 41))

@@ -19,6 +19,7 @@ from dschat.evaluation.responses.rouge import read_references, rouge_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import ROOT, run_script
+from property_settings import FIXED
 from scipy import stats
 
 Rows = list[tuple[str, str, float]]
@@ -154,7 +155,7 @@ def test_a_prompt_counts_once() -> None:
     assert found.measures[0].difference == alone.measures[0].difference
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25, **FIXED)
 @given(st.lists(st.tuples(*[st.integers(-40, 40)] * 2), min_size=1, max_size=12))
 def test_swapping_the_files_negates(rewards: list[tuple[int, int]]) -> None:
     pairs = [(x / 8, y / 8) for x, y in rewards]

@@ -15,7 +15,8 @@ from dschat.rewards.code.process import (
     SandboxTimeoutError,
 )
 
-LIMITS = Limits(test_seconds=1, output_mb=1)
+SECONDS = 30.0
+LIMITS = Limits(test_seconds=SECONDS, output_mb=1)
 
 RUNNER = """
 import os, struct, sys, time
@@ -50,7 +51,7 @@ def start() -> Iterator[Start]:
             stderr=subprocess.PIPE,
         )
         started.append(SandboxProcess(process, LIMITS, process.kill, lambda: None))
-        started[-1].wait_until_ready(20)
+        started[-1].wait_until_ready(SECONDS)
         return started[-1]
 
     yield start
@@ -66,7 +67,7 @@ def test_honest_answers(start: Start) -> None:
     )
     assert sandbox.compile("", None, 9) is None
     for text in ("first", "second"):
-        execution = sandbox.run(text, 1)
+        execution = sandbox.run(text, SECONDS)
         assert (execution.exit_code, execution.output) == (7, text.encode())
         assert (execution.errors, execution.returned) == (b"e", b"rv")
 
@@ -75,22 +76,22 @@ def test_answer_before_the_end_of_the_run(start: Start) -> None:
     sandbox = start("read_frame()\nos.write(1, bytes(16) + result(0, 1, 0, 0) + b'3')")
     assert sandbox.compile("", None, 9) is None
     with pytest.raises(SandboxClosedError, match="channel"):
-        sandbox.run("", 1)
+        sandbox.run("", SECONDS)
 
 
 @pytest.mark.parametrize("lengths", ["4 << 20, 0, 0", "0, 0, 0xFFFFFFFF"])
 def test_length_that_would_fill_the_memory(start: Start, lengths: str) -> None:
-    sandbox = start(f"read_frame()\nos.write(1, read(16) + result(0, {lengths}))\ntime.sleep(9)")
+    sandbox = start(f"read_frame()\nos.write(1, read(16) + result(0, {lengths}))\ntime.sleep(100)")
     assert sandbox.compile("", None, 9) is None
     with pytest.raises(SandboxClosedError, match="too long"):
-        sandbox.run("", 1)
+        sandbox.run("", SECONDS)
 
 
 def test_half_an_answer(start: Start) -> None:
     sandbox = start("read_frame()\nos.write(1, read(16) + result(0, 9, 0, 0) + b'3')")
     assert sandbox.compile("", None, 9) is None
     with pytest.raises(SandboxClosedError, match="gone"):
-        sandbox.run("", 1)
+        sandbox.run("", SECONDS)
 
 
 @pytest.mark.parametrize("length", [1, 10_000_000])
@@ -100,7 +101,7 @@ def test_nothing_is_read_or_written(start: Start, length: int) -> None:
     begin = time.monotonic()
     with pytest.raises(SandboxTimeoutError):
         sandbox.run("x" * length, 0.2)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
 
 
 def test_one_byte_at_a_time(start: Start) -> None:

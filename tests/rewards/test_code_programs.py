@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -26,10 +27,26 @@ from dschat.rewards.code_execution import Limits, read_problem, reward_of, summa
         ("```python\n```", ""),
         ("", ""),
         ("x = '```'\nprint(x)", "x = '```'\nprint(x)"),
+        ("```\tpython title=x.py \nprint(1)\n```", "print(1)\n"),
+        ("```python`\nprint(1)\n```", ""),  # a backtick behind it: no fence
     ],
 )
 def test_extraction(response: str, program: str) -> None:
     assert extract_program(response) == program
+
+
+@pytest.mark.parametrize("filler", ["a", " ", "\t", "a "])
+def test_extraction_takes_time_in_proportion(filler: str) -> None:
+    """Of a line that is almost a fence: a response of ten times the length must not stall a run."""
+
+    def seconds(n: int) -> float:
+        response = "```" + filler * n + "`"
+        start = time.process_time()
+        for _ in range(10):
+            assert extract_program(response) == response
+        return time.process_time() - start
+
+    assert seconds(20_000) < 1.0  # it takes some milliseconds; in proportion to the square, minutes
 
 
 def test_starter_code_goes_before_a_body() -> None:

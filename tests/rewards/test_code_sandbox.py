@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -252,12 +253,12 @@ def test_what_follows_an_error(reward: CodeExecutionReward) -> None:
 def test_time_of_all_tests_together() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        limits = Limits(test_seconds=1, program_seconds=1.5)
+        limits = Limits(test_seconds=30, program_seconds=3)
         reward = CodeExecutionReward(workers=1, limits=limits)
-    program = "import time\ntime.sleep(0.4)\nprint(3)"
+    program = "import time\ntime.sleep(0.8)\nprint(3)"
     start = time.monotonic()
     found = verdicts(reward, program, [""] * 20, ["3"] * 20, stop_when_settled=False)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20 * 0.8
     assert found[0] == "passed"
     assert found[3:] == ["timeout"] * 17
 
@@ -280,10 +281,8 @@ def test_large_input_and_output(reward: CodeExecutionReward) -> None:
     assert verdicts(reward, "print(input())", [text], [text]) == ["passed"]
 
 
-def orphans() -> set[int]:
-    """Dead processes of the programs' users that wait for init: their parent has gone."""
-    with identity.lease_user() as user:
-        users = {os.geteuid()} if user is None else set(identity.FREE_USERS)
+def orphans(users: set[int]) -> set[int]:
+    """Dead processes of these users that wait for init: their parent has gone."""
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -296,9 +295,20 @@ def orphans() -> set[int]:
 
 
 @pytest.mark.slow
-def test_no_zombies_are_left_to_init(reward: CodeExecutionReward) -> None:
+def test_no_zombies_are_left_to_init(
+    reward: CodeExecutionReward, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Init reaps nothing in many containers: a zombie per program would fill the process table."""
-    before = orphans()
+    users: set[int] = set()  # of this test's programs; others may run at the same time
+
+    @contextlib.contextmanager
+    def lease() -> Iterator[int | None]:
+        with identity.lease_user() as user:
+            users.add(os.geteuid() if user is None else user)
+            yield user
+
+    monkeypatch.setattr(sandbox, "lease_user", lease)
+    before = orphans({os.geteuid(), *identity.FREE_USERS})
     example = {"input_output": json.dumps({"inputs": [""], "outputs": ["3"]})}
     limits = Limits(test_seconds=0.3)
     with warnings.catch_warnings():
@@ -306,4 +316,5 @@ def test_no_zombies_are_left_to_init(reward: CodeExecutionReward) -> None:
         quick = CodeExecutionReward(workers=2, sandbox=reward.sandbox, limits=limits)
     programs = ["print(3)", "print(4)", "1 / 0", "import time\ntime.sleep(9)", "x", "("]
     quick([""] * 6, programs, [example] * 6)
-    assert orphans() <= before
+    assert users
+    assert orphans(users) <= before

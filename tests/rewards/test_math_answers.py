@@ -23,6 +23,7 @@ from dschat.rewards.math_answers import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from property_settings import FIXED, checked
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k"
 FULL = "<reasoning>\n7 + 5 = 12\n</reasoning>\n<answer>\n12\n</answer>"
@@ -143,6 +144,7 @@ SPELLINGS = [
 ]
 
 
+@checked
 @given(
     st.integers(-(10**15), 10**15),
     st.integers(-(10**15), 10**15),
@@ -155,6 +157,7 @@ def test_any_integer_in_any_spelling(a: int, b: int, first: Any, second: Any) ->
     assert read_number(first(a)) == a
 
 
+@checked
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9))
 def test_any_decimal_is_read_exactly(number: Any) -> None:
     text = str(number)
@@ -165,7 +168,7 @@ def test_any_decimal_is_read_exactly(number: Any) -> None:
 MATHS_SIGNS = "0123456789\\{}$,.-+/ %fracsqrtboxedpi^!()e"
 
 
-@settings(deadline=2000, max_examples=40)
+@settings(max_examples=40, **FIXED)
 @given(
     st.text(max_size=90),
     st.text(alphabet="0123456789\\{}$,.-+/ %fracsqrtboxedpi^!()e", max_size=90),

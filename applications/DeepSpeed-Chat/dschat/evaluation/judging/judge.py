@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
@@ -137,13 +138,13 @@ def _judge_all(
             pending.add(executor.submit(judge_pair, config, client.ask, pair))
         done = as_completed(set(pending))
         for future in tqdm(done, total=len(todo), unit="pair", disable=None):
-            pending.discard(future)
             try:
                 records.append(future.result())
                 in_a_row = 0
             except NoAnswer as error:
                 failures.append(str(error))
                 in_a_row += 1
+            pending.discard(future)  # not before: Ctrl-C may come before it is written
             if in_a_row >= MOST_FAILURES_IN_A_ROW:
                 raise UserError(
                     f"{in_a_row} questions in a row got no answer; the last: {failures[-1]}. What "
@@ -157,7 +158,8 @@ def _judge_all(
             wait = False
         raise UserError(STOPPED) from None
     finally:
-        executor.shutdown(wait=wait, cancel_futures=True)
+        with contextlib.suppress(KeyboardInterrupt):  # a further Ctrl-C: they are not waited for
+            executor.shutdown(wait=wait, cancel_futures=True)
         _keep(pending, records)
     return failures
 
@@ -166,7 +168,9 @@ def _keep(pending: set[Future[dict[str, Any]]], records: Records) -> None:
     """Write what came in while the run was being stopped."""
     for future in pending:
         if future.done() and not future.cancelled() and future.exception() is None:
-            records.append(future.result())
+            record = future.result()
+            if record["line"] not in records.done:
+                records.append(record)
 
 
 def judge_pair(

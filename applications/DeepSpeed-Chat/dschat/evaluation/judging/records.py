@@ -116,12 +116,13 @@ class Records:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line; it is on the disk when this returns."""
-        text = json.dumps(record, ensure_ascii=False) + "\n"
+        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
         with explain_write_errors(self.output):
-            self._file.write(text.encode("utf-8"))
+            # Ctrl-C during the write is raised after it: it must be known then that it is written.
+            self.done[record["line"]] = record
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
-        self.done[record["line"]] = record
 
     def remove_last(self) -> bool:
         """Take back the last judgment; False where there is none."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import textwrap
 
-# A fence stands at the beginning of a line; its label, if any, behind it.
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([^\s`]*)[^\n`]*$", re.MULTILINE)
+# A fence stands at the beginning of a line; its label, if any, behind it. What is behind it is one
+# piece of the pattern: several would be tried in all ways to cut a long line.
+_FENCE = re.compile(r"^[ \t]*```([^\n`]*)$", re.MULTILINE)
 _PYTHON_LABELS = frozenset(["python", "python3", "py", "py3"])
 
 
@@ -35,7 +36,8 @@ def _blocks(response: str) -> list[tuple[str, str]]:
     blocks = []
     for i in range(0, len(fences), 2):
         end = fences[i + 1].start() if i + 1 < len(fences) else len(response)
-        blocks.append((fences[i][1].lower(), response[fences[i].end() : end].removeprefix("\n")))
+        label = (fences[i][1].lower().split() or [""])[0]
+        blocks.append((label, response[fences[i].end() : end].removeprefix("\n")))
     return blocks
 
 
