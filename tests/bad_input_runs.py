@@ -109,10 +109,12 @@ def exit_code(asked: Command) -> int:
     The environment, `sys.argv` and `sys.path` are afterwards as they were.
     """
 
-    def leave(code: int) -> NoReturn:
+    def leave(code: int = 0) -> NoReturn:
         raise _Exit(code)
 
-    with _as_started(asked), mock.patch("os._exit", leave):
+    # Not what `dschat.config.leave` does before it ends the process: that would end pytest's pools.
+    leaving = mock.patch("os._exit", leave), mock.patch("dschat.config.leave", leave)
+    with _as_started(asked), leaving[0], leaving[1]:
         try:
             runpy.run_path(str(asked.script), run_name="__main__")
         except _Exit as left:

@@ -27,6 +27,8 @@ CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 # How long other ranks wait before they tell of an error: the launcher looks every second.
 SECONDS_FOR_RANK_0 = 5.0
 
+EXIT_OUTPUT_LOST = 120  # Python's own
+
 # Flags that DeepSpeed-Chat users know and this project does not honour -> what to use instead.
 HYBRID_ENGINE = (
     "the hybrid engine is not used here: generation runs on the trained weights themselves. "
@@ -233,17 +235,22 @@ def run_script(main: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def leave() -> None:
+def leave() -> NoReturn:
     """End a process that has done its work, without taking the interpreter down around C++ threads.
 
     Threads of torch's process groups may still hold Python objects then. One that asks for the
     interpreter's lock while it is being finalised is ended by it, which C++ answers with
     "terminate called without an active exception": a finished run that ends with code -6.
+    All else is as at the interpreter's own end: pools are shut down and threads waited for, what
+    is registered with `atexit` runs, and output that cannot be written makes the exit code 120.
     """
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    code = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:  # a full disk, or a pipe that nobody reads any more
+            code = EXIT_OUTPUT_LOST
+    os._exit(code)
