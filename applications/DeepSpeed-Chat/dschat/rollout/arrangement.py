@@ -22,6 +22,7 @@ PER_TOKEN = (
     "values",
     "token_penalty",
     "divergence",
+    "entropy",
     "advantages",
     "returns",
 )
