@@ -261,3 +261,14 @@ def test_the_reward_model_is_the_same_after_a_resume(
         return {k: v for k, v in row.items() if not k.startswith("time/")}
 
     assert last(tmp_path / "again") == last(folder)
+
+
+def test_the_multi_reference_script_hands_its_flags_on() -> None:
+    from dschat.training.group_config import MultiReferenceConfig
+
+    config = MultiReferenceConfig(
+        ref_a="a", ref_b="b", output_dir="out", frozen_dtype="bf16", entropy_coef=0.1
+    )
+    config.validate()
+    online = config.online()
+    assert (online.frozen_dtype, online.entropy_coef) == ("bf16", 0.1)
