@@ -12,8 +12,10 @@ from dschat.training.code_config import DivergenceCodeConfig, WassersteinCodeCon
 from dschat.training.code_run import code_reward
 from dschat.training.online import Task, build_trainer
 from dschat.training.online_setup import start
+from dschat.utils.files import read_jsonl
 from launch import TRAINING, run_script
 from program_fixtures import make_programs
+from transformers import AutoTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +85,20 @@ def test_the_script_on_two_ranks(folder: Path, tmp_path: Path, read_metrics: Any
 
 
 def test_each_response_meets_the_tests_of_its_own_prompt(folder: Path, tmp_path: Path) -> None:
-    config = parse_config(DivergenceCodeConfig, settings(folder, tmp_path / "out"))
+    """Also where other prompts were too long, and left out."""
+    rows = read_jsonl(folder / "data" / "train.jsonl")
+    tests = {f"### Problem:\n{r['question']}\n\n### Response:\n": r["input_output"] for r in rows}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "sft")
+    limit = sorted(len(tokenizer(text)["input_ids"]) for text in tests)[len(tests) // 2]
+    size = {"per_device_generation_batch_size": 32, "gradient_accumulation_steps": 1}
+    flags = settings(folder, tmp_path / "out", max_prompt_seq_len=limit, **size)
+    config = parse_config(DivergenceCodeConfig, flags)
     trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
     assert float(trainer.critic.module.model.score.weight.abs().sum()) == 0
-    by_text = {p.text: p.example for p in trainer.prompts}
+    assert 3 < len(trainer.prompts) < len(tests)
     for rollout in trainer.sample([p for p in trainer.prompts for _ in range(8)]):
         for text, example in zip(rollout.prompts, rollout.examples, strict=True):
-            assert example["input_output"] == by_text[text]["input_output"]
+            assert example["input_output"] == tests[text]
 
 
 @pytest.mark.parametrize(

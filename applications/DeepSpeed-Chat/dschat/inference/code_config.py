@@ -13,6 +13,7 @@ from dschat.rewards.code_flags import SandboxFlags
 DATASETS = {"apps": "codeparrot/apps"}
 TOP_K = 5
 RESPONSES = 5
+MAX_PROMPT_TOKENS = 1024
 
 REPLACED_CODE_FLAGS = {
     **REPLACED_FLAGS,
@@ -34,6 +35,9 @@ class CodeInferenceConfig(SandboxFlags, InferenceFlags):
         "max_new_tokens",
         "seed",
         "end_of_conversation_token",
+        "batch_size",
+        "dtype",
+        "gpu",
     )
 
     dataset: str = flag(
@@ -62,12 +66,18 @@ class CodeInferenceConfig(SandboxFlags, InferenceFlags):
         "enough.",
     )
     max_new_tokens: int = flag(512, "Responses stop at this many tokens.")
-    max_prompt_tokens: int = flag(1024, "Longer prompts are left out (and counted).")
+    max_prompt_tokens: int = flag(MAX_PROMPT_TOKENS, "Longer prompts are left out (and counted).")
 
     def validate(self) -> None:
         """Refuse what is missing or cannot be meant; raises `UserError`."""
         super().validate()
         self.check_sandbox_flags()
+        longest = self.max_prompt_tokens
+        require(
+            not self.ref_scores or bool(self.model) or longest == MAX_PROMPT_TOKENS,
+            f"--max-prompt-tokens {longest} has no effect with --ref-scores alone: prompts are "
+            "measured by the tokenizer of --model. Give --model too, or remove the flag.",
+        )
         require(
             self.num_responses is None or self.num_responses >= 1,
             f"--num_responses {self.num_responses}: expected 1 or more.",
