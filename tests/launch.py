@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,10 +21,16 @@ STEP2 = TRAINING / "step2_reward_model_finetuning" / "main.py"
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A TCP port that nothing listens on.
+
+    It is used seconds later. One that the system hands out (from 32768 on) might be another
+    process's by then: two ranks alone open a dozen connections.
+    """
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -43,7 +51,7 @@ def run_script(
     script: str | Path,
     args: Sequence[object],
     ranks: int = 1,
-    timeout: float = 300.0,
+    timeout: float = 600.0,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `script` with `args`, on 2 or more ranks through `deepspeed --num_accelerators`.

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from launch import environment
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 class Person:

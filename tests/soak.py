@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from killing import Outcome, rows, run_with_kills, start
+from killing import LIMIT_SECONDS, Outcome, rows, run_with_kills, start
 from launch import TRAINING
 from online_fixtures import online_settings
 from safetensors.torch import load_file
@@ -92,7 +92,7 @@ def soak(name: str, folder: Path, kills: int, seed: int) -> tuple[Outcome, str]:
         return online_settings(folder, *models, **batch, **changes, **where, **more)
 
     log = folder / "whole.log"
-    if start(STEP3 / script, flags_of(settings("whole")), ranks, log).wait(300) != 0:
+    if start(STEP3 / script, flags_of(settings("whole")), ranks, log).wait(LIMIT_SECONDS) != 0:
         raise RuntimeError(log.read_text()[-3000:])
     resumed = settings("killed", checkpoint_steps=1, resume_from_checkpoint="auto")
     outcome = run_with_kills(

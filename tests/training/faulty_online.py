@@ -36,11 +36,26 @@ class Faulty:
         return [float(len(r)) for r in responses]
 
 
+def mistaken(learn: Any) -> Any:
+    """What nobody has thought of: an exception on rank 1, while rank 0 waits for it."""
+
+    def wrong(self: Any, experiences: Any) -> Any:
+        if self.rank == 1 and self.iteration == 1:
+            SETTINGS.with_name("died").touch()
+            return {}["a mistake of ours"]
+        return learn(self, experiences)
+
+    return wrong
+
+
 def main() -> None:
     """Train with the faulty reward."""
     from dschat.training.online import Task, train_online
+    from dschat.training.online_learner import OnlineLearner
     from dschat.training.penalty_config import DivergenceConfig
 
+    if WHAT == "bug":
+        OnlineLearner.learn = mistaken(OnlineLearner.learn)  # type: ignore[method-assign]
     config = DivergenceConfig(**json.loads(SETTINGS.read_text()))
     config.validate()
     train_online(config, Task(reward=Faulty(int(os.environ["RANK"]))))

@@ -6,6 +6,7 @@ python faulty_run.py FAULT SCRIPT ARGUMENTS...; the faults are those of `resume_
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import runpy
 import signal
@@ -19,7 +20,7 @@ def main() -> None:
     launcher = [word for word in sys.argv[1:2] if word.startswith("--local_rank")]
     fault, script, *arguments = sys.argv[1 + len(launcher) :]
     kind, step = fault.split(":")
-    {"stop": stop, "kill": kill, "full": full}[kind](int(step))
+    {"stop": stop, "kill": kill, "full": full, "nan": nan}[kind](int(step))
     sys.argv = [script, *launcher, *arguments]
     runpy.run_path(script, run_name="__main__")
 
@@ -70,6 +71,18 @@ def full(step: int) -> None:
         save(value, path, **options)
 
     torch.save = refused
+
+
+def nan(step: int) -> None:
+    from dschat.training.sft import SupervisedTrainer
+
+    loss_of, calls = SupervisedTrainer.compute_loss, itertools.count(1)
+
+    def spoilt(self: Any, *arguments: Any, **options: Any) -> Any:
+        loss = loss_of(self, *arguments, **options)
+        return loss * float("nan") if next(calls) == step and is_last() else loss
+
+    SupervisedTrainer.compute_loss = spoilt  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dpo_fixtures import configured, long_way
 from dschat.models.loading import load_causal_lm
 from dschat.training.dpo import encode_preference, load_pairs, load_policy, train_dpo
 from dschat.training.fine_tuning import FineTuningTrainer, start, trainer_arguments
+from dschat.training.progress import Progress
 from preferences import rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
@@ -108,6 +109,7 @@ def test_one_reference_is_trls_dpo(
     )
     recorder = Recorder()
     trainer.use(settings, recorder)
+    trainer.progress = Progress(begun.log, lambda last: {}, lambda micro_step: None)
     trainer.train()
     theirs = [row for row in recorder.rows if "loss" in row]
     assert len(ours) == len(theirs) == 8

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
+from dschat.rollout.experience import Experience, make_rollout
 from dschat.training import distributed, updates
 from dschat.training.deepspeed_config import deepspeed_settings
-from dschat.training.faults import GradientWatch, discard_gradients
+from dschat.training.faults import GradientWatch, discard_gradients, find_fault
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.schedule import schedule
 from online_fixtures import make_trainer, online_settings
@@ -74,6 +75,43 @@ def test_a_discarded_step_leaves_no_trace(
         assert engine.skipped_steps == int(with_bad)
     assert losses[0] == losses[1]
     assert rates[0] == rates[1]
+
+
+QUANTITIES = {
+    "scores": "a reward of r",
+    "logprobs": "the policy's log-probability",
+    "reference_logprobs": "the reference's log-probability",
+    "token_penalty": "the token penalty",
+    "divergence": "the divergence",
+    "values": "the critic's value",
+    "advantages": "the advantage",
+    "returns": "the return",
+}
+
+
+def experience_with(**changes: torch.Tensor) -> Experience:
+    """Prompts p and q with responses of 2 and 1 tokens; what is not given is 0."""
+    ids = [[5], [5]], [[6, 7], [8]]
+    device = torch.device("cpu")
+    rollout = make_rollout(*ids, ["p", "q"], ["a", "b"], [{}, {}], 2, 0, device)
+    zeros = {name: torch.zeros(2, 2) for name in QUANTITIES} | {"scores": torch.zeros(2)}
+    return Experience(rollout, **{**zeros, **changes})
+
+
+@pytest.mark.parametrize("worst", [NAN, float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_every_quantity_is_looked_at_where_it_counts(name: str, worst: float) -> None:
+    assert find_fault([experience_with()], "r") is None
+    if name == "scores":
+        bad = torch.tensor([0.0, worst])
+    else:
+        bad = torch.tensor([[0.0, 0.0], [worst, 0.0]])
+        # The second response has one token: behind it nothing counts.
+        masked = experience_with(**{name: torch.tensor([[0.0, 0.0], [0.0, worst]])})
+        assert find_fault([masked], "r") is None
+    fault = find_fault([experience_with(), experience_with(**{name: bad})], "r")
+    assert fault is not None
+    assert (fault.quantity, fault.prompts) == (f"{QUANTITIES[name]} is not finite", ("q",))
 
 
 @pytest.fixture
@@ -151,6 +189,27 @@ def test_weights_that_are_nan_stop_the_run_and_are_never_stepped_on(trainer_of: 
         run(trainer)
     assert len(kept(trainer)) == 8  # what was sampled, without scores
     assert all(row["prompt"] and "reward" not in row for row in kept(trainer))
+
+
+@pytest.mark.parametrize(("broken", "named"), [("actor", "policy"), ("critic", "value")])
+def test_a_loss_that_is_not_finite_is_named(
+    trainer_of: Any, broken: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though all that it is made of was finite."""
+    trainer, plain = trainer_of(max_bad_steps=1), getattr(updates, f"_{broken}_loss")
+
+    def poisoned(*arguments: Any) -> Any:
+        found = plain(*arguments)
+        if broken == "critic":
+            return found * NAN
+        return {name: value * NAN for name, value in found.items()}
+
+    monkeypatch.setattr(updates, f"_{broken}_loss", poisoned)
+    before = [updates_of(engine) for engine in (trainer.actor, trainer.critic)]
+    with pytest.raises(UserError, match=f"the {named} loss is not finite on rank 0 .*What abou"):
+        run(trainer)
+    after = [updates_of(engine) for engine in (trainer.actor, trainer.critic)]
+    assert all(map(torch.equal, before, after))
 
 
 @pytest.mark.parametrize("broken", ["actor", "critic"])

@@ -236,7 +236,7 @@ def test_a_failure_on_one_rank_reaches_all(tmp_path: Path) -> None:
         )
         for rank in (0, 1)
     ]
-    told = "".join(process.communicate(timeout=120)[0] for process in ranks)
+    told = "".join(process.communicate(timeout=600)[0] for process in ranks)
     for rank in (0, 1):
         assert f"1 rank {rank}: the disk of rank 1 is full" in told
         assert f"2 rank {rank}: the disk of rank 0 is full" in told

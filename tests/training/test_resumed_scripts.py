@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 from dpo_fixtures import command_line
-from launch import STEP1, run_script
-from resume_fixtures import assert_same_run, checkpoints, models_in, run_with_fault
+from launch import DPO, STEP1, STEP2, run_script
+from resume_fixtures import (
+    assert_same_run,
+    checkpoints,
+    compare_with_uninterrupted,
+    metrics,
+    models_in,
+    run_with_fault,
+)
 
 pytestmark = pytest.mark.slow
 Flags = Callable[[str], list[str]]
@@ -94,3 +101,47 @@ def test_a_full_disk_and_a_kill_leave_the_older_checkpoint(flags: Flags, whole: 
     assert f"going on from {output / 'resumable-3'}" in done.stdout
     assert checkpoints(output) == ["resumable-6"]
     assert_same_run(output, whole)
+
+
+@pytest.mark.parametrize("stage", [2])
+def test_a_reward_model_goes_on_on_two_ranks(
+    stage: int, preference_dir: Path, tiny_reward_dir: Path, tmp_path: Path
+) -> None:
+    flags = {
+        "data_path": preference_dir,
+        "data_output_path": preference_dir / "prepared",
+        "model_name_or_path": tiny_reward_dir,
+        "data_split": "0,1,0",
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+        "max_seq_len": 64,
+        "learning_rate": 1e-2,
+        "dropout": 0.1,
+        "eval_interval": 3,  # micro-steps: not at the ends of optimiser steps
+        "zero_stage": stage,
+        "deepspeed": True,
+    }
+    compare_with_uninterrupted(STEP2, command_line(flags), tmp_path, 3, ranks=2)
+    assert len({row["loss"] for row in metrics(tmp_path / "whole") if "loss" in row}) > 3
+
+
+@pytest.mark.parametrize("stage", [2])
+def test_dpo_goes_on_on_two_ranks(
+    stage: int, preference_dir: Path, dpo_models: dict[str, str], tmp_path: Path
+) -> None:
+    flags = {
+        "dataset": preference_dir,
+        "data_output_path": preference_dir / "prepared",
+        "ref_a": dpo_models["a"],
+        "ref_b": dpo_models["b"],
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "num_train_epochs": 2,
+        "max_length": 64,
+        "learning_rate": 1e-3,
+        "logging_steps": 2,  # the checkpoint comes between two rows
+        "zero_stage": stage,
+    }
+    compare_with_uninterrupted(DPO, command_line(flags), tmp_path, 3, ranks=2)
+    assert len({row["loss"] for row in metrics(tmp_path / "whole") if "loss" in row}) > 2

@@ -24,8 +24,9 @@ from dschat.errors import UserError
 ConfigT = TypeVar("ConfigT")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
-# How long other ranks wait before they tell of an error: the launcher looks every second.
-SECONDS_FOR_RANK_0 = 5.0
+# How long other ranks wait before they tell of an error: the launcher looks every second, and
+# rank 0 may be some seconds behind where they are starting up.
+SECONDS_FOR_RANK_0 = 10.0
 
 EXIT_OUTPUT_LOST = 120  # Python's own
 

@@ -20,7 +20,7 @@ from dschat.training.same_run import check_same_facts, check_same_run, plain_set
 from dschat.utils.files import atomic_write_json, atomic_write_text
 
 FINISHED = "finished.json"
-MAY_DIFFER = {"gradient_checkpointing", "report_to"}
+MAY_DIFFER = {"gradient_checkpointing", "max_bad_steps", "report_to"}
 """Settings of steps 1, 2 and DPO, beside `PLACE`, that change no result."""
 
 

@@ -166,14 +166,15 @@ def discard_gradients(engine: Any) -> None:
 class BadSteps:
     """Counts bad steps, keeps what led to them, and stops a run that does not recover."""
 
-    def __init__(self, output_dir: str | Path, limit: int) -> None:
+    def __init__(self, output_dir: str | Path, limit: int, unit: str = "iteration") -> None:
         """Say where and when.
 
         Args:
             output_dir: of the run; files go to its folder bad_steps.
             limit: stop at so many in a row.
+            unit: what the run is counted in.
         """
-        self.folder, self.limit = Path(output_dir) / "bad_steps", limit
+        self.folder, self.limit, self.unit = Path(output_dir) / "bad_steps", limit, unit
         self.total = self.in_a_row = 0
 
     def good(self) -> None:
@@ -181,38 +182,44 @@ class BadSteps:
         self.in_a_row = 0
 
     def bad(
-        self, error: BadStepError, iteration: int, batch: Sequence[Experience] | Sequence[Rollout]
+        self,
+        error: BadStepError,
+        number: int,
+        batch: Sequence[Experience] | Sequence[Rollout] | Sequence[dict[str, Any]],
     ) -> None:
         """A step was left out; all ranks call it.
 
         Args:
-            batch: what led to it, as far as it was known: with scores or without.
+            number: of the iteration, or what else the unit is.
+            batch: what led to it, as far as it was known: with scores or without, or plain rows.
 
         Raises:
             UserError: it was one too many.
         """
         self.total += 1
         self.in_a_row += 1
-        name = f"iteration-{iteration}-step-{self.total}-rank-{distributed.rank()}.jsonl"
+        name = f"{self.unit}-{number}-bad-{self.total}-rank-{distributed.rank()}.jsonl"
         with on_all_ranks():
             if batch:
                 lines = [json.dumps(row) for part in batch for row in _rows(part)]
                 atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
+        place = f"{self.unit} {number}"
         distributed.log_main(
-            f"WARNING: iteration {iteration}: a step is left out: {error}. The batch is in "
-            f"{self.folder}."
+            f"WARNING: {place}: a step is left out: {error}. The batch is in {self.folder}."
         )
         if self.in_a_row >= self.limit:
             raise UserError(
                 f"Stopped after {self.in_a_row} bad steps in a row (--max_bad_steps {self.limit}). "
-                f"The last: iteration {iteration}: {error}. The batches are in {self.folder}. "
-                "Lower the learning rate, look at these prompts and rewards, or use fp32; then "
-                "start anew or go on from a resumable checkpoint."
+                f"The last: {place}: {error}. The batches are in {self.folder}. Lower the learning "
+                "rate, look at these texts, or use fp32; then start anew or go on from a resumable "
+                "checkpoint."
             )
 
 
-def _rows(batch: Experience | Rollout) -> list[dict[str, Any]]:
+def _rows(batch: Experience | Rollout | dict[str, Any]) -> list[dict[str, Any]]:
     """A micro-batch as plain values, one row a response; NaN and infinities as text."""
+    if isinstance(batch, dict):
+        return [batch]
     experience = batch if isinstance(batch, Experience) else None
     rollout = batch.rollout if isinstance(batch, Experience) else batch
     rows = []

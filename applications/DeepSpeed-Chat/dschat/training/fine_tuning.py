@@ -161,6 +161,7 @@ class FineTuningTrainer(ResumableTrainer):
     """
 
     config: FineTuningConfig
+    optimizer: Any
 
     def use(self, config: FineTuningConfig, progress: TrainerCallback) -> None:
         """Take our settings; call it before training."""
@@ -171,12 +172,14 @@ class FineTuningTrainer(ResumableTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer asks for this; see `adamw`."""
         if self.optimizer is None:
-            self.optimizer: Any = adamw(
+            self.optimizer = adamw(
                 self.model if model is None else model,  # type: ignore[attr-defined]
                 self.config.learning_rate,
                 self.config.weight_decay,
                 self.config.lora_learning_rate,
             )
+            # ZeRO's optimisers have it: the Trainer asks it whether a step was taken.
+            self.optimizer.overflow = False
         return self.optimizer
 
 

@@ -242,7 +242,6 @@ class MultiReferenceConfig(MultiReferenceFlags):
             profile_steps=self.profile_steps,
             seed=self.seed,
             enable_tensorboard=self.report_to == "tensorboard",
-            max_bad_steps=self.max_bad_steps,
             print_answers=self.print_answers,
             local_rank=self.local_rank,
             deepspeed_config=self.deepspeed_config,

@@ -165,7 +165,4 @@ class MultiReferenceFlags(
         "Save the model to output_dir/step-N/actor every so many optimiser steps (N counts "
         "generation batches); 0: only at the end, to output_dir.",
     )
-    max_bad_steps: int = flag(
-        3, "Stop after so many steps in a row that were left out because something was not finite."
-    )
     print_answers: bool = flag(False, "Print a prompt and its response at every step.")

@@ -22,7 +22,6 @@ def require_ranges(config: Any) -> None:
         "max_prompt_seq_len",
         "max_answer_seq_len",
         "print_answers_interval",
-        "max_bad_steps",
     ]
     not_negative = [
         "num_padding_at_beginning",

@@ -172,11 +172,6 @@ class OutputFlags:
         "Keep an exponential moving average of the actor's weights, 0.992 per optimiser step in "
         "fp32, and save it as step-N/actor_ema.",
     )
-    max_bad_steps: int = flag(
-        3,
-        "Stop after so many steps in a row that were left out because a reward, an advantage, a "
-        "loss or a gradient was not finite. What led to them is kept in output_dir/bad_steps.",
-    )
     seed: int = flag(1234, "Seed of data order, sampling and new weights.")
     enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")
     tensorboard_path: str | None = flag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from dschat.training.distributed import is_main, log_main
+from dschat.training.faults import BadSteps
 from dschat.training.run_files import MetricsLog
 
 
@@ -41,7 +43,9 @@ class Progress(TrainerCallback):
         self.interval, self.print_loss = interval, print_loss
         self.micro_step = self.epoch_length = self.last_micro_step = 0
         self.result: dict[str, float] = {}
+        self.bad_steps = BadSteps(log.path.parent, 1, "step")  # until the trainer gives its own
         self._pending: dict[str, float] = {}
+        self._bad_before = 0
         self._bar: Any = None
         self._since = time.perf_counter()
 
@@ -64,12 +68,22 @@ class Progress(TrainerCallback):
 
     def counts(self) -> dict[str, Any]:
         """What a checkpoint keeps; see `set_counts`."""
-        return {"micro_step": self.micro_step, "result": self.result, "pending": self._pending}
+        return {
+            "micro_step": self.micro_step,
+            "result": self.result,
+            "pending": self._pending,
+            "bad_steps": self.bad_steps.total,
+            "bad_steps_in_a_row": self.bad_steps.in_a_row,
+            "bad_steps_before": self._bad_before,
+        }
 
     def set_counts(self, counts: dict[str, Any]) -> None:
         """Go on from where `counts` was taken."""
         self.micro_step = counts["micro_step"]
         self.result, self._pending = counts["result"], counts["pending"]
+        self.bad_steps.total = counts["bad_steps"]
+        self.bad_steps.in_a_row = counts["bad_steps_in_a_row"]
+        self._bad_before = counts["bad_steps_before"]
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A micro-step within an optimiser step."""
@@ -92,10 +106,14 @@ class Progress(TrainerCallback):
         """Write the row of one optimiser step."""
         if not logs or "loss" not in logs:  # the Trainer's summary at the end
             return
-        now = time.perf_counter()
+        now, total = time.perf_counter(), self.bad_steps.total
+        skipped = total - self._bad_before
+        if skipped:  # it would be a mean over fewer steps
+            logs = {**logs, "loss": math.nan, "grad_norm": math.nan}
         row = {"step": state.global_step, "micro_step": self.micro_step, **logs, **self._pending}
+        row |= {"skipped": skipped, "bad_steps": total}
         self.log.write({**row, "seconds": round(now - self._since, 3)})
-        self._since, self._pending = now, {}
+        self._since, self._pending, self._bad_before = now, {}, total
         self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         if self.print_loss:
             log_main(f"step {state.global_step}: loss {logs['loss']:.6f}")

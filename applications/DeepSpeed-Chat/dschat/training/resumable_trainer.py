@@ -15,9 +15,11 @@ import torch
 from transformers import TrainerCallback
 
 from dschat.errors import UserError
+from dschat.training.careful_engine import CarefulEngine
 from dschat.training.continuation import Beginning
 from dschat.training.distributed import is_main, log_main, rank
 from dschat.training.engine_checkpoint import load_engine, load_values, save_engine
+from dschat.training.faults import BadSteps
 from dschat.training.interruption import StopRequest, how_to_go_on
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.progress import Progress
@@ -60,6 +62,7 @@ class ResumableTrainer:
     beginning: Beginning
     progress: Progress
     facts: dict[str, Any]
+    careful: CarefulEngine
 
     def run(self, beginning: Beginning, progress: Progress, facts: dict[str, Any]) -> bool:
         """Train from where `beginning` says, with `progress` among the callbacks.
@@ -75,8 +78,10 @@ class ResumableTrainer:
         """
         self.beginning, self.progress, self.facts = beginning, progress, facts
         trainer: Any = self
+        settings = beginning.settings
+        progress.bad_steps = BadSteps(settings.output_dir, settings.max_bad_steps, "step")
         stop = StopRequest()
-        due = CheckpointsDue(beginning.settings.checkpoint_steps, stop, trainer.args.device)
+        due = CheckpointsDue(settings.checkpoint_steps, stop, trainer.args.device)
         trainer.add_callback(due)
         checkpoint = beginning.checkpoint
         with stop.listening():
@@ -126,12 +131,27 @@ class ResumableTrainer:
         """The Trainer makes engine and schedule here; it would then load them its own way."""
         trainer: Any = self
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[misc]
+        self.careful = trainer.accelerator.deepspeed_engine_wrapped = CarefulEngine(
+            trainer.model_wrapped,
+            self.progress.bad_steps,
+            lambda: trainer.state.global_step + 1,
+            trainer.processing_class.decode,
+            trainer.args.device,
+        )
         if resume_from_checkpoint is not None:
             folder = Path(resume_from_checkpoint)
             load_engine(trainer.model_wrapped, folder / ENGINE)
             with on_all_ranks():
                 trainer.lr_scheduler.load_state_dict(load_values(folder / SCHEDULE))
         return prepared
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        """The loss of a micro-batch; 0 where it is not finite, which the Trainer's sum of losses
+        would never get rid of (the row of metrics says that the step was left out).
+        """
+        self.careful.will_learn(inputs)
+        loss = super().training_step(model, inputs, *rest)  # type: ignore[misc]
+        return torch.where(loss.isfinite(), loss, torch.zeros_like(loss))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The Trainer asks for this when it has skipped what was trained on, before the first step.

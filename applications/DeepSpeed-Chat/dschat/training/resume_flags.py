@@ -1,4 +1,4 @@
-"""The flags of resumable checkpoints, the same for every training script.
+"""The flags that every training script has: resumable checkpoints, and steps left out.
 
 Only the standard library and `dschat.config` are imported, so that `--help` answers at once.
 """
@@ -13,7 +13,7 @@ from dschat.config import flag, require
 
 @dataclass
 class ResumeFlags:
-    """How often a run saves what it needs to go on, and where it goes on."""
+    """How often a run saves what it needs to go on, where it goes on, and when it gives up."""
 
     checkpoint_steps: int = flag(
         0,
@@ -26,6 +26,12 @@ class ResumeFlags:
         "Go on from a resumable checkpoint: auto, the newest whole one in output_dir (a new run "
         "where there is none), or the path of a resumable-N folder.",
     )
+    max_bad_steps: int = flag(
+        3,
+        "Stop after so many optimiser steps in a row that were left out because a loss, a gradient "
+        "or what they are made of (step 3: rewards, log-probabilities, advantages) was not finite. "
+        "What led to them is kept in output_dir/bad_steps.",
+    )
 
 
 def require_resume(config: Any) -> None:
@@ -33,3 +39,5 @@ def require_resume(config: Any) -> None:
     steps, keep = config.checkpoint_steps, config.checkpoint_keep
     require(steps >= 0, f"--checkpoint_steps {steps}: expected 0 or more.")
     require(keep >= 1, f"--checkpoint_keep {keep}: expected 1 or more.")
+    bad = config.max_bad_steps
+    require(bad >= 1, f"--max_bad_steps {bad}: expected 1 or more.")
