@@ -135,6 +135,7 @@ def generate(
     synced_gpus: bool = False,
     vocabulary_size: int | None = None,
     top_k: int | None = None,
+    own_decoding: bool = True,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -148,12 +149,13 @@ def generate(
         synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
         vocabulary_size: sample among the first so many tokens only; None: all.
         top_k: sample among the so many likeliest tokens only; None: all.
+        own_decoding: use `dschat.rollout.decoding` where it can be; else always transformers.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
     """
     numbers = None if uniform is None else uniform.to(input_ids.device)
-    if has_plain_cache(model) and not synced_gpus:
+    if own_decoding and has_plain_cache(model) and not synced_gpus:
 
         def pick(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             possible = logits[:, :vocabulary_size]

@@ -17,6 +17,7 @@ from dschat.data.prompts import PromptExample, rank_share
 from dschat.errors import UserError
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards, first_raising
+from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
 from dschat.rollout.references import FrozenPolicy
@@ -40,6 +41,7 @@ class ExperienceMaker:
         regularizer: the penalty.
         tokenizer: of all models.
         device: this rank's.
+        backend: samples the responses.
         generation_step: generation batches so far. iteration: iterations so far.
     """
 
@@ -51,6 +53,7 @@ class ExperienceMaker:
     regularizer: PolicyRegularizer
     tokenizer: Any
     device: torch.device
+    backend: GenerationBackend
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
 
@@ -84,7 +87,9 @@ class ExperienceMaker:
             self.world,
         )
         self.generation_step += 1
-        responses = sample_responses(self.actor, mine, uniform, config, self.tokenizer, self.device)
+        responses = sample_responses(
+            self.actor, mine, uniform, config, self.tokenizer, self.device, self.backend
+        )
         rollouts = micro_batches(
             mine,
             responses,

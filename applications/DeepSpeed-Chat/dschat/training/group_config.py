@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from dschat.config import require
 from dschat.errors import UserError
+from dschat.training.generation_flags import GenerationFlags
 from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
@@ -228,7 +229,11 @@ class MultiReferenceConfig(MultiReferenceFlags):
             dtype=self.dtype,
             actor_zero_stage=self.zero_stage,
             offload=self.offload,
-            enable_zero3_generation_gather=self.zero_stage == 3,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(GenerationFlags)},
+            # vLLM is sent one gathered weight at a time.
+            enable_zero3_generation_gather=(
+                self.zero_stage == 3 and self.generation_backend != "vllm"
+            ),
             actor_gradient_checkpointing=self.gradient_checkpointing,
             output_dir=self.output_dir or self.model_out,
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dschat.config import flag
 from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
+from dschat.training.generation_flags import GenerationFlags
 from dschat.training.huggingface_flags import HuggingFaceFlags
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.profiling import ProfileFlags
@@ -21,7 +22,7 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
     "beta_kl": "the strength of the penalty is --gamma",
     "epsilon_low": "the lower half-width of the clip range is --clip_range",
     "scale_reward": "use --scale_rewards",
-    "use_vllm": "generation runs on the trained weights themselves. Remove the flag",
+    "use_vllm": "use --generation_backend vllm",
     "reward_funcs": "the reward is that of checked answers; its parts have weights, such as "
     "--answer_reward",
 }
@@ -29,7 +30,13 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
 
 @dataclass
 class MultiReferenceFlags(
-    ReferenceFlags, HuggingFaceFlags, DivergenceFlags, WassersteinFlags, ResumeFlags, ProfileFlags
+    ReferenceFlags,
+    HuggingFaceFlags,
+    DivergenceFlags,
+    WassersteinFlags,
+    GenerationFlags,
+    ResumeFlags,
+    ProfileFlags,
 ):
     """What `gsm8k_grpo.py` takes."""
 

@@ -25,6 +25,7 @@ from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
 from dschat.training.online_setup import (
+    generation_backend,
     load_models,
     load_prompts,
     load_tokenizers,
@@ -114,6 +115,7 @@ def build_trainer(
         refuse_old_checkpoints(config.output_dir)
         unmark_finished(config.output_dir)
     check_groups(config)
+    backend = generation_backend(config)
     tokenizer = load_tokenizers(config)
     segment = None
     if config.termination_condition == "parsing":
@@ -150,6 +152,7 @@ def build_trainer(
         tokenizer=tokenizer,
         prompts=prompts,
         device=device,
+        backend=backend,
         log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
         mix=mix,

@@ -1,0 +1,67 @@
+"""Who samples the responses of online training: flags and their checks.
+
+Only the standard library and `dschat.config` are imported, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dschat.config import flag, require
+from dschat.rollout.backends import BACKENDS
+
+VLLM_MEMORY = 0.3
+
+
+@dataclass
+class GenerationFlags:
+    """What samples the responses."""
+
+    generation_backend: str = flag(
+        "native",
+        "What samples the responses: native, this project's decoding, or transformers' generate "
+        "where the model's attention is not plain; transformers, its generate for every model; "
+        "continuous, its continuous batching; vllm, an engine of that package on every rank, with "
+        "a copy of the weights. The first three take the same tokens; vllm draws others from the "
+        "same distribution.",
+        choices=BACKENDS,
+    )
+    vllm_gpu_memory_utilization: float = flag(
+        VLLM_MEMORY,
+        "Share of the device's memory (on a CPU: of the host's) that vLLM may take on each rank, "
+        "for its copy of the weights and for keys and values.",
+    )
+
+
+def require_backend(config: Any) -> None:
+    """Refuse settings that do not fit the backend; raises `UserError`.
+
+    Args:
+        config: settings of the online trainer.
+    """
+    name, share = config.generation_backend, config.vllm_gpu_memory_utilization
+    require(
+        name in BACKENDS,
+        f"--generation_backend {name}: expected one of {', '.join(BACKENDS)}.",
+    )
+    require(
+        0 < share <= 1,
+        f"--vllm_gpu_memory_utilization {share}: expected a number above 0, up to 1.",
+    )
+    require(
+        name == "vllm" or share == VLLM_MEMORY,
+        f"--vllm_gpu_memory_utilization {share} belongs to --generation_backend vllm. Remove it.",
+    )
+    require(
+        name != "vllm" or not config.enable_zero3_generation_gather,
+        "--enable_zero3_generation_gather: --generation_backend vllm has the weights whole, and is "
+        "sent one gathered weight at a time. Remove the flag.",
+    )
+    require(
+        name != "continuous"
+        or config.actor_zero_stage < 3
+        or config.enable_zero3_generation_gather,
+        "--generation_backend continuous under ZeRO 3: ranks make different numbers of passes and "
+        "would wait for each other for ever. Add --enable_zero3_generation_gather.",
+    )
