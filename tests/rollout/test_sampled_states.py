@@ -111,5 +111,5 @@ def test_what_cannot_keep_states_is_refused(
     with pytest.raises(ValueError, match="MistralForCausalLM"):
         generate(model, ids, torch.ones_like(ids), None, 4, 1.0, END, PAD, kept=SampledStates(1, 4))
     settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, actor_zero_stage=3)
-    with pytest.raises(UserError, match="--enable_zero3_generation_gather"):
+    with pytest.raises(UserError, match="--reuse_rollout_logprobs with --actor_zero_stage 3"):
         make_trainer({**settings, "reuse_rollout_logprobs": True})

@@ -134,6 +134,8 @@ def generate(
     vocabulary_size: int | None = None,
     top_k: int | None = None,
     kept: SampledStates | None = None,
+    own_decoding: bool = True,
+    static_length: int | None = None,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -148,6 +150,8 @@ def generate(
         vocabulary_size: sample among the first so many tokens only; None: all.
         top_k: sample among the so many likeliest tokens only; None: all.
         kept: takes the state before each token.
+        own_decoding: use `dschat.rollout.decoding` where it can be; else always transformers.
+        static_length: transformers' keys and values have room for so many tokens from the start.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
@@ -156,7 +160,7 @@ def generate(
         ValueError: `kept` is given, and transformers would sample, which shows no states.
     """
     numbers = None if uniform is None else uniform.to(input_ids.device)
-    if has_plain_cache(model) and not synced_gpus:
+    if own_decoding and has_plain_cache(model) and not synced_gpus:
 
         def pick(logits: Tensor, rows: Tensor, step: int) -> Tensor:
             possible = logits[:, :vocabulary_size]
@@ -182,6 +186,7 @@ def generate(
         end_token_id,
         pad_token_id,
         synced_gpus,
+        static_length,
     )
 
 
@@ -194,6 +199,7 @@ def _generate_by_transformers(
     end_token_id: int,
     pad_token_id: int,
     synced_gpus: bool,
+    static_length: int | None,
 ) -> list[list[int]]:
     """Greedy search over what the processors leave possible."""
     settings = GenerationConfig(
@@ -202,6 +208,8 @@ def _generate_by_transformers(
         eos_token_id=end_token_id,
         pad_token_id=pad_token_id,
         use_cache=True,
+        cache_implementation=None if static_length is None else "static",
+        max_cache_len=static_length,
     )
     own_settings = copy.deepcopy(model.generation_config)
     model.generation_config = settings

@@ -17,6 +17,7 @@ from dschat.data.prompts import PromptExample, rank_share
 from dschat.errors import UserError
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards, first_raising
+from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
 from dschat.rollout.references import FrozenPolicy
@@ -41,6 +42,7 @@ class ExperienceMaker:
         regularizer: the penalty.
         tokenizer: of all models.
         device: this rank's.
+        backend: samples the responses.
         generation_step: generation batches so far. iteration: iterations so far.
     """
 
@@ -52,6 +54,7 @@ class ExperienceMaker:
     regularizer: PolicyRegularizer
     tokenizer: Any
     device: torch.device
+    backend: GenerationBackend
     generation_step: int = field(default=0, init=False)
     iteration: int = field(default=0, init=False)
 
@@ -85,7 +88,14 @@ class ExperienceMaker:
         if config.reuse_rollout_logprobs:
             kept = SampledStates(len(mine), config.max_answer_seq_len)
         responses = sample_responses(
-            self.actor, mine, numbers[share], config, self.tokenizer, self.device, kept
+            self.actor,
+            mine,
+            numbers[share],
+            config,
+            self.tokenizer,
+            self.device,
+            self.backend,
+            kept,
         )
         rollouts = micro_batches(
             mine,

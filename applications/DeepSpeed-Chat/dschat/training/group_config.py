@@ -231,7 +231,10 @@ class MultiReferenceConfig(MultiReferenceFlags):
             frozen_dtype=self.frozen_dtype,
             actor_zero_stage=self.zero_stage,
             offload=self.offload,
-            enable_zero3_generation_gather=self.zero_stage == 3,
+            # vLLM is sent one gathered weight at a time.
+            enable_zero3_generation_gather=(
+                self.zero_stage == 3 and self.generation_backend != "vllm"
+            ),
             actor_gradient_checkpointing=self.gradient_checkpointing,
             output_dir=self.output_dir or self.model_out,
             **{

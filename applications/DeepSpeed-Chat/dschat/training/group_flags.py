@@ -22,7 +22,7 @@ REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {
     "beta_kl": "the strength of the penalty is --gamma",
     "epsilon_low": "the lower half-width of the clip range is --clip_range",
     "scale_reward": "use --scale_rewards",
-    "use_vllm": "generation runs on the trained weights themselves. Remove the flag",
+    "use_vllm": "use --generation_backend vllm",
     "reward_funcs": "the reward is that of checked answers; its parts have weights, such as "
     "--answer_reward",
 }

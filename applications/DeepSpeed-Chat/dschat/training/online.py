@@ -22,11 +22,12 @@ from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
 from dschat.training import distributed
 from dschat.training.continuation import mark_finished, read_finished, unmark_finished
-from dschat.training.generation_flags import require_generation
+from dschat.training.generation_flags import require_plain_cache
 from dschat.training.load_references import over_references
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
 from dschat.training.online_setup import (
+    generation_backend,
     load_models,
     load_prompts,
     load_tokenizers,
@@ -116,6 +117,7 @@ def build_trainer(
         refuse_old_checkpoints(config.output_dir)
         unmark_finished(config.output_dir)
     check_groups(config)
+    backend = generation_backend(config)
     tokenizer = load_tokenizers(config)
     segment = None
     if config.termination_condition == "parsing":
@@ -131,7 +133,7 @@ def build_trainer(
         check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     models = load_models(config, tokenizer, dtype, device, task.reward)
     actor_class = type(plain_model(models.actor.model)).__name__
-    require_generation(config, models.actor.plain_cache, actor_class)
+    require_plain_cache(config, models.actor.plain_cache, actor_class)
     with models.references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
         single = build_regularizer(config, embeddings, tokenizer)
@@ -154,6 +156,7 @@ def build_trainer(
         tokenizer=tokenizer,
         prompts=prompts,
         device=device,
+        backend=backend,
         log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
         mix=mix,

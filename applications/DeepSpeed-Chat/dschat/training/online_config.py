@@ -8,7 +8,7 @@ from typing import ClassVar
 from dschat.config import flag, require
 from dschat.parsing import PARSERS
 from dschat.training.algorithm_flags import AlgorithmFlags, ReferenceSetFlags
-from dschat.training.generation_flags import GenerationFlags
+from dschat.training.generation_flags import GenerationFlags, require_backend
 from dschat.training.online_checks import (
     require_algorithm,
     require_partners,
@@ -33,10 +33,10 @@ class OnlineConfig(
     ProfileFlags,
     ResumeFlags,
     OutputFlags,
+    GenerationFlags,
     SystemFlags,
     OptimizerFlags,
     AlgorithmFlags,
-    GenerationFlags,
     ReferenceSetFlags,
     PretrainingMixFlags,
     BatchFlags,
@@ -98,6 +98,7 @@ class OnlineConfig(
         profiled_iterations(self.profile_steps)
         require_algorithm(self)
         require_references(self)
+        require_backend(self)
         self._validate_batches()
         self._validate_macro_actions()
         require_partners(self)

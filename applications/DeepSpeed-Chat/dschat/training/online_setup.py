@@ -25,11 +25,14 @@ from dschat.models.lora import add_lora
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
+from dschat.rollout.backends.base import GenerationBackend
+from dschat.rollout.backends.registry import make_backend
 from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 from dschat.training import distributed
 from dschat.training.critic_reward import CriticWithoutAdapters, frozen_head
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.load_references import check_length, load_references, share_vocabulary
+from dschat.training.model_folder import on_all_ranks
 from dschat.training.online_checks import reference_is_the_policy, reward_is_the_critic
 from dschat.training.online_config import OnlineConfig
 from dschat.training.optimizer import adamw
@@ -252,6 +255,20 @@ def make_engine(
         config=settings,
     )
     return engine
+
+
+def generation_backend(config: OnlineConfig) -> GenerationBackend:
+    """Who samples the responses.
+
+    Raises:
+        UserError: (on all ranks) its package is not installed.
+    """
+    with on_all_ranks():
+        return make_backend(
+            config.generation_backend,
+            config.max_prompt_seq_len + config.max_answer_seq_len,
+            config.vllm_gpu_memory_utilization,
+        )
 
 
 def start(config: OnlineConfig) -> tuple[torch.device, torch.dtype]:

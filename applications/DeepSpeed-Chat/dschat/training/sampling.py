@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.rollout.backends.base import GenerationBackend, GenerationRequest
 from dschat.rollout.experience import Rollout, make_rollout
-from dschat.rollout.generation import generate, whole_model
 from dschat.rollout.sampled_states import SampledStates
 from dschat.training import distributed
 from dschat.training.online_config import OnlineConfig
+from dschat.training.random_states import random_states, set_random_states
 
 
 def sample_responses(
@@ -23,6 +24,7 @@ def sample_responses(
     config: OnlineConfig,
     tokenizer: Any,
     device: torch.device,
+    backend: GenerationBackend,
     kept: SampledStates | None = None,
 ) -> list[list[int]]:
     """One response to each of this rank's prompts, as token ids.
@@ -31,26 +33,34 @@ def sample_responses(
         engine: the actor's DeepSpeed engine; it is put into eval mode.
         uniform: [prompts, max_answer_seq_len], see `uniform_numbers`; None takes the likeliest
             token every time.
-        kept: takes the state before each token.
+        backend: who samples. The run's random numbers are left as they were.
+        kept: takes the state before each token (native).
+
+    Raises:
+        UserError: the backend cannot be used with this model.
     """
     zero3 = engine.zero_optimization_partition_weights()
     gather = zero3 and config.enable_zero3_generation_gather
     engine.eval()
     ids, attention = collate_prompts(prompts, tokenizer.pad_token_id)
-    with whole_model(engine, gather) as model:
-        return generate(
-            model,
-            ids.to(device),
-            attention.to(device),
-            uniform,
-            config.max_answer_seq_len,
-            config.temperature,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-            synced_gpus=zero3 and not gather and distributed.world_size() > 1,
-            vocabulary_size=engine.module.output_layer.vocabulary_size,
-            kept=kept,
-        )
+    request = GenerationRequest(
+        ids.to(device),
+        attention.to(device),
+        uniform,
+        config.max_answer_seq_len,
+        config.temperature,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        engine.module.output_layer.vocabulary_size,
+        kept,
+        gather=gather,
+        synced_gpus=zero3 and not gather and distributed.world_size() > 1,
+    )
+    states = random_states()
+    try:
+        return backend(engine, request)
+    finally:
+        set_random_states(states)
 
 
 def micro_batches(

@@ -1,0 +1,175 @@
+"""Generation backends that run the model itself: the same tokens as transformers' `generate`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from dschat.data.prompts import rank_share
+from dschat.errors import UserError
+from dschat.rollout.backends import BACKENDS, continuous
+from dschat.rollout.backends.base import GenerationRequest
+from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.generation import sample_by_inverse_cdf, uniform_numbers
+from small_models import END, PAD, VOCABULARY, small_model
+from transformers.generation import GenerationMixin
+
+LIMIT = 16
+IN_PLACE = [name for name in BACKENDS if name != "vllm"]
+
+
+def request(greedy: bool = False, vocabulary: int = 50) -> GenerationRequest:
+    """Ten prompts of 1 to 30 tokens, some of them alike, padded on the left."""
+    draw = torch.Generator().manual_seed(1)
+    own = [torch.randint(2, VOCABULARY, (n,), generator=draw).tolist() for n in (3, 30, 7, 1, 24)]
+    chosen = [own[i] for i in (0, 1, 1, 2, 2, 1, 3, 0, 4, 4)]
+    ids = torch.tensor([[PAD] * (30 - len(p)) + p for p in chosen])
+    mask = torch.tensor([[0] * (30 - len(p)) + [1] * len(p) for p in chosen])
+    uniform = None if greedy else uniform_numbers(len(ids), LIMIT, seed=0, step=0)
+    return GenerationRequest(ids, mask, uniform, LIMIT, 0.8, END, PAD, vocabulary)
+
+
+def engine_around(model: Any) -> Any:
+    return SimpleNamespace(module=SimpleNamespace(model=model))
+
+
+def sample(name: str, model: Any, asked: GenerationRequest) -> list[list[int]]:
+    return make_backend(name, 70, 0.3)(engine_around(model), asked)
+
+
+@torch.no_grad()
+def token_by_token(model: Any, asked: GenerationRequest) -> list[list[int]]:
+    """No cache, no padding, no batch: what every backend should give."""
+    found = []
+    for row, prompt in enumerate(asked.prompts()):
+        text = list(prompt)
+        for step in range(LIMIT):
+            logits = model(input_ids=torch.tensor([text])).logits[:, -1, : asked.vocabulary_size]
+            token = int(logits.argmax())
+            if asked.uniform is not None:
+                number = asked.uniform[row : row + 1, step]
+                token = int(sample_by_inverse_cdf(logits, number, asked.temperature))
+            text.append(token)
+            if token == END:
+                break
+        found.append(text[len(prompt) :])
+    return found
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_every_backend_takes_the_tokens_of_one_forward_pass_each(greedy: bool) -> None:
+    model, asked = small_model("llama"), request(greedy)
+    expected = token_by_token(model, asked)
+    for name in IN_PLACE:
+        assert sample(name, model, asked) == expected, name
+    if not greedy:
+        assert len({len(r) for r in expected}) > 1, "responses should end at different lengths"
+    free = token_by_token(model, request(greedy, VOCABULARY))
+    assert max(t for r in free for t in r) >= 50, "the vocabulary's limit must matter"
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+def test_a_static_cache_has_one_size_and_nothing_of_the_batch_before(kind: str) -> None:
+    model, static = small_model(kind), make_backend("static", 70, 0.3)
+    engine, room = engine_around(model), set()
+    for width in (30, 12, 24):
+        whole = request()
+        few = GenerationRequest(
+            whole.input_ids[:, -width:],
+            whole.attention_mask[:, -width:],
+            whole.uniform,
+            *(LIMIT, 0.8, END, PAD, 50),
+        )
+        assert static(engine, few) == sample("transformers", model, few)
+        room.add(model._previous_max_cache_length)
+        with torch.no_grad():  # an optimiser's step
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+    assert room == {70}, "another size would compile the step again"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma", "gpt_neox", "mistral"])
+def test_continuous_batching_takes_the_tokens_of_generate(kind: str) -> None:
+    model = small_model(kind)
+    for asked in (request(), request(greedy=True)):
+        expected = sample("transformers", model, asked)
+        assert sample("continuous", model, asked) == expected
+
+
+def test_the_transformers_backend_goes_through_generate(monkeypatch: Any) -> None:
+    calls: list[str] = []
+    plain = GenerationMixin.generate
+
+    def watched(model: Any, *args: Any, **options: Any) -> Any:
+        calls.append(type(model).__name__)
+        return plain(model, *args, **options)
+
+    monkeypatch.setattr(GenerationMixin, "generate", watched)
+    sample("native", small_model("llama"), request())
+    assert calls == []
+    sample("transformers", small_model("llama"), request())
+    assert calls == ["LlamaForCausalLM"]
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_models_own_settings_neither_bend_the_policy_nor_are_lost(name: str) -> None:
+    model = small_model("llama")
+    expected = sample(name, model, request())
+    own = model.generation_config
+    own.repetition_penalty, own.top_k, own.max_new_tokens, own.eos_token_id = 5.0, 1, 3, 7
+    before = own.to_dict()
+    assert sample(name, model, request()) == expected
+    assert model.generation_config.to_dict() == before
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_rows_that_leave_for_want_of_memory_come_back_where_they_were(monkeypatch: Any) -> None:
+    model, asked = small_model("llama"), request(vocabulary=VOCABULARY)
+    expected = token_by_token(model, asked)
+    plain, returned = continuous._settings, []
+
+    def short(prompts: Any, limit: int) -> Any:
+        settings = plain(prompts, limit)
+        settings.num_blocks, settings.page_size = 12, 16
+        return settings
+
+    arguments = continuous._PickTokens.prepare_tensor_args
+
+    def watched(self: Any, requests: Any) -> Any:
+        returned.extend(r for r in requests if r.state._true_initial_tokens)
+        return arguments(self, requests)
+
+    monkeypatch.setattr(continuous, "_settings", short)
+    monkeypatch.setattr(continuous._PickTokens, "prepare_tensor_args", watched)
+    assert sample("continuous", model, asked) == expected
+    assert returned, "no row had to leave: the test shows nothing"
+
+
+def test_an_architecture_that_continuous_batching_cannot_run_is_told_in_one_line() -> None:
+    with pytest.raises(UserError, match="with this FalconForCausalLM.*backend native") as caught:
+        sample("continuous", small_model("falcon"), request())
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_the_names() -> None:
+    with pytest.raises(UserError, match="'sglang'.*native, transformers, static, continuous, vllm"):
+        make_backend("sglang", 10, 0.3)
+
+
+def test_seeds_belong_to_the_place_not_to_the_rank() -> None:
+    ids = torch.ones(2, 1, dtype=torch.int64)
+
+    def seeds(rank: int, ranks: int, step: int = 4) -> list[int] | None:
+        numbers = uniform_numbers(4, 6, 5, step)[rank_share(4, rank, ranks, 1)]
+        rows = ids[:1].expand(len(numbers), 1)
+        return GenerationRequest(rows, rows, numbers, 6, 1.0, END, PAD, 50).seeds()
+
+    whole = seeds(0, 1)
+    assert whole is not None
+    assert seeds(0, 2) == whole[0::2]
+    assert seeds(1, 2) == whole[1::2]
+    assert len({*whole, *(seeds(0, 1, step=5) or [])}) == 8
+    assert all(0 <= seed < 2**53 for seed in whole)
+    assert GenerationRequest(ids, ids, None, 6, 1.0, END, PAD, 50).seeds() is None
