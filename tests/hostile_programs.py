@@ -295,6 +295,12 @@ PROGRAMS = [
         sockets=True,
     ),
     Hostile(
+        "folders in folders",
+        "import os\nfor _ in range(1500):\n    os.mkdir('x')\n    os.chdir('x')",
+        WRONG,
+        harmless=True,
+    ),
+    Hostile(
         "device folder",
         "import os\nprint(sorted(os.listdir('/dev')))\nopen('/dev/new', 'w')",
         CRASH,

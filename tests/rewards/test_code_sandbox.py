@@ -20,7 +20,7 @@ from dschat.rewards.code.bubblewrap import bubblewrap_command
 from dschat.rewards.code.interpreter import Interpreter, find_interpreter
 from dschat.rewards.code_execution import CodeExecutionReward, Limits, choose_sandbox
 
-LIMITS = Limits(test_seconds=2, memory_mb=256)
+LIMITS = Limits(test_seconds=20, memory_mb=256)
 
 
 @pytest.fixture
@@ -263,14 +263,23 @@ def test_time_of_all_tests_together() -> None:
     assert found[3:] == ["timeout"] * 17
 
 
+LEAVING = {
+    "nothing": "pass",
+    "a file": "open('x', 'w').write('y')",
+    "folders in folders": "for _ in range(1500):\n    os.mkdir('x')\n    os.chdir('x')",
+    "folders side by side": "for i in range(1500): os.mkdir(str(i))",
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("name", LEAVING)
 def test_nothing_is_left_on_the_disk(
-    reward: CodeExecutionReward, monkeypatch: pytest.MonkeyPatch
+    reward: CodeExecutionReward, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        program = "open('x', 'w').write('y')\nimport os\nprint(os.getcwd())"
+        program = f"import os\nprint(os.getcwd())\n{LEAVING[name]}"
         assert verdicts(reward, program, [""], ["3"]) == ["wrong"]
         assert os.listdir(folder) == []
 

@@ -45,7 +45,8 @@ class CodeExecutionReward:
     """Runs the program in each response against the tests of its example.
 
     A call lasts at most ceil(programs / workers) times `limits.program_seconds`, and what starting
-    the sandboxes and compiling takes (the latter at most `limits.test_seconds` each).
+    the sandboxes, compiling (at most `limits.test_seconds` each) and, under limits, removing the
+    programs' files takes.
 
     Args:
         workers: how many programs run at once.
