@@ -23,8 +23,8 @@ class GenerationFlags:
         "What samples the responses: native, this project's decoding, or transformers' generate "
         "where the model's attention is not plain; transformers, its generate for every model; "
         "static, the same with keys and values of one size, whose step it compiles on a GPU; "
-        "continuous, its continuous batching; vllm, an engine of that package on every rank, with a "
-        "copy of the weights. The first four take the same tokens; vllm draws others from the "
+        "continuous, its continuous batching; vllm, an engine of that package on every rank, with "
+        "a copy of the weights. The first four take the same tokens; vllm draws others from the "
         "same distribution.",
         choices=BACKENDS,
     )

@@ -45,9 +45,9 @@ class TransformersBackend(NativeBackend):
 class StaticBackend(TransformersBackend):
     """transformers' `generate` with keys and values of one size in all batches.
 
-    On a GPU transformers compiles the step over such a cache, into CUDA graphs by its default, which
-    spares what it costs to start a step's many small kernels. What is compiled reads the weights
-    where they lie: an optimiser's step needs no new compilation.
+    On a GPU transformers compiles the step over such a cache, into CUDA graphs by its default,
+    which spares what it costs to start a step's many small kernels. What is compiled reads the
+    weights where they lie: an optimiser's step needs no new compilation.
 
     Args:
         max_length: of a prompt and its response together, in tokens.
