@@ -16,9 +16,10 @@ from dschat.errors import UserError
 from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import OutputLayer, response_logprobs
 from dschat.models.shared_prompts import (
+    PromptPlan,
+    plan_prompts,
+    recomputes,
     response_states,
-    shared_prompts,
-    takes_rows_whole,
 )
 
 
@@ -76,7 +77,14 @@ class PolicyModel(nn.Module):
     @property
     def shares_prompts(self) -> bool:
         """Whether a prompt that several rows have in common goes through the model once."""
-        return self.plain_cache and not takes_rows_whole(backbone(self.model))
+        return self.plain_cache and not recomputes(backbone(self.model))
+
+    def plan(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> PromptPlan:
+        """How this micro-batch goes through the model; see `plan_prompts`."""
+        if not self.shares_prompts:
+            return PromptPlan()
+        body, length = backbone(self.model), response_mask.shape[1]
+        return plan_prompts(body, input_ids, attention_mask, length)
 
     def limit_vocabulary(self, size: int) -> None:
         """Take the first `size` tokens only as possible, from now on."""
@@ -96,6 +104,7 @@ class PolicyModel(nn.Module):
         response_mask: Tensor,
         hidden_only: bool = False,
         temperature: float | None = None,
+        plan: PromptPlan | None = None,
     ) -> Tensor:
         """Log-probabilities [n] of the active response tokens in row order, differentiable.
 
@@ -103,27 +112,36 @@ class PolicyModel(nn.Module):
             input_ids: [B, P + T]. attention_mask: [B, P + T]. response_mask: [B, T] bool.
             hidden_only: return the states [n, H] that predict those tokens instead.
             temperature: another one than that of sampling.
+            plan: another model's, so that equal weights give equal bits; None: its own.
         """
         length = response_mask.shape[1]
-        active = self._states(input_ids, attention_mask, length)[response_mask]
+        if plan is None:
+            plan = self.plan(input_ids, attention_mask, response_mask)
+        active = self._states(input_ids, attention_mask, length, plan)[response_mask]
         if hidden_only:
             return active
         actions = input_ids[:, -length:][response_mask]
         temperature = self.temperature if temperature is None else temperature
         return response_logprobs(active, self.output_layer, actions, temperature)
 
-    def _states(self, input_ids: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
+    def _states(
+        self, input_ids: Tensor, attention_mask: Tensor, response_length: int, plan: PromptPlan
+    ) -> Tensor:
         """[B, T, H]: the state before each response token; a shared prompt's are computed once."""
         body = backbone(self.model)
-        if self.shares_prompts:
-            shared = shared_prompts(input_ids, attention_mask, response_length)
-            if shared is not None:
-                places = positions(attention_mask)
-                return response_states(
-                    body, input_ids, attention_mask, places, response_length, *shared
-                )
-        hidden = _last_hidden(body, input_ids, attention_mask)
-        return predicting_positions(hidden, response_length)
+        if plan.shared is None or not self.shares_prompts:
+            hidden = _last_hidden(body, input_ids, attention_mask)
+            return predicting_positions(hidden, response_length)
+        places = positions(attention_mask)
+        return response_states(
+            body,
+            input_ids,
+            attention_mask,
+            places,
+            response_length,
+            *plan.shared,
+            second_pass=plan.second_pass,
+        )
 
 
 class ValueModel(nn.Module):

@@ -96,10 +96,14 @@ class PenaltyScorer:
             the number of those positions (all of this rank).
         """
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
-        hidden = [actor(*r.model_inputs(), hidden_only=True) for r in rollouts]
+        # Made before any regulariser could fail on one rank: ranks may have to agree on them.
+        plans = [policy.plan(*r.model_inputs()) for r in rollouts]
+        hidden = [
+            actor(*r.model_inputs(), hidden_only=True, plan=plan)
+            for r, plan in zip(rollouts, plans, strict=True)
+        ]
         actions = [r.actions[r.response_mask] for r in rollouts]
-        shares = policy.shares_prompts
-        visits = [Visit(r, rollouts, self.temperature, shares) for r in self.references]
+        visits = [Visit(r, rollouts, plans, self.temperature) for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
             if getattr(self.regularizer, "needs_all_references", False):
