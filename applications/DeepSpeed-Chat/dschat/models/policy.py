@@ -140,7 +140,7 @@ class PolicyModel(nn.Module):
             places,
             response_length,
             *plan.shared,
-            second_pass=plan.second_pass,
+            plan.second_pass,
         )
 
 
