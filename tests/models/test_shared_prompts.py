@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from dschat.models.policy import PolicyModel
-from dschat.models.shared_prompts import shared_prompts
+from dschat.models.shared_prompts import PromptPlan, shared_prompts
 from small_models import PAD, SMALL, VOCABULARY, small_model
 
 
@@ -30,9 +30,9 @@ def batch(prompts: list[int], response: int = 5) -> tuple[torch.Tensor, ...]:
     return torch.tensor(ids), torch.tensor(attention), torch.tensor(mask)
 
 
-def values_and_gradients(policy: Any, inputs: Any) -> list[torch.Tensor]:
+def values_and_gradients(policy: Any, inputs: Any, plan: Any = None) -> list[torch.Tensor]:
     policy.zero_grad()
-    logprobs = policy(*inputs)
+    logprobs = policy(*inputs, plan=plan)
     (logprobs * torch.linspace(-1, 1, len(logprobs))).sum().backward()
     return [logprobs.detach(), *(p.grad.clone() for p in policy.parameters() if p.grad is not None)]
 
@@ -49,6 +49,24 @@ def test_values_and_gradients_are_those_of_full_rows(kind: str, response: int) -
     expected = values_and_gradients(policy, inputs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-4)
+
+
+def test_a_second_pass_that_no_response_needs_changes_nothing() -> None:
+    """Another rank may need one; the gradient goes through both, as it does there."""
+    policy = PolicyModel(small_model("llama"), 0.8)
+    inputs = batch([1, 0, 0, 1, 2, 0, 1, 1], 1)
+    plan = policy.plan(*inputs)
+    assert plan.shared is not None
+    assert not plan.second_pass
+    expected = values_and_gradients(policy, inputs)
+    passes: list[int] = []
+    body = policy.model.model
+    body.register_forward_hook(lambda *_: passes.append(1))
+    body.norm.register_full_backward_hook(lambda *_: passes.append(-1))
+    found = values_and_gradients(policy, inputs, PromptPlan(plan.shared, second_pass=True))
+    assert passes == [1, 1, -1, -1]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_each_prompt_goes_through_the_model_once() -> None:

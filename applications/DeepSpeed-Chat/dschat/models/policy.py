@@ -17,9 +17,10 @@ from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import OutputLayer
 from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
 from dschat.models.shared_prompts import (
+    PromptPlan,
+    plan_prompts,
+    recomputes,
     response_states,
-    shared_prompts,
-    takes_rows_whole,
 )
 
 
@@ -77,7 +78,14 @@ class PolicyModel(nn.Module):
     @property
     def shares_prompts(self) -> bool:
         """Whether a prompt that several rows have in common goes through the model once."""
-        return self.plain_cache and not takes_rows_whole(backbone(self.model))
+        return self.plain_cache and not recomputes(backbone(self.model))
+
+    def plan(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> PromptPlan:
+        """How this micro-batch goes through the model; see `plan_prompts`."""
+        if not self.shares_prompts:
+            return PromptPlan()
+        body, length = backbone(self.model), response_mask.shape[1]
+        return plan_prompts(body, input_ids, attention_mask, length)
 
     def limit_vocabulary(self, size: int) -> None:
         """Take the first `size` tokens only as possible, from now on."""
@@ -98,6 +106,7 @@ class PolicyModel(nn.Module):
         hidden_only: bool = False,
         temperature: float | None = None,
         entropy: bool = False,
+        plan: PromptPlan | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities [n] of the active response tokens in row order, differentiable.
 
@@ -107,9 +116,12 @@ class PolicyModel(nn.Module):
             temperature: another one than that of sampling.
             entropy: return the log-probabilities and, [n] as well, the entropy in nats of the
                 distributions that those tokens were drawn from.
+            plan: another model's, so that equal weights give equal bits; None: its own.
         """
         length = response_mask.shape[1]
-        active = self._states(input_ids, attention_mask, length)[response_mask]
+        if plan is None:
+            plan = self.plan(input_ids, attention_mask, response_mask)
+        active = self._states(input_ids, attention_mask, length, plan)[response_mask]
         if hidden_only:
             return active
         actions = input_ids[:, -length:][response_mask]
@@ -118,18 +130,24 @@ class PolicyModel(nn.Module):
             return response_logprobs_and_entropy(active, self.output_layer, actions, temperature)
         return response_logprobs(active, self.output_layer, actions, temperature)
 
-    def _states(self, input_ids: Tensor, attention_mask: Tensor, response_length: int) -> Tensor:
+    def _states(
+        self, input_ids: Tensor, attention_mask: Tensor, response_length: int, plan: PromptPlan
+    ) -> Tensor:
         """[B, T, H]: the state before each response token; a shared prompt's are computed once."""
         body = backbone(self.model)
-        if self.shares_prompts:
-            shared = shared_prompts(input_ids, attention_mask, response_length)
-            if shared is not None:
-                places = positions(attention_mask)
-                return response_states(
-                    body, input_ids, attention_mask, places, response_length, *shared
-                )
-        hidden = _last_hidden(body, input_ids, attention_mask)
-        return predicting_positions(hidden, response_length)
+        if plan.shared is None or not self.shares_prompts:
+            hidden = _last_hidden(body, input_ids, attention_mask)
+            return predicting_positions(hidden, response_length)
+        places = positions(attention_mask)
+        return response_states(
+            body,
+            input_ids,
+            attention_mask,
+            places,
+            response_length,
+            *plan.shared,
+            plan.second_pass,
+        )
 
 
 class ValueModel(nn.Module):

@@ -8,6 +8,7 @@ that add up in the prompt. Attention itself costs what it did.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,18 +44,52 @@ def shared_prompts(
     return first.scatter_(0, rows, numbers), rows
 
 
-def takes_rows_whole(body: nn.Module) -> bool:
-    """Whether the model must see prompt and response of a row in one pass.
+@dataclass(frozen=True)
+class PromptPlan:
+    """How a micro-batch goes through a model.
 
-    So it is where layers compute their activations again in the backward pass, which they do
-    without the prompts' keys and values; and where ZeRO 3 has partitioned the weights among
-    several ranks, which would wait for each other for ever if one made two passes for another's
-    one.
+    Attributes:
+        shared: see `shared_prompts`; None: rows go through in full, in one pass.
+        second_pass: whether the responses get one after the prompts; if not, the longest response
+            is one token, which the prompt alone predicts.
     """
-    if any(getattr(m, "gradient_checkpointing", False) for m in body.modules()):
-        return True
+
+    shared: tuple[Tensor, Tensor] | None = None
+    second_pass: bool = True
+
+
+def plan_prompts(
+    body: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_length: int
+) -> PromptPlan:
+    """Share the prompts where that pays.
+
+    Where ZeRO 3 has partitioned the weights among several ranks, each waits in each layer for all
+    others: they share if all of them would, and make the same number of passes. All ranks call
+    this.
+    """
+    shared = shared_prompts(input_ids, attention_mask, response_length)
+    second_pass = response_length > 1
+    if is_partitioned(body):
+        flags = torch.tensor([shared is None, second_pass], dtype=torch.int32)
+        flags = flags.to(input_ids.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        in_full, second_pass = (bool(flag) for flag in flags.tolist())
+        shared = None if in_full else shared
+    return PromptPlan(shared, second_pass)
+
+
+def is_partitioned(body: nn.Module) -> bool:
+    """Whether ZeRO 3 has partitioned the weights among several ranks."""
     partitioned = any(hasattr(p, "ds_id") for p in body.parameters())
     return partitioned and torch.distributed.get_world_size() > 1
+
+
+def recomputes(body: nn.Module) -> bool:
+    """Whether layers compute their activations again in the backward pass.
+
+    They do so without the prompts' keys and values.
+    """
+    return any(getattr(m, "gradient_checkpointing", False) for m in body.modules())
 
 
 def response_states(
@@ -65,6 +100,7 @@ def response_states(
     response_length: int,
     prompts: Tensor,
     rows: Tensor,
+    second_pass: bool = True,
 ) -> Tensor:
     """[B, T, H]: the state before each response token.
 
@@ -72,6 +108,8 @@ def response_states(
         body: the model without its head, whose cache is plain (`has_plain_cache`).
         input_ids, attention_mask, position_ids: [B, P + T].
         prompts, rows: see `shared_prompts`.
+        second_pass: see `PromptPlan`; it is made also where no response needs it, so that other
+            ranks can make theirs.
     """
     width = input_ids.shape[1] - response_length
     layers = [PromptLayer() for _ in range(body.config.num_hidden_layers)]
@@ -86,16 +124,17 @@ def response_states(
         use_cache=True,
     ).last_hidden_state[:, -1:]
     first = before[rows]
-    if response_length == 1:
+    if not second_pass:
         return first
     for layer in layers:
         layer.rows = rows
-    # The last token predicts nothing.
+    # The last token predicts nothing; a pass has one token at least.
+    stop = max(width + 1, input_ids.shape[1] - 1)
     after = body(
-        input_ids=input_ids[:, width:-1],
-        attention_mask=attention_mask[:, :-1],
-        position_ids=position_ids[:, width:-1],
+        input_ids=input_ids[:, width:stop],
+        attention_mask=attention_mask[:, :stop],
+        position_ids=position_ids[:, width:stop],
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    return torch.cat([first, after], dim=1)
+    return torch.cat([first, after[:, : response_length - 1]], dim=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows
 from dschat.models.policy import PolicyModel
+from dschat.models.shared_prompts import PromptPlan
 from dschat.rollout.experience import Rollout
 from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 
@@ -49,19 +50,19 @@ class Visit:
     Args:
         reference: the frozen policy.
         rollouts: the micro-batches to be scored.
+        plans: how they went through the policy, so that equal models give equal bits.
         temperature: of sampling.
-        shares_prompts: whether the policy does, so that equal models give equal bits.
     """
 
     def __init__(
         self,
         reference: FrozenPolicy,
         rollouts: Sequence[Rollout],
+        plans: Sequence[PromptPlan],
         temperature: float,
-        shares_prompts: bool = True,
     ) -> None:
         self.reference, self.rollouts, self.temperature = reference, rollouts, temperature
-        self.shares_prompts = shares_prompts
+        self.plans = plans
         self.hidden: list[Tensor] | None = None
         self._chunks: Chunks | None = None
         if isinstance(reference, WithoutAdapters):
@@ -70,9 +71,10 @@ class Visit:
                 self._look(policy)
 
     def _look(self, policy: PolicyModel) -> None:
-        policy.plain_cache = policy.plain_cache and self.shares_prompts
-        inputs = [r.model_inputs() for r in self.rollouts]
-        self.hidden = [policy(*each, hidden_only=True) for each in inputs]
+        self.hidden = [
+            policy(*r.model_inputs(), hidden_only=True, plan=plan)
+            for r, plan in zip(self.rollouts, self.plans, strict=True)
+        ]
 
     @contextmanager
     def open(self) -> Iterator[Chunks]:

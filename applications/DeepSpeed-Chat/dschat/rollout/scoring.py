@@ -99,14 +99,15 @@ class PenaltyScorer:
             the number of those positions (all of this rank).
         """
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
+        # Made before any regulariser could fail on one rank: ranks may have to agree on them.
+        plans = [policy.plan(*r.model_inputs()) for r in rollouts]
         hidden = [
-            actor(*r.model_inputs(), hidden_only=True) if r.states is None else r.states
-            for r in rollouts
+            actor(*r.model_inputs(), hidden_only=True, plan=plan) if r.states is None else r.states
+            for r, plan in zip(rollouts, plans, strict=True)
         ]
         actions = [r.actions[r.response_mask] for r in rollouts]
-        shares = policy.shares_prompts
         # A reference that is given twice is asked once.
-        visit_of = {id(r): Visit(r, rollouts, self.temperature, shares) for r in self.references}
+        visit_of = {id(r): Visit(r, rollouts, plans, self.temperature) for r in self.references}
         visits = [visit_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
