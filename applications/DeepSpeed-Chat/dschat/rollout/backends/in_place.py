@@ -31,6 +31,9 @@ class NativeBackend:
                 own_decoding=self.own_decoding,
             )
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class TransformersBackend(NativeBackend):
     """transformers' `generate`, with every model."""
