@@ -83,6 +83,7 @@ def train_online(config: OnlineConfig, task: Task | None = None) -> None:
         if trainer.train():
             model = trainer.final_model()
             mark_finished(trainer.settings, trainer.iteration, model, {}, config.output_dir)
+    trainer.backend.close()
     distributed.shut_down()
 
 

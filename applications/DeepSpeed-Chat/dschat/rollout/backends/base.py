@@ -78,3 +78,7 @@ class GenerationBackend(Protocol):
             UserError: the backend cannot be used with this model or these settings.
         """
         ...
+
+    def close(self) -> None:
+        """Let go of what it holds; all ranks call it, after the last batch."""
+        ...

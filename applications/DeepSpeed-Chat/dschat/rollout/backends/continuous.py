@@ -99,6 +99,9 @@ class ContinuousBackend:
                     "--generation_backend native."
                 ) from error
 
+    def close(self) -> None:
+        """Nothing is held between batches."""
+
 
 def _responses(model: Any, request: GenerationRequest) -> list[list[int]]:
     prompts = request.prompts()

@@ -34,6 +34,9 @@ class NativeBackend:
                 static_length=self.static_length,
             )
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class TransformersBackend(NativeBackend):
     """transformers' `generate`, with every model."""

