@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,30 @@ def test_iterations_are_those_with_the_pass(
     for found, expected in zip(rows[True], rows[False], strict=True):
         wanted = {k: v for k, v in expected.items() if not k.startswith("time/")}
         assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=2e-3, abs=3e-5)
+
+
+def test_states_are_out_of_memory_before_the_rewards(
+    tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path
+) -> None:
+    settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir)
+    trainer = make_trainer({**settings, "reuse_rollout_logprobs": True})
+    sample, reward = trainer.sample, trainer.reward
+    kept: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def sampled(*given: Any) -> Any:
+        rollouts = sample(*given)
+        kept.extend(weakref.ref(rollout.states) for rollout in rollouts)
+        return rollouts
+
+    def rewarded(*given: Any) -> Any:
+        alive.append(sum(states() is not None for states in kept))
+        return reward(*given)
+
+    trainer.sample, trainer.reward = sampled, rewarded
+    trainer.run_iteration(trainer.prompts[:8])
+    assert len(kept) == 2
+    assert alive == [0]
 
 
 def test_what_cannot_keep_states_is_refused(

@@ -113,7 +113,11 @@ class ExperienceMaker:
     @record_function("score")
     @torch.no_grad()
     def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
-        """Experience of one generation batch, and sums of the metrics of penalty and reward."""
+        """Experience of one generation batch, and sums of the metrics of penalty and reward.
+
+        Args:
+            rollouts: their `states` are dropped from the list once they are scored.
+        """
         self.actor.eval()
         self.rollouts, fault = rollouts, None
         try:
@@ -122,8 +126,9 @@ class ExperienceMaker:
             prompts = tuple(prompt for rollout in rollouts for prompt in rollout.prompts)
             fault = Fault(f"the penalty cannot be computed: {error}", self.rank, prompts)
         agree(fault, self.device)
-        # What sampling kept has been used.
-        self.rollouts = rollouts = [replace(rollout, states=None) for rollout in rollouts]
+        # What sampling kept has been used; in the caller's list too, or it would stay in memory
+        # until the next batch has been sampled.
+        rollouts[:] = [replace(rollout, states=None) for rollout in rollouts]
         with on_all_ranks():
             scores, reward_sums = self._rewards(rollouts)
         experiences = []
