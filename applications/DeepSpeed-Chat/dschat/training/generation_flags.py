@@ -37,7 +37,9 @@ class GenerationFlags:
         False,
         "Make the old log-probabilities and the penalty from the hidden states of sampling, and "
         "leave out the actor's pass over the responses in scoring. They agree up to rounding, so "
-        "that probability ratios start near 1, no longer at exactly 1.",
+        "that probability ratios start near 1, no longer at exactly 1, and the first iteration's "
+        "divergence near 0; the Wasserstein potential, which is 0 for equal policies only, starts "
+        "as for others.",
     )
 
 
