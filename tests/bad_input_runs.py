@@ -112,9 +112,7 @@ def exit_code(asked: Command) -> int:
     def leave(code: int = 0) -> NoReturn:
         raise _Exit(code)
 
-    # Not what `dschat.config.leave` does before it ends the process: that would end pytest's pools.
-    leaving = mock.patch("os._exit", leave), mock.patch("dschat.config.leave", leave)
-    with _as_started(asked), leaving[0], leaving[1]:
+    with _as_started(asked), mock.patch("os._exit", leave):
         try:
             runpy.run_path(str(asked.script), run_name="__main__")
         except _Exit as left:

@@ -32,6 +32,7 @@ SECRETS = {
 DRIVER = """
 import io, json, os, runpy, sys
 import datasets, deepspeed, torch, transformers, trl
+from dschat.config import leave
 os.umask(0o022)
 for script, arguments in json.load(open(sys.argv[-1])):
     print("=====", script, flush=True)
@@ -41,7 +42,7 @@ for script, arguments in json.load(open(sys.argv[-1])):
         sys.path[0] = os.path.dirname(script)
         sys.stdin = io.StringIO("1\\n" * 9)
         runpy.run_path(script, run_name="__main__")
-        sys.exit(0)
+        leave()
     _, status = os.waitpid(child, 0)
     if status:
         sys.exit(f"===== {script} failed")

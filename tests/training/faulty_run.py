@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dschat.config import leave
+
 
 def main() -> None:
     launcher = [word for word in sys.argv[1:2] if word.startswith("--local_rank")]
@@ -23,6 +25,7 @@ def main() -> None:
     {"stop": stop, "kill": kill, "full": full, "nan": nan}[kind](int(step))
     sys.argv = [script, *launcher, *arguments]
     runpy.run_path(script, run_name="__main__")
+    leave()  # the script itself leaves only where it is run by Python
 
 
 def is_last() -> bool:

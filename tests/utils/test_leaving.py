@@ -120,6 +120,47 @@ def test_output_that_nobody_takes(kind: str) -> None:
     assert found == dict.fromkeys(found, 0 if kind == "none" else 120)
 
 
+SCRIPT = """
+import atexit, os, sys, types
+from dschat.config import run_script
+os_exit = os._exit
+def watched(code):
+    print("left", flush=True)
+    os_exit(code)
+os._exit = watched
+sys.modules["torch"] = types.ModuleType("torch")
+run_script(lambda: print("done"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "leaves"),
+    [
+        (["script.py"], True),
+        (["-m", "script"], True),
+        (["-m", "cProfile", "-o", "profile", "script.py"], False),
+        (["-c", "import runpy; runpy.run_path('script.py'); open('profile', 'w').close()"], False),
+    ],
+    ids=["path", "module", "profiler", "runpy"],
+)
+def test_it_leaves_only_where_nobody_waits_for_it(
+    command: list[str], leaves: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("done\n")
+    assert ("left" in done.stdout) == leaves, done.stderr
+    assert (tmp_path / "profile").exists() != leaves
+
+
 def test_sigterm_while_it_waits_ends_it() -> None:
     process = start(SLOW, "script")
     assert process.stdout is not None

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from dschat.errors import UserError
@@ -219,7 +220,7 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; a `UserError` becomes one message and exit code 1."""
     try:
         main()
-        if "torch" in sys.modules:
+        if "torch" in sys.modules and is_outermost(sys._getframe(1)):
             leave()
     except UserError as error:
         given = os.environ.get("RANK", "0")
@@ -234,6 +235,19 @@ def run_script(main: Callable[[], None]) -> None:
         # and a normal interpreter shutdown could wait for them instead.
         sys.stdout.flush()
         os._exit(1)
+
+
+def is_outermost(frame: FrameType | None) -> bool:
+    """Whether only Python itself runs the module of this frame, by its path or with -m.
+
+    Not so under a profiler, a debugger or `runpy`: who called has work of its own to do after it.
+    """
+    script = frame.f_globals if frame is not None else None
+    while frame is not None and frame.f_globals is script:
+        frame = frame.f_back
+    while frame is not None and frame.f_globals["__name__"] == "runpy":  # -m
+        frame = frame.f_back
+    return frame is None
 
 
 def leave() -> NoReturn:
