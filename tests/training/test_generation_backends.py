@@ -58,7 +58,7 @@ def test_continuous_batching_of_gathered_and_adapted_actors(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generation_backend": "sglang"}, "expected one of native, transformers, continuous"),
+        ({"generation_backend": "sglang"}, "one of native, transformers, static, continuous"),
         ({"vllm_gpu_memory_utilization": 0.5}, "belongs to --generation_backend vllm"),
         (
             {"generation_backend": "vllm", "vllm_gpu_memory_utilization": 1.5},
