@@ -272,3 +272,22 @@ def test_the_multi_reference_script_hands_its_flags_on() -> None:
     config.validate()
     online = config.online()
     assert (online.frozen_dtype, online.entropy_coef) == ("bf16", 0.1)
+
+
+def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: Any) -> None:
+    """The others wait for it within the reward: only its end can tell them."""
+    calls: list[int] = []
+
+    class Partitioned:
+        collective = True
+
+        def __call__(self, *_: Any) -> list[float]:
+            calls.append(1)
+            raise RuntimeError("no memory is left")
+
+    trainer = make_trainer(settings())
+    assert not getattr(trainer.reward, "collective", False)
+    trainer.reward = Partitioned()
+    with pytest.raises(RuntimeError, match="no memory is left"):
+        trainer.score(trainer.sample(trainer.prompts[:8]))
+    assert len(calls) == 1

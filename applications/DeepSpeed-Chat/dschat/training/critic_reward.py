@@ -9,6 +9,7 @@ import torch
 
 from dschat.models.policy import ValueModel
 from dschat.rewards.reward_model import RewardModel, scores_of
+from dschat.training import distributed
 
 
 def frozen_head(classifier: Any) -> torch.nn.Module:
@@ -41,6 +42,12 @@ class CriticWithoutAdapters:
     ) -> None:
         self.critic, self.head = critic, head.to(device)
         self.pad_token_id, self.batch_size, self.device = pad_token_id, batch_size, device
+
+    @property
+    def collective(self) -> bool:
+        """Whether a rank's call waits for all others'."""
+        partitioned = any(hasattr(p, "ds_id") for p in self.critic.parameters())
+        return partitioned and distributed.world_size() > 1
 
     @torch.no_grad()
     def __call__(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -129,7 +130,10 @@ class ExperienceMaker:
         # What sampling kept has been used; in the caller's list too, or it would stay in memory
         # until the next batch has been sampled.
         rollouts[:] = [replace(rollout, states=None) for rollout in rollouts]
-        with on_all_ranks():
+        # Who waits within a collective reward cannot be told of a failure: that rank ends, and with
+        # it the others.
+        collective = getattr(self.reward, "collective", False)
+        with contextlib.nullcontext() if collective else on_all_ranks():
             scores, reward_sums = self._rewards(rollouts)
         experiences = []
         for rollout, token_scores in zip(rollouts, tokens, strict=True):
@@ -159,6 +163,8 @@ class ExperienceMaker:
         except UserError:
             raise
         except Exception as error:
+            if getattr(self.reward, "collective", False):
+                raise
             first = first_raising(self.reward, prompts, responses, examples)
             raise UserError(
                 f"The reward function {name} raised {error!r} for the prompt "

@@ -128,8 +128,9 @@ class SystemFlags:
     )
     frozen_dtype: str | None = flag(
         None,
-        "fp32, bf16 or fp16 for the models that are not trained: references and reward model; "
-        "unset: --dtype. In another dtype than the policy's a reference that is the policy's start "
+        "fp32, bf16 or fp16 for the models that are not trained: references and reward model, but "
+        "for those that are a trained model with its adapters off; unset: --dtype. In another "
+        "dtype than the policy's a reference that is the policy's start "
         "differs from it by rounding, and the divergence does not start at exactly 0.",
     )
     actor_zero_stage: int = flag(0, "ZeRO stage of the actor: 0, 1, 2 or 3.")

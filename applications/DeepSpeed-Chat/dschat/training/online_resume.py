@@ -39,8 +39,12 @@ MAY_DIFFER = {
     "critic_gradient_checkpointing",
     "max_bad_steps",
     "profile_steps",
+    "vllm_gpu_memory_utilization",
 }
-"""Settings of step 3 that move or recompute tensors without changing what comes out."""
+"""Settings of step 3 that move or recompute tensors without changing what comes out.
+
+vLLM's share of memory can change how it batches, and so its rounding, of which nothing is promised.
+"""
 
 
 def run_facts(
