@@ -11,12 +11,10 @@ from typing import ClassVar
 
 from dschat.config import require
 from dschat.errors import UserError
-from dschat.training.generation_flags import GenerationFlags
 from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.reference_config import reference_weights
-from dschat.training.resume_flags import ResumeFlags
 
 # The trainer's flags by their names in this script, for messages.
 FLAG_NAMES = {
@@ -36,6 +34,9 @@ FLAG_NAMES = {
     "actor_zero_stage": "zero_stage",
     "actor_gradient_checkpointing": "gradient_checkpointing",
 }
+
+OTHER_MEANING = {"gamma", "num_train_epochs", "save_steps"}
+"""Flags of this script whose names are those of other flags of the trainer's."""
 
 
 @contextlib.contextmanager
@@ -188,77 +189,34 @@ class MultiReferenceConfig(MultiReferenceFlags):
         if penalty == "sinkhorn_divergence":
             penalty, transport = "wasserstein", "sinkhorn_divergence"
         step = self.per_device_train_batch_size * self.gradient_accumulation_steps
-        config = GroupTrainingConfig(
-            penalty=penalty,
-            max_steps=self.max_steps,
-            data_path=self.dataset,
-            data_split="0,0,1",
-            data_output_path=self.data_output_path,
-            max_prompt_seq_len=self.max_prompt_length,
-            max_answer_seq_len=self.max_completion_length,
-            actor_model_name_or_path=self.policy,
-            end_of_conversation_token=self.end_of_conversation_token,
-            pad_token=self.pad_token,
-            per_device_generation_batch_size=self.generation_batch_size or step,
-            per_device_training_batch_size=self.per_device_train_batch_size,
-            ppo_epochs=self.num_iterations,
-            epochs=self.num_train_epochs,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            refs=[path for path, _ in references],
-            ref_weights=[weight for _, weight in references],
-            reference_residency=self.reference_residency,
-            reference_quantization=self.reference_quantization,
-            algorithm=self.algorithm,
-            num_generations=self.num_generations,
-            scale_rewards=self.scale_rewards,
-            kl_ctl=self.coefficient,
-            clip_reward_value=0.0,
-            clip_range=self.clip_range,
-            epsilon_high=self.epsilon_high,
-            loss_normalization=self.loss_normalization,
-            entropy_coef=self.entropy_coef,
-            temperature=self.temperature,
-            actor_learning_rate=self.learning_rate,
-            actor_weight_decay=self.weight_decay,
-            lr_scheduler_type=self.lr_scheduler_type,
-            num_warmup_steps=self.warmup_steps,
-            warmup_ratio=self.warmup_ratio,
-            actor_lora_dim=self.lora_dim,
-            actor_lora_module_name=self.lora_module_name,
-            actor_lora_learning_rate=self.learning_rate if self.lora_dim else None,
-            only_optimize_lora=self.lora_dim > 0,
-            dtype=self.dtype,
-            frozen_dtype=self.frozen_dtype,
-            actor_zero_stage=self.zero_stage,
-            offload=self.offload,
+        own = {f.name for f in dataclasses.fields(self)} - OTHER_MEANING
+        shared = [f.name for f in dataclasses.fields(GroupTrainingConfig) if f.name in own]
+        values = {name: getattr(self, name) for name in shared}
+        values |= {name: getattr(self, theirs) for name, theirs in FLAG_NAMES.items()}
+        values |= {
+            "penalty": penalty,
+            "transport": transport,
+            "f_div": "fkl" if fkl else self.f_div,
+            "f_div_form": "gradient" if fkl else self.f_div_form,
+            "kl_ctl": self.coefficient,
+            "clip_reward_value": 0.0,
+            "data_split": "0,0,1",
+            "actor_model_name_or_path": self.policy,
+            "refs": [path for path, _ in references],
+            "ref_weights": [weight for _, weight in references],
+            "per_device_generation_batch_size": self.generation_batch_size or step,
+            "epochs": self.num_train_epochs,
+            "actor_lora_learning_rate": self.learning_rate if self.lora_dim else None,
+            "only_optimize_lora": self.lora_dim > 0,
+            "dtype": self.dtype,
             # vLLM is sent one gathered weight at a time.
-            enable_zero3_generation_gather=(
+            "enable_zero3_generation_gather": (
                 self.zero_stage == 3 and self.generation_backend != "vllm"
             ),
-            actor_gradient_checkpointing=self.gradient_checkpointing,
-            output_dir=self.output_dir or self.model_out,
-            **{
-                f.name: getattr(self, f.name)
-                for flags in (ResumeFlags, GenerationFlags)
-                for f in dataclasses.fields(flags)
-            },
-            profile_steps=self.profile_steps,
-            seed=self.seed,
-            enable_tensorboard=self.report_to == "tensorboard",
-            print_answers=self.print_answers,
-            local_rank=self.local_rank,
-            deepspeed_config=self.deepspeed_config,
-            f_div="fkl" if fkl else self.f_div,
-            f_div_form="gradient" if fkl else self.f_div_form,
-            **{name: getattr(self, name) for name in ("f_div_alpha", "f_div_low_var")},
-            kl_estimator=self.kl_estimator,
-            transport=transport,
-            **{
-                f.name: getattr(self, f.name)
-                for f in dataclasses.fields(WassersteinFlags)
-                if f.name != "transport"
-            },
-        )
+            "enable_tensorboard": self.report_to == "tensorboard",
+            "output_dir": self.output_dir or self.model_out,
+        }
+        config = GroupTrainingConfig(**values)
         # The trainer counts generation batches.
         iterations = self.save_steps // self.num_iterations
         return dataclasses.replace(config, save_steps=iterations * config.generation_rounds())
