@@ -96,7 +96,8 @@ def test_each_response_meets_the_tests_of_its_own_prompt(folder: Path, tmp_path:
     trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
     assert float(trainer.critic.module.model.score.weight.abs().sum()) == 0
     assert 3 < len(trainer.prompts) < len(tests)
-    for rollout in trainer.sample([p for p in trainer.prompts for _ in range(8)]):
+    whole = config.per_device_training_batch_size  # as many of each prompt as a micro-batch has
+    for rollout in trainer.sample([p for p in trainer.prompts for _ in range(whole)]):
         for text, example in zip(rollout.prompts, rollout.examples, strict=True):
             assert example["input_output"] == tests[text]
 
