@@ -92,6 +92,40 @@ def ultrafeedback(i: int) -> dict[str, Any]:
     }
 
 
+def dialogue(i: int) -> dict[str, Any]:
+    """Anthropic/hh-rlhf."""
+    raw = preference(i)
+    return {name: raw["prompt"] + raw[name] for name in ("chosen", "rejected")}
+
+
+def completion(i: int) -> dict[str, Any]:
+    """TRL's prompt-completion data."""
+    return {"prompt": f"Say {i}.", "completion": f" It is {i}.", "source": "web"}
+
+
+def chat_completion(i: int) -> dict[str, Any]:
+    """The same as messages."""
+    return {
+        "prompt": [{"role": "user", "content": f"Say {i}."}],
+        "completion": [{"role": "assistant", "content": f"It is {i}."}],
+        "source": "web",
+    }
+
+
+def conversation(i: int) -> dict[str, Any]:
+    """TRL's conversational data, of two questions."""
+    return {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"Say {i}."},
+            {"role": "assistant", "content": f"It is {i}."},
+            {"role": "user", "content": "And again?"},
+            {"role": "assistant", "content": f"Again {i}."},
+        ],
+        "source": "web",
+    }
+
+
 MAKERS = {
     "preferences": preference,
     "summaries": summary,
@@ -99,6 +133,10 @@ MAKERS = {
     "apps": apps,
     "gsm8k": gsm8k,
     "chat preferences": ultrafeedback,
+    "dialogues": dialogue,
+    "completions": completion,
+    "chat completions": chat_completion,
+    "conversations": conversation,
 }
 
 

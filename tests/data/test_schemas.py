@@ -175,3 +175,57 @@ def test_half_a_character_is_a_problem(makers: Any) -> None:
     raw = {**makers["preferences"](0), "chosen": json.loads('"broken \\ud83d"')}
     with pytest.raises(RowError, match="Unicode"):
         rows("preferences", raw, "sft")
+
+
+def test_a_conversation_teaches_each_turn_of_the_assistant(makers: Any) -> None:
+    raw = makers["conversations"](7)
+    turns = raw["messages"]
+    both = [Row(turns[:2], "It is 7."), Row(turns[:4], "Again 7.")]
+    assert rows("conversations", raw, "sft") == both
+    assert rows("conversations", raw, "rl") == [Row(turns[:4], example={"source": "web"})]
+    waiting = {"messages": turns[:4]}
+    assert rows("conversations", waiting, "sft") == both[:1]
+    assert rows("conversations", waiting, "rl") == [Row(turns[:4])]
+    for phase in ("sft", "rl"):
+        with pytest.raises(RowError, match="assistant"):
+            rows("conversations", {"messages": [message("assistant")]}, phase)
+    # ShareGPT's names of the same.
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    shared = {
+        "conversations": [{"from": names[t["role"]], "value": t["content"]} for t in turns],
+    }
+    assert detect_schema([shared], "here").name == "conversations"
+    assert rows("conversations", shared, "sft") == both
+    # Preference pairs that repeat their conversation are pairs.
+    pair = {**makers["chat preferences"](1), "messages": turns}
+    assert detect_schema([pair], "here").name == "chat preferences"
+
+
+def test_prompts_and_completions(makers: Any) -> None:
+    raw = makers["completions"](7)
+    reference = {"completion": " It is 7.", "source": "web"}
+    assert rows("completions", raw, "sft") == [Row("Say 7.", " It is 7.")]
+    assert rows("completions", raw, "rl") == [Row("Say 7.", example=reference)]
+    assert rows("completions", {**raw, "label": True}, "sft") == [Row("Say 7.", " It is 7.")]
+    with pytest.raises(RowError, match="labelled as a bad one"):
+        rows("completions", {**raw, "label": False}, "sft")
+    chat = makers["chat completions"](7)
+    expected = [Row([message("user", "Say 7.")], "It is 7.")]
+    assert rows("chat completions", chat, "sft") == expected
+    assert rows("chat completions", {**chat, "prompt": "Say 7."}, "sft") == expected
+    assert rows("chat completions", {**chat, "completion": "It is 7."}, "sft") == expected
+    with pytest.raises(RowError, match="the last message of 'completion'"):
+        rows("chat completions", {**chat, "completion": [message("user")]}, "sft")
+    with pytest.raises(RowError, match="bad one"):
+        rows("chat completions", {**chat, "label": 0}, "sft")
+
+
+def test_whole_dialogues_are_cut_where_dahoas_cut_them(makers: Any) -> None:
+    raw, cut = makers["dialogues"](3), makers["preferences"](3)
+    for phase in ("sft", "reward", "rl"):
+        assert rows("dialogues", raw, phase) == rows("preferences", cut, phase)
+    longer = {**raw, "rejected": raw["rejected"] + "\n\nHuman: No.\n\nAssistant: Yes."}
+    with pytest.raises(RowError, match="the same prompt"):
+        rows("dialogues", longer, "reward")
+    with pytest.raises(RowError, match="no column 'prompt'"):
+        rows("dialogues", {**raw, "chosen": "A text."}, "sft")

@@ -17,6 +17,7 @@ EVAL_SPLITS = {
     "Dahoas/rm-static": "test",
     "openai/webgpt_comparisons": None,
     "codeparrot/apps": "test",
+    "Anthropic/hh-rlhf": "test",
     "openai/gsm8k": "test",
     "trl-lib/ultrafeedback_binarized": "test",
 }

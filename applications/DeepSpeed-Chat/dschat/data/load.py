@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dschat.data.cache import CacheEntry, arrow_schema, entry_folder, read_or_write
+from dschat.data.dialogues import as_messages
 from dschat.data.report import DataReport, Problem, SourceReport, SplitReport
 from dschat.data.rows import PHASES, Phase, Row, RowError, encode_example
-from dschat.data.schemas import SCHEMAS, Schema
+from dschat.data.schemas import SCHEMAS
 from dschat.data.sources import OpenSource, open_source
 from dschat.data.splits import parse_data_split, split_indices
 from dschat.data.tables import RawTable
@@ -43,6 +45,7 @@ def load_data(
     seed: int,
     data_output_path: str,
     sft_only_data_path: Sequence[str] = (),
+    apply_chat_template: bool = False,
 ) -> LoadedData:
     """Read, cut, normalise and cache the data sets of one phase, one after the other.
 
@@ -63,6 +66,8 @@ def load_data(
         seed: of the cut.
         data_output_path: folder of the cache.
         sft_only_data_path: data sets that go wholly to SFT.
+        apply_chat_template: plain prompts become messages (see `as_messages`), and responses lose
+            the white space around them, which a template has of its own.
 
     Raises:
         UserError: an unknown name, unreadable data, a data set without any usable row or of no
@@ -82,7 +87,9 @@ def load_data(
     if not wanted:
         raise UserError("No data set is given; expected --data_path with a name or a local path.")
     cache = Path(data_output_path)
-    entries = [_load_source(name, phase, split, seed, cache) for name, split in wanted]
+    entries = [
+        _load_source(name, phase, split, seed, cache, apply_chat_template) for name, split in wanted
+    ]
     report = DataReport(tuple(SourceReport.from_dict(entry.report) for entry in entries))
     report.log()
     return LoadedData(
@@ -92,8 +99,11 @@ def load_data(
     )
 
 
-def _load_source(name: str, phase: Phase, data_split: str, seed: int, cache: Path) -> CacheEntry:
+def _load_source(
+    name: str, phase: Phase, data_split: str, seed: int, cache: Path, apply_chat_template: bool
+) -> CacheEntry:
     source = open_source(name)
+    into_chat = apply_chat_template and not source.schema.chat
     if phase not in source.schema.phases:
         usable = ", ".join(s.name for s in SCHEMAS if phase in s.phases)
         raise UserError(
@@ -109,16 +119,17 @@ def _load_source(name: str, phase: Phase, data_split: str, seed: int, cache: Pat
         "phase": phase,
         "split": parse_data_split(data_split),
         "seed": seed,
+        **({"apply_chat_template": True} if into_chat else {}),
     }
     return read_or_write(
         entry_folder(cache, key),
-        arrow_schema(source.schema.chat),
-        lambda: _make(source, phase, data_split, seed),
+        arrow_schema(source.schema.chat or into_chat),
+        lambda: _make(source, phase, data_split, seed, into_chat),
     )
 
 
 def _make(
-    source: OpenSource, phase: Phase, data_split: str, seed: int
+    source: OpenSource, phase: Phase, data_split: str, seed: int, into_chat: bool
 ) -> tuple[dict[str, Iterator[dict[str, Any]]], Callable[[], dict[str, Any]]]:
     """The rows of both splits, lazily, and the report on them; see `read_or_write`."""
     train, held_out = source.splits.train, source.splits.eval
@@ -129,14 +140,15 @@ def _make(
         kept, eval_rows = np.arange(len(train)), np.arange(len(held_out))
     part = split_indices(len(kept), data_split, seed)[PHASES.index(phase)]
     splits = {
-        "train": _Normaliser(source.name, source.schema, train, phase, kept[part]),
-        "eval": _Normaliser(source.name, source.schema, held_out, phase, eval_rows),
+        "train": _Normaliser(source, train, phase, kept[part], into_chat),
+        "eval": _Normaliser(source, held_out, phase, eval_rows, into_chat),
     }
 
     def report() -> dict[str, Any]:
         reports = {split: rows.report() for split, rows in splits.items()}
         _require_rows(source.name, reports["train"], f"--data_split {data_split} ({phase})")
-        if len(eval_rows):
+        # Of a part that was drawn by lot nobody chose the rows: bad ones there are a warning.
+        if len(eval_rows) and source.splits.eval is not None:
             _require_rows(source.name, reports["eval"], "the evaluation split")
         return SourceReport(source.name, source.schema.name, **reports).to_dict()
 
@@ -162,10 +174,16 @@ class _Normaliser:
     """Iterates over the usable rows of a part of a table, and counts the others."""
 
     def __init__(
-        self, name: str, schema: Schema, table: RawTable, phase: Phase, indices: np.ndarray
+        self,
+        source: OpenSource,
+        table: RawTable,
+        phase: Phase,
+        indices: np.ndarray,
+        into_chat: bool,
     ) -> None:
-        self._name = name
-        self._schema = schema
+        self._name = source.name
+        self._schema = source.schema
+        self._into_chat = into_chat
         self._table = table
         self._phase = phase
         self._indices = indices.tolist()
@@ -183,7 +201,7 @@ class _Normaliser:
                 continue
             for row in rows:
                 self._rows += 1
-                yield self._columns(row, index)
+                yield self._columns(_as_chat(row) if self._into_chat else row, index)
 
     def _columns(self, row: Row, index: int) -> dict[str, Any]:
         return {
@@ -202,6 +220,15 @@ class _Normaliser:
             for kind, where in self._problems.items()
         )
         return SplitReport(len(self._table), len(self._indices), self._rows, problems)
+
+
+def _as_chat(row: Row) -> Row:
+    return dataclasses.replace(
+        row,
+        prompt=as_messages(row.prompt),
+        chosen=row.chosen and row.chosen.strip(),
+        rejected=row.rejected and row.rejected.strip(),
+    )
 
 
 def _blend(parts: Sequence[datasets.Dataset]) -> datasets.Dataset:

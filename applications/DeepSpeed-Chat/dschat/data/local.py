@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dschat.data.tables import SUFFIXES, ArrowTable, RawTable, fingerprint_files, read_files
+from dschat.data.tables import (
+    SUFFIXES,
+    ArrowTable,
+    RawTable,
+    data_suffix,
+    fingerprint_files,
+    read_files,
+)
 from dschat.errors import UserError
 
 EVAL_SPLITS = ("validation", "valid", "eval", "test", "dev")
@@ -59,7 +66,9 @@ def _split_files(folder: Path, split: str) -> list[Path]:
         return []
     shard = re.compile(rf"{re.escape(split)}(-\d+-of-\d+.*)?")
     for suffix in SUFFIXES:
-        files = [p for p in folder.glob(f"*{suffix}") if shard.fullmatch(p.stem)]
+        files = [
+            p for p in folder.glob(f"*{suffix}") if shard.fullmatch(p.name.removesuffix(suffix))
+        ]
         files = files or list((folder / split).glob(f"*{suffix}"))
         if files:
             return sorted(files)
@@ -67,8 +76,8 @@ def _split_files(folder: Path, split: str) -> list[Path]:
 
 
 def _only_file(path: Path, eval_splits: Sequence[str]) -> Path:
-    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
-    others = [p for p in files if p.stem not in eval_splits]
+    files = sorted(p for p in path.iterdir() if data_suffix(p) and p.is_file())
+    others = [p for p in files if p.name.removesuffix(data_suffix(p)) not in eval_splits]
     if len(files) == 1 and others:
         return files[0]
     found = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "nothing"

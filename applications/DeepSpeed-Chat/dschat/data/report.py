@@ -96,9 +96,12 @@ class DataReport:
                     logger.warning("%s, %s: rows dropped: %s", source.name, split, line)
             if source.eval.rows == 0:
                 logger.warning(
-                    "%s has no evaluation rows: too few rows to hold 5 %% out; put a test.jsonl "
-                    "beside train.jsonl to evaluate on",
+                    "%s has no evaluation rows: %s; put a test.jsonl beside train.jsonl to "
+                    "evaluate on",
                     source.name,
+                    "none of those held out can be used"
+                    if source.eval.selected
+                    else "too few rows to hold 5 % out",
                 )
 
 

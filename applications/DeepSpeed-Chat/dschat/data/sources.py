@@ -11,7 +11,7 @@ from dschat.data.local import Splits, read_local
 from dschat.data.schemas import Schema, detect_schema
 from dschat.data.schemas.apps import APPS
 from dschat.data.schemas.gsm8k import GSM8K
-from dschat.data.schemas.preferences import CHAT_PREFERENCES, PREFERENCES
+from dschat.data.schemas.preferences import CHAT_PREFERENCES, DIALOGUES, PREFERENCES
 from dschat.data.schemas.summaries import SUMMARIES
 from dschat.data.schemas.webgpt import WEBGPT
 from dschat.data.tables import ArrowTable, first_problem, read_files, sample_rows
@@ -81,6 +81,7 @@ register(
     )
 )
 register(Source("Dahoas/full-hh-rlhf", PREFERENCES, eval_split="test"))
+register(Source("Anthropic/hh-rlhf", DIALOGUES, eval_split="test"))
 register(Source("Dahoas/rm-static", PREFERENCES, eval_split="test"))
 register(
     Source(

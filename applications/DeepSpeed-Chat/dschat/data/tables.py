@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
     import datasets
 
 # In the order in which they are taken if a folder has the same split in several formats.
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 READ_BATCH = 500
+
+
+def data_suffix(path: Path) -> str:
+    """Which of `SUFFIXES` a file's name ends in; "" for none."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
 class RawTable(Protocol):
@@ -46,7 +54,9 @@ class JsonTable:
         for path in files:
             try:
                 content = path.read_bytes()
-            except OSError as error:
+                if path.suffix.lower() == ".gz":
+                    content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as error:
                 raise UserError(f"The data file {path} cannot be read: {error}") from error
             self._append(path, content)
             # Of the bytes that were read: the file may change at any time.
@@ -131,8 +141,8 @@ def read_files(files: Sequence[Path]) -> RawTable:
     Raises:
         UserError: a file cannot be read, or has another format.
     """
-    suffixes = {path.suffix.lower() for path in files}
-    if suffixes <= {".jsonl", ".json"}:
+    suffixes = {data_suffix(path) for path in files}
+    if suffixes <= set(SUFFIXES) - {".parquet"}:
         return JsonTable(files)
     if suffixes == {".parquet"}:
         import datasets

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from dschat.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Message: TypeAlias = dict[str, str]
 Prompt: TypeAlias = str | list[Message]
@@ -61,6 +65,23 @@ def conversation_text(prompt: Prompt, tokenizer: Any) -> str:
             f"The chat template of {tokenizer.name_or_path!r} refuses a conversation with the "
             f"roles {roles}: {refusal}. Use another model or other data."
         ) from refusal
+
+
+def warn_of_missing_template(rows: Any, tokenizer: Any) -> None:
+    """Warn, on rank 0, where a tokenizer has a chat template and the prompts are plain texts.
+
+    Args:
+        rows: what `load_data` gives; in a blend with chats no prompt is a text any more.
+    """
+    if len(rows) == 0 or not getattr(tokenizer, "chat_template", None):
+        return
+    if int(os.environ.get("RANK", "0")) == 0 and isinstance(rows[0]["prompt"], str):
+        logger.warning(
+            "the prompts are plain texts and are read as they are, without the chat template of "
+            "%r. A model that was tuned for chat answers better with it: --apply_chat_template. "
+            "Use the same in every step of a run.",
+            tokenizer.name_or_path,
+        )
 
 
 def _render(messages: list[Message], tokenizer: Any) -> str:

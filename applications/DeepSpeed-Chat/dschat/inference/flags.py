@@ -62,6 +62,11 @@ class InferenceFlags:
     end_of_conversation_token: str | None = flag(
         None, "Token that ends a response; unset: the policy tokenizer's own end token."
     )
+    apply_chat_template: bool = flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: results/.cache in proj_path."
     )

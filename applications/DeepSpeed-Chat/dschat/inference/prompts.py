@@ -12,7 +12,7 @@ from dschat.data.load import LoadedData, load_data
 from dschat.data.prompts import PromptExample
 from dschat.data.rows import Phase
 from dschat.data.sources import SOURCES
-from dschat.data.text import conversation_text, prompt_ids
+from dschat.data.text import conversation_text, prompt_ids, warn_of_missing_template
 from dschat.errors import UserError
 from dschat.inference.config import InferenceConfig
 from dschat.inference.flags import InferenceFlags
@@ -37,6 +37,7 @@ def choose_prompts(config: InferenceConfig, tokenizer: Any) -> list[PromptExampl
     """
     pairs = config.ref_scores
     data = read_data(config, "reward" if pairs else "rl")
+    warn_of_missing_template(data.eval, tokenizer)
     rows = shuffled_rows(config, data)
     chosen = short_enough(config, rows, tokenizer)[: config.num_samples]
     log_chosen(config, len(chosen), len(rows))
@@ -59,7 +60,14 @@ def read_data(config: InferenceFlags, phase: Phase) -> LoadedData:
     """
     _check_name(config)
     split = {"sft": "1,0,0", "reward": "0,1,0", "rl": "0,0,1"}[phase]
-    return load_data([config.data_name], phase, split, config.data_seed, config.cache)
+    return load_data(
+        [config.data_name],
+        phase,
+        split,
+        config.data_seed,
+        config.cache,
+        apply_chat_template=config.apply_chat_template,
+    )
 
 
 def shuffled_rows(config: InferenceFlags, data: LoadedData) -> datasets.Dataset:

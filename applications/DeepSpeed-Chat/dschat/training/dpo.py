@@ -11,7 +11,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from dschat.config import require
 from dschat.data.load import load_data
-from dschat.data.text import encode_pair
+from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.evaluation.reward_comparison import Model, RewardComparison, Sampling
 from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
@@ -227,7 +227,9 @@ def load_pairs(config: DirectPreferenceConfig, begun: Start) -> tuple[Any, Seque
         data_split="0,1,0",
         seed=config.seed,
         data_output_path=str(data_folder(config)),
+        apply_chat_template=config.apply_chat_template,
     )
+    warn_of_missing_template(data.train, begun.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         return encode_preference(

@@ -50,6 +50,11 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
     )
+    apply_chat_template: bool = flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
     max_length: int = flag(1024, "Prompt and response are cut to this many tokens.")
     max_prompt_length: int | None = flag(
         None, "Pairs whose prompt is longer than this many tokens are left out (and counted)."
@@ -155,6 +160,7 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
         return FineTuningConfig(
             data_path=self.dataset,
             data_output_path=self.data_output_path,
+            apply_chat_template=self.apply_chat_template,
             model_name_or_path=self.policy[0],
             per_device_train_batch_size=self.per_device_train_batch_size,
             per_device_eval_batch_size=self.per_device_eval_batch_size,

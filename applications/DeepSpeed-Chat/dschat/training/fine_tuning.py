@@ -202,6 +202,8 @@ def tokenised(
     """
     import datasets
 
+    if len(rows) == 0:  # of no rows `map` keeps the columns as they are
+        return rows.remove_columns(rows.column_names)
     encoded = rows.map(
         encode,
         remove_columns=rows.column_names,

@@ -27,6 +27,11 @@ class DataFlags:
         None,
         "Folder for prepared data and tables, kept for the next run; unset: data/ in output_dir.",
     )
+    apply_chat_template: bool = flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
     max_prompt_seq_len: int = flag(
         256, "Prompts longer than this many tokens are left out (and counted)."
     )

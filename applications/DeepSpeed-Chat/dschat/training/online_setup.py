@@ -12,6 +12,7 @@ import torch
 
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
+from dschat.data.text import warn_of_missing_template
 from dschat.models.loading import (
     DTYPE_NAMES,
     check_same_vocabulary,
@@ -204,7 +205,9 @@ def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
         data_split=config.data_split,
         seed=config.seed,
         data_output_path=str(data_folder(config)),
+        apply_chat_template=config.apply_chat_template,
     )
+    warn_of_missing_template(data.train, tokenizer)
     prompts, _ = build_prompts(
         data.train, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
     )

@@ -13,7 +13,7 @@ from trl.trainer.reward_trainer import (
 )
 
 from dschat.data.load import load_data
-from dschat.data.text import encode_pair
+from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.context import check_context
 from dschat.models.loading import load_reward_model
 from dschat.models.lora import add_lora
@@ -132,7 +132,9 @@ def load_pairs(config: RewardModelingConfig, begun: Start) -> tuple[Any, Any]:
         data_split=config.data_split,
         seed=config.seed,
         data_output_path=str(data_folder(config)),
+        apply_chat_template=config.apply_chat_template,
     )
+    warn_of_missing_template(data.train, begun.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         ids = {

@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from dschat.data.load import load_data
-from dschat.data.text import encode_pair
+from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import add_lora
@@ -128,7 +128,9 @@ def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
         seed=config.seed,
         data_output_path=str(data_folder(config)),
         sft_only_data_path=config.sft_only_data_path,
+        apply_chat_template=config.apply_chat_template,
     )
+    warn_of_missing_template(data.train, begun.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         pair = encode_pair(

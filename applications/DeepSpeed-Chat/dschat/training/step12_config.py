@@ -39,6 +39,11 @@ class FineTuningConfig(ResumeFlags):
     model_name_or_path: str | None = flag(
         None, "The model to start from: a Hugging Face model folder or a hub name. Required."
     )
+    apply_chat_template: bool = flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
     per_device_train_batch_size: int = flag(16, "Training rows per rank and micro-step.")
     per_device_eval_batch_size: int = flag(16, "Held-out rows per rank and forward pass.")
     max_seq_len: int = flag(512, "Texts are cut to this many tokens.")

@@ -10,13 +10,25 @@ from collections.abc import Sequence
 from dschat.data.rows import RawRow
 from dschat.data.schemas.apps import APPS
 from dschat.data.schemas.base import Schema, column_names
+from dschat.data.schemas.conversations import CHAT_COMPLETIONS, COMPLETIONS, CONVERSATIONS
 from dschat.data.schemas.gsm8k import GSM8K
-from dschat.data.schemas.preferences import CHAT_PREFERENCES, PREFERENCES
+from dschat.data.schemas.preferences import CHAT_PREFERENCES, DIALOGUES, PREFERENCES
 from dschat.data.schemas.summaries import SUMMARIES
 from dschat.data.schemas.webgpt import WEBGPT
 from dschat.errors import UserError
 
-SCHEMAS: tuple[Schema, ...] = (SUMMARIES, WEBGPT, APPS, GSM8K, CHAT_PREFERENCES, PREFERENCES)
+SCHEMAS: tuple[Schema, ...] = (
+    SUMMARIES,
+    WEBGPT,
+    APPS,
+    GSM8K,
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    CONVERSATIONS,
+    CHAT_PREFERENCES,
+    DIALOGUES,
+    PREFERENCES,
+)
 
 __all__ = ["SCHEMAS", "Schema", "detect_schema"]
 

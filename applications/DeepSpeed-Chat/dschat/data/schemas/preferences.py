@@ -2,7 +2,8 @@
 
 Raw rows of trl-lib/ultrafeedback_binarized have no prompt of their own: {"chosen": [messages],
 "rejected": [messages]} with the same messages but the last. Conversations may also stand as
-{"prompt": [messages], "chosen": [message] or text, "rejected": ...}, as in TRL.
+{"prompt": [messages], "chosen": [message] or text, "rejected": ...}, as in TRL. Anthropic's own
+files of HH-RLHF have whole dialogues in `chosen` and `rejected`, as texts.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dschat.data.dialogues import ASSISTANT, split_response
 from dschat.data.rows import Phase, RawRow, Row, RowError, distinct_pair, required, text
-from dschat.data.schemas.base import Schema, has_columns
+from dschat.data.schemas.base import Schema, column_names, has_columns
 from dschat.data.text import Message
 
 PAIR_FIELDS = {"prompt", "chosen", "rejected"}
@@ -33,7 +35,8 @@ def preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
     return [distinct_pair(Row(prompt, chosen, text(raw.get("rejected"), "rejected")))]
 
 
-def _messages(value: Any, name: str) -> list[Message]:
+def messages_of(value: Any, name: str) -> list[Message]:
+    """`value` as a list of messages that say something; see `text`."""
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         raise RowError(f"field {name!r} is not a list of messages")
     if not value:
@@ -55,7 +58,7 @@ def _own_prompt(raw: RawRow) -> list[Message]:
     given = raw.get("prompt")
     if given is None or (isinstance(given, str) and isinstance(raw.get("chosen"), list)):
         return []
-    return _messages(given, "prompt")
+    return messages_of(given, "prompt")
 
 
 def _conversation(raw: RawRow, name: str, prompt: list[Message]) -> tuple[list[Message], str]:
@@ -64,7 +67,7 @@ def _conversation(raw: RawRow, name: str, prompt: list[Message]) -> tuple[list[M
     if isinstance(value, str):
         before, response = [], text(value, name)
     else:
-        *before, last = _messages(value, name)
+        *before, last = messages_of(value, name)
         if last["role"] != "assistant":
             raise RowError(f"the last message of {name!r} is not the assistant's")
         response = last["content"]
@@ -92,6 +95,32 @@ def chat_preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
     return [distinct_pair(Row(prompt_of_chosen, chosen, rejected))]
 
 
+def _split(raw: RawRow, name: str) -> tuple[str, str]:
+    parts = split_response(text(raw.get(name), name))
+    if parts is None:
+        raise RowError(f"no {ASSISTANT!r} in {name!r} and no column 'prompt'")
+    return parts[0], text(parts[1], f"response in {name}")
+
+
+def dialogue_rows(raw: RawRow, phase: Phase) -> list[Row]:
+    """One row; the prompt ends with the last "Assistant:" of the dialogues."""
+    prompt, chosen = _split(raw, "chosen")
+    if phase == "rl":
+        return [Row(prompt, example=_example(raw))]
+    if phase == "sft":
+        return [Row(prompt, chosen)]
+    prompt_of_rejected, rejected = _split(raw, "rejected")
+    if prompt != prompt_of_rejected:
+        raise RowError("chosen and rejected do not have the same prompt")
+    return [distinct_pair(Row(prompt, chosen, rejected))]
+
+
+def _has_dialogues(sample: Sequence[RawRow]) -> bool:
+    return "prompt" not in column_names(sample) and any(
+        isinstance(row.get("chosen"), str) and ASSISTANT in row["chosen"] for row in sample
+    )
+
+
 def _has_message_lists(sample: Sequence[RawRow]) -> bool:
     return any(isinstance(row.get(name), list) for row in sample for name in ("prompt", "chosen"))
 
@@ -109,4 +138,11 @@ CHAT_PREFERENCES = Schema(
     matches=_has_message_lists,
     rows=chat_preference_rows,
     chat=True,
+)
+
+DIALOGUES = Schema(
+    name="dialogues",
+    columns='chosen, rejected (texts "\\n\\nHuman: ...\\n\\nAssistant: ..." with the same prompt)',
+    matches=_has_dialogues,
+    rows=dialogue_rows,
 )
