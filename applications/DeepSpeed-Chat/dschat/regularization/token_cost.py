@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from dschat.regularization import table_cache
 from dschat.regularization.table_cache import NearestTokens
+from dschat.regularization.token_points import COST_TYPES, cost_of_squared, token_points
 
-COST_TYPES = ("L2", "cos")
 SPARE_CANDIDATES = 32
 """Neighbours looked at beyond k: rounding of the matrix product may misplace the last few."""
 CANCELLATION_SHARE = 0.25
@@ -81,11 +80,7 @@ def _check_table_inputs(embeddings: Tensor, k: int, cost_type: str, block_size: 
 
 
 def _build_table(embeddings: Tensor, k: int, cost_type: str, block_size: int) -> NearestTokens:
-    points = cos_points(embeddings.float()) if cost_type == "cos" else embeddings.float()
-    # Distances do not change with the origin; norms around the centre are small, so that less is
-    # lost to cancellation.
-    points = points - points.mean(0)
-    norms = points.square().sum(1)
+    points, norms = token_points(embeddings.float(), cost_type)
     vocabulary = len(points)
     padded = vocabulary + -vocabulary % COLUMN_GROUPS
     indices = torch.empty(vocabulary, k, dtype=torch.int32, device=points.device)
@@ -102,19 +97,8 @@ def _build_table(embeddings: Tensor, k: int, cost_type: str, block_size: int) ->
         squared = _exact_where_close(points, norms, rows, candidates, values + norms[rows, None])
         squared, order = squared.sort(dim=1, stable=True)
         indices[rows] = candidates.gather(1, order)[:, :k].int()
-        costs[rows] = squared[:, :k] / 2 if cost_type == "cos" else squared[:, :k].sqrt()
+        costs[rows] = cost_of_squared(squared[:, :k], cost_type)
     return NearestTokens(indices, costs)
-
-
-def cos_points(embeddings: Tensor) -> Tensor:
-    """Points [V, D + 1] whose squared distances are twice 1 - cosine.
-
-    The extra coordinate makes zero rows (padding of the vocabulary) unit vectors too, orthogonal
-    to all others.
-    """
-    units = normalize(embeddings, dim=1)
-    is_zero = (units.square().sum(1, keepdim=True) == 0).float()
-    return torch.cat([units, is_zero], dim=1)
 
 
 def _smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dschat.regularization.token_cost import COST_TYPES, cos_points
+from dschat.regularization.token_points import COST_TYPES, cos_points
 
 SAMPLED_TOKENS = 1024
 SAMPLE_SEED = 0
