@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from dschat.algorithms import gae, group_advantages, penalty_to_go, rloo_advantages
+from dschat.algorithms import (
+    gae,
+    group_advantages,
+    group_std,
+    penalty_to_go,
+    reward_scale,
+    rloo_advantages,
+)
+from dschat.algorithms.advantages import STD_FLOOR
 
 LENGTHS = [5, 1, 3, 0]
 
@@ -84,6 +92,25 @@ def test_group_advantages_are_z_scores_within_groups() -> None:
 def test_equal_rewards_give_no_advantage_even_where_their_mean_rounds() -> None:
     rewards = torch.full((7,), 0.1)
     assert group_advantages(rewards, torch.zeros(7, dtype=torch.long)).abs().max() < 1e-6
+
+
+def test_a_tiny_spread_is_no_reason_to_multiply_by_thousands() -> None:
+    rewards = torch.tensor([1, 1, 1, 1.001, 0, 0, 0, 1], dtype=torch.float64)
+    std = group_std(rewards, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    np.testing.assert_allclose(std[[0, 4]], [np.std([1, 1, 1, 1.001]), np.std([0, 0, 0, 1])])
+    scale = reward_scale(std)
+    assert 0.9 < float(scale[0]) < 1.0  # it was 0.00043, which took the penalties times 2,309
+    assert scale[4] == std[4]
+
+
+def test_the_divisor_is_continuous_and_never_below_its_floor() -> None:
+    std = torch.linspace(0, 3 * STD_FLOOR, 30_001, dtype=torch.float64)
+    scale = reward_scale(std)
+    assert scale[0] == 1.0  # equal rewards are divided by 1
+    assert float(scale.min()) == pytest.approx(STD_FLOOR)
+    assert float(scale.diff().abs().max()) < 1.1e-4  # a jump would show
+    above = std > STD_FLOOR
+    assert torch.equal(scale[above], std[above])
 
 
 def test_rloo_compares_with_the_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -54,6 +55,8 @@ def by_hand(b, ids, gamma: float, lam: float, value_function: str):
                 values.append(sum(v) / len(v))
             elif value_function == "unit":
                 values.append(v[-1])
+            elif value_function == "first":
+                values.append(v[0])
             else:
                 w = [1 / (i + 1) for i in range(len(v))]
                 values.append(sum(a * c for a, c in zip(v, w, strict=True)) / sum(w))
@@ -67,7 +70,7 @@ def by_hand(b, ids, gamma: float, lam: float, value_function: str):
     return advantages, returns
 
 
-@pytest.mark.parametrize("value_function", ["equal", "unit", "position"])
+@pytest.mark.parametrize("value_function", ["equal", "unit", "position", "first"])
 def test_one_token_each_is_plain_ppo_exactly(value_function: str) -> None:
     b = batch(0)
     ids = fixed_macro_actions(b["mask"], 1)
@@ -80,7 +83,7 @@ def test_one_token_each_is_plain_ppo_exactly(value_function: str) -> None:
 @given(
     seed=st.integers(0, 10_000),
     kind=st.sampled_from(["fixed", "randomized", "ppl"]),
-    value_function=st.sampled_from(["equal", "unit", "position"]),
+    value_function=st.sampled_from(["equal", "unit", "position", "first"]),
     gamma=st.floats(0, 1),
     lam=st.floats(0, 1),
 )
@@ -114,15 +117,34 @@ def test_randomized_lengths_are_the_list_and_then_one_for_the_rest() -> None:
     assert found[0] == found[4] != found[1]
 
 
-def test_perplexity_never_rises_within_a_macro_action() -> None:
+def published_ppl_lengths(perplexities: list[float]) -> list[int]:
+    """What the published code makes of one unpadded response's perplexities, token by token.
+
+    Its boundaries are positions of a list of actions: the first; each at which the *next* token's
+    perplexity is higher; and the last.
+    """
+    last = len(perplexities) - 1
+    places = {0, last} | {i for i in range(last) if perplexities[i + 1] > perplexities[i]}
+    bounds = [*sorted(places), last + 1]
+    return [b - a for a, b in itertools.pairwise(bounds)]
+
+
+def test_perplexity_compares_neighbouring_tokens_as_published() -> None:
     logprobs = torch.log(torch.tensor([[0.5, 0.5, 0.9, 0.1, 0.4, 0.05, 0.9]]))
     mask = torch.ones(1, 7, dtype=torch.bool)
-    ids = perplexity_macro_actions(mask, logprobs)
-    perplexity = [math.exp(-float(logprobs[0, : t + 1].mean())) for t in range(7)]
-    for t in range(1, 7):
-        rises = perplexity[t] > perplexity[t - 1] * (1 + 1e-6)
-        assert bool(ids[0, t] != ids[0, t - 1]) == rises, t
-    assert runs(ids, mask) == [[3, 2, 2]]
+    # Perplexities 2, 2, 1.1, 10, 2.5, 20, 1.1: they rise after the third and the fifth token.
+    assert runs(perplexity_macro_actions(mask, logprobs), mask) == [[2, 2, 2, 1]]
+    falling = logprobs.sort()[0]
+    assert runs(perplexity_macro_actions(mask, falling), mask) == [[6, 1]]
+
+
+@given(st.integers(0, 10_000))
+def test_perplexity_boundaries_are_the_published_ones_of_each_row(seed: int) -> None:
+    b = batch(seed)
+    found = runs(perplexity_macro_actions(b["mask"], b["logprobs"]), b["mask"])
+    for lengths, row, mask in zip(found, b["logprobs"], b["mask"], strict=True):
+        expected = published_ppl_lengths((-row[mask]).exp().tolist()) if mask.any() else []
+        assert lengths == expected
 
 
 def test_given_lengths() -> None:
@@ -140,5 +162,5 @@ def test_unusable_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="a seed per row"):
         randomized_macro_actions(mask, 1, [0])
     zero = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="equal, unit, position"):
+    with pytest.raises(ValueError, match="equal, unit, position, first"):
         macro_gae(zero, zero, mask, fixed_macro_actions(mask, 1), 1.0, 1.0, "mean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,28 @@ def test_the_policy_never_samples_what_a_reference_cannot(
     rollouts = trainer.sample([p for p in trainer.prompts[:2] for _ in range(4)])
     assert all(int(r.actions.max()) < len(tiny_tokenizer) for r in rollouts)
     assert trainer.run_iteration(trainer.prompts[:2])["ratio"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_metrics_of_tiny_spreads_and_of_the_penaltys_time(settings: Any) -> None:
+    trainer = make_trainer(settings(**GROUP, scale_rewards=True))
+    penalty, calls = trainer.scorer.regularizer, []
+
+    def slow(*args: Any, **options: Any) -> Any:
+        calls.append(time.sleep(0.05))
+        return penalty(*args, **options)
+
+    trainer.scorer.regularizer = slow
+    # Of the two groups of an iteration one has next to no spread; then none has.
+    for last, share in ((0.001, 0.5), (0.0, 0.0)):
+        scores = [1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5 + last]
+        trainer._rewards = lambda rollouts, scores=scores: (  # type: ignore[method-assign]
+            [scores[int(place)] for r in rollouts for place in r.places],
+            {},
+        )
+        calls.clear()
+        metrics = trainer.run_iteration(trainer.prompts[:2])
+        assert metrics["std_floored"] == share
+        assert 0.05 * len(calls) <= metrics["time/penalty_s"] < metrics["time/score_s"]
 
 
 def test_advantages_token_by_token(settings: Any) -> None:

@@ -19,7 +19,7 @@ from dschat.data.prompts import PromptExample
 from dschat.regularization import FDivergence, KLDivergence, MixtureReference, MultiReference
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.scoring import before_each_token
-from dschat.training.group_targets import with_group_targets
+from dschat.training.group_targets import floored_groups, with_group_targets
 from dschat.training.sample_term import with_samples
 from dschat.training.updates import sample_loss
 from scipy.optimize import brentq
@@ -245,3 +245,25 @@ def test_scaling_divides_advantages_and_sample_weights_by_one_standard_deviation
     torch.testing.assert_close(scaled.advantages * ratio, plain.advantages)
     assert plain.sample_weights.tolist() == pytest.approx([0.7, 0.7])  # 0.7 x 2 / 1 x (1 - 1/2)
     assert scaled.sample_weights.tolist() == pytest.approx([0.7 / std, 0.7])
+
+
+def test_a_tiny_spread_scales_rewards_penalties_and_samples_by_the_same_floor() -> None:
+    world = World(1, [0.5, 0.5])
+    rewards = world.rewards.clone()
+    rewards[[0, 3]] = torch.tensor([1.0, 1.001], dtype=rewards.dtype)
+    logprobs = logprobs_of(world.references[0])
+    token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
+    config: Any = SimpleNamespace(group_size=lambda: 2, algorithm="grpo")
+    batch = experience(torch.tensor([0, 3, 0, 5]), logprobs, token, rewards)
+    prompt = PromptExample([1], "", {}, ([1, 0],))
+    batches = with_samples([batch], [prompt] * 4, 0.7, config, TOKENIZER, CPU)
+    plain, scaled = (
+        with_group_targets(batches, 4, 2, 0.3, None, 0.0, scale=scale)[0] for scale in (False, True)
+    )
+    # A std of 0.0005, a twentieth of the floor of 0.01: nineteen twentieths of the way back to 1.
+    divisor = 0.01 / 20 + 19 / 20
+    torch.testing.assert_close(
+        scaled.advantages[:2] * divisor, plain.advantages[:2], rtol=1e-5, atol=0
+    )
+    assert scaled.sample_weights[0] == pytest.approx(0.7 / divisor)
+    assert floored_groups(batches, 4, 2, 0.0) == 0.5

@@ -15,10 +15,11 @@ import torch
 from dschat.algorithms import masked_sum, ppo_policy_loss
 from dschat.regularization import FDivergence, KLDivergence
 from dschat.rollout.experience import Experience, Rollout
-from dschat.training.targets import with_targets
+from dschat.training.targets import MacroActions, token_rewards, with_targets
 from torch import Tensor
 
 TOKENS, LIMIT, BETA = 3, 3, 0.7
+PLAIN = MacroActions()
 PREFIXES = [p for n in range(LIMIT) for p in itertools.product((1, 2), repeat=n)]
 RESPONSES = [
     (*prefix, last)
@@ -53,27 +54,49 @@ def logprobs_of(logits: Tensor) -> Tensor:
     return torch.stack(padded)
 
 
-def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor, regularizer: Any):
-    """Expectation over responses of minus the gradient of the trainer's loss."""
+def experience_of_all(
+    policy: Tensor, reference: Tensor, rewards: Tensor, regularizer: Any, critic: Tensor
+) -> Experience:
+    """Every response once, as the trainer scores it; `critic` [prefixes] values states."""
     mask = torch.tensor([[t < len(r) for t in range(LIMIT)] for r in RESPONSES])
     token = torch.zeros(mask.shape, dtype=torch.float64)
     for i, response in enumerate(RESPONSES):
         rows = rows_of(response)
         penalty = regularizer(policy[rows].detach(), reference[rows], torch.tensor(response))
         token[i, : len(rows)] = penalty.token
-    logprobs = logprobs_of(policy)
-    nothing = torch.zeros_like(token)
+    values = torch.zeros_like(token)
+    for i, response in enumerate(RESPONSES):
+        values[i, : len(response)] = critic[rows_of(response)]
+    logprobs, nothing = logprobs_of(policy).detach(), torch.zeros_like(token)
+    reference_logprobs = logprobs_of(reference)
     ids = torch.zeros(mask.shape, dtype=torch.long)
     flags = torch.zeros(len(RESPONSES), dtype=torch.bool)
-    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids)))
+    # Alternatives at one place: randomized macro actions depend on it.
+    places = torch.zeros(len(ids), dtype=torch.long)
+    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], places)
+    return Experience(rollout, logprobs, reference_logprobs, values, token, nothing, rewards)
+
+
+def trainers_gradient(
+    policy: Tensor,
+    reference: Tensor,
+    rewards: Tensor,
+    regularizer: Any,
+    critic: Tensor | None = None,
+    macro: MacroActions = PLAIN,
+):
+    """Expectation over responses of minus the gradient of the trainer's loss."""
+    critic = torch.zeros(len(PREFIXES), dtype=torch.float64) if critic is None else critic
     experience = with_targets(
-        Experience(rollout, logprobs.detach(), nothing, nothing, token, nothing, rewards),
+        experience_of_all(policy, reference, rewards, regularizer, critic),
         BETA,
         regularizer.reward_clip,
         gamma=1.0,
         lam=1.0,
         score_clip=2.5,
+        macro=macro,
     )
+    logprobs, mask = logprobs_of(policy), experience.rollout.response_mask
     total = torch.zeros_like(policy)
     for i in range(len(RESPONSES)):
         probability = logprobs[i].sum().exp().detach()
@@ -100,6 +123,21 @@ def objectives_gradient(policy: Tensor, reference: Tensor, rewards: Tensor, dive
         penalty = per_prefix[rows_of(response)].sum()
         objective = objective + logprobs[i].sum().exp() * (rewards[i] - BETA * penalty)
     return torch.autograd.grad(objective, policy)[0]
+
+
+def true_values(policy: Tensor, reference: Tensor, rewards: Tensor, regularizer: Any) -> Tensor:
+    """[prefixes] expected sum of the rewards from each state on."""
+    nothing = torch.zeros(len(PREFIXES), dtype=torch.float64)
+    experience = experience_of_all(policy, reference, rewards, regularizer, nothing)
+    to_go = token_rewards(experience, BETA, regularizer.reward_clip, 2.5)
+    to_go = to_go.flip(1).cumsum(1).flip(1)
+    sums, weights = torch.zeros_like(nothing), torch.zeros_like(nothing)
+    for i, response in enumerate(RESPONSES):
+        probability = float(experience.logprobs[i].sum().exp())
+        for t, row in enumerate(rows_of(response)):
+            sums[row] += probability * to_go[i, t]
+            weights[row] += probability
+    return sums / weights
 
 
 DIVERGENCES = {

@@ -9,6 +9,7 @@ from dschat.algorithms.advantages import (
     group_centred,
     group_std,
     penalty_to_go,
+    reward_scale,
     rloo_advantages,
 )
 from dschat.algorithms.losses import (
@@ -39,6 +40,7 @@ __all__ = [
     "ppo_diagnostics",
     "ppo_policy_loss",
     "reduce_losses",
+    "reward_scale",
     "rloo_advantages",
     "value_loss",
 ]

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+STD_FLOOR = 0.01
+"""Least divisor of `reward_scale`: no prompt weighs more than 100 times one whose rewards have a
+standard deviation of 1. Rewards on a scale of 1 lie far above, rewards of some 0.05 still do."""
+
 
 def _check_same_shape(**tensors: Tensor) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -114,22 +118,39 @@ def group_centred(values: Tensor, group_ids: Tensor, leave_one_out: bool = False
 
 
 def group_std(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """Each row's (population) standard deviation of its group, 1 where all are equal.
+    """Each row's (population) standard deviation of its group, exactly 0 where all are equal.
 
     Args:
         rewards: [B]. group_ids: [B] int64.
 
     Returns:
-        [B], above 0.
+        [B].
     """
     index, counts = _group_index(rewards, group_ids)
     centred = group_centred(rewards, group_ids)
     spread = _group_sums(centred.square(), index, counts) / counts.to(rewards)
-    # Whether rewards are equal is asked of the rewards: a mean rounds, and its residue would be
-    # divided by itself.
+    # Whether rewards are equal is asked of the rewards: a mean rounds, and leaves a residue.
     low = torch.full_like(spread, torch.inf).scatter_reduce_(0, index, rewards, "amin")
     high = torch.full_like(spread, -torch.inf).scatter_reduce_(0, index, rewards, "amax")
-    return torch.where((low == high) | (spread == 0), torch.ones_like(spread), spread.sqrt())[index]
+    return torch.where(low == high, torch.zeros_like(spread), spread.sqrt())[index]
+
+
+def reward_scale(std: Tensor) -> Tensor:
+    """What a group's advantages are divided by: its std, but no less than `STD_FLOOR`.
+
+    Penalties are divided by it as well, so a tiny std would make of a group with next to no signal
+    the one that weighs most, by its penalties. Below the floor the divisor goes, on a straight
+    line, back to the 1 of a group of equal rewards: near the floor rewards are still scaled, near 0
+    they are not. (TRL's std + 1e-4 divides rewards alone; here it would multiply the penalties of
+    equal rewards by 10,000.)
+
+    Args:
+        std: [B] at least 0, see `group_std`.
+
+    Returns:
+        [B] between `STD_FLOOR` and 1 where std is at most 1; continuous.
+    """
+    return torch.where(std < STD_FLOOR, 1 - (1 - STD_FLOOR) * (std / STD_FLOOR), std)
 
 
 def group_advantages(rewards: Tensor, group_ids: Tensor, scale: bool = True) -> Tensor:
@@ -137,13 +158,13 @@ def group_advantages(rewards: Tensor, group_ids: Tensor, scale: bool = True) -> 
 
     Args:
         rewards: [B] outcome rewards. group_ids: [B] int64; responses to one prompt share an id.
-        scale: divide by `group_std`; where all rewards of a group are equal, by 1.
+        scale: divide by `reward_scale` of the group's std; where all rewards are equal, by 1.
 
     Returns:
         [B] advantages.
     """
     centred = group_centred(rewards, group_ids)
-    return centred / group_std(rewards, group_ids) if scale else centred
+    return centred / reward_scale(group_std(rewards, group_ids)) if scale else centred
 
 
 def rloo_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:

@@ -1,7 +1,14 @@
 """Macro actions: runs of tokens that PPO values and credits together (MA-RLHF).
 
 Source: Chai et al., "MA-RLHF: Reinforcement Learning from Human Feedback with Macro Actions", ICLR
-2025. Each response has boundaries of its own. Shapes as everywhere: masks [B, T] bool, True on
+2025; their code is github.com/ernie-research/MA-RLHF (commit 807551d), in
+applications/DeepSpeed-Chat/dschat/rlhf/ppo_trainer.py. Where this departs from it:
+- each response has boundaries of its own; there the batch has those of its first row;
+- a macro action's reward is the sum of its tokens' rewards, as in the paper; there it is their mean
+  by `--value_function`, and so that the score is not divided, the last token of the padded batch is
+  always a macro action of its own. Here it is so under `perplexity_macro_actions` alone.
+
+Shapes as everywhere: masks [B, T] bool, True on
 response tokens, which start at column 0; `ids` [B, T] int64 number the macro actions of each row
 from 0 (what stands where the mask is False is not read).
 """
@@ -16,7 +23,7 @@ from torch import Tensor
 from dschat.algorithms.advantages import gae
 
 RANDOM_LENGTHS = (1, 2, 3, 5, 10)
-VALUE_FUNCTIONS = ("equal", "unit", "position")
+VALUE_FUNCTIONS = ("equal", "unit", "position", "first")
 
 
 def ids_of_starts(starts: Tensor) -> Tensor:
@@ -64,20 +71,19 @@ def randomized_macro_actions(mask: Tensor, repeat_times: int, seeds: Sequence[in
 
 
 def perplexity_macro_actions(mask: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """ids [B, T]: a new macro action at every token that raises the response's perplexity.
+    """ids [B, T]: a new macro action at every token whose successor is less likely than itself.
 
-    The perplexity up to a token is exp of minus the mean log-probability so far under the
-    reference; a macro action is a run over which it does not rise.
+    As `ppl_selection` of the published code: the perplexities of neighbouring tokens under the
+    reference are compared, not those of the text so far, and the macro action begins at the token
+    before the rise. The last token is one of its own.
 
     Args:
-        reference_logprobs: [B, T].
+        reference_logprobs: [B, T] log-probability of each token given those before it.
     """
-    surprise = torch.where(mask, -reference_logprobs, torch.zeros_like(reference_logprobs)).double()
-    count = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    mean = surprise.cumsum(dim=1) / count
     starts = torch.zeros_like(mask)
-    # The mean rises where the token is above the mean before it: no exp, and no rounding of it.
-    starts[:, 1:] = surprise[:, 1:] > mean[:, :-1]
+    following = mask[:, 1:]
+    starts[:, :-1] = following & (reference_logprobs[:, 1:] < reference_logprobs[:, :-1])
+    starts |= torch.arange(mask.shape[1], device=mask.device) == mask.sum(dim=1, keepdim=True) - 1
     return ids_of_starts(starts)
 
 
@@ -109,12 +115,18 @@ def macro_gae(
     """Generalised advantage estimation over macro actions, shared by their tokens.
 
     A macro action's reward is the sum of its tokens' rewards; its value a weighted mean of its
-    tokens' values. With one token each it is `gae`, exactly.
+    tokens' values, i.e. of the states before them. With one token each it is `gae`, exactly.
+
+    Only the state before the first token is known before the macro action is chosen. The published
+    weights also take in states that its own tokens lead to, so that the baseline depends on what it
+    judges and the gradient is biased, the more the worse the critic is. With "first", lam = 1 and
+    boundaries that do not depend on the tokens (fixed, randomized) it is unbiased with any critic.
 
     Args:
         rewards, values: [B, T]. ids: [B, T]. gamma, lam: per macro action.
         value_function: weights of a macro action's tokens i = 0, 1, ...: "equal"; "unit": the last
-            token's value alone; "position": 1 / (i + 1).
+            token's value alone; "position": 1 / (i + 1); "first" (not published): the first
+            token's value alone.
 
     Returns:
         advantages [B, T] and returns [B, T] (of the token's macro action), 0 where masked.
@@ -154,8 +166,10 @@ def _token_weights(mask: Tensor, ids: Tensor, value_function: str) -> Tensor:
         following = torch.cat([ids[:, 1:], ids[:, -1:] + 1], dim=1)
         goes_on = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
         return (mask & ~(goes_on & (following == ids))).float()
-    columns = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     begins = torch.ones_like(mask)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    if value_function == "first":
+        return (mask & begins).float()
+    columns = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
     first = torch.where(begins, columns, torch.zeros_like(columns)).cummax(dim=1).values
     return torch.where(mask, 1 / (columns - first + 1), torch.zeros((), device=mask.device))

@@ -7,10 +7,12 @@ batch x length x vocabulary is ever alive, whatever the regulariser.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,6 +72,9 @@ class PenaltyScorer:
         references: one or more frozen policies, all with the policy's vocabulary.
         temperature: of sampling; policy and references are tempered alike.
         union: takes the union of a support over ranks: (ids, vocabulary size) -> ids.
+
+    Attributes:
+        seconds: that the last call spent in the regulariser, without the models' passes and logits.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class PenaltyScorer:
         self.references = references
         self.temperature = temperature
         self.union = union
+        self.seconds = 0.0
 
     @torch.no_grad()
     def __call__(
@@ -98,6 +104,7 @@ class PenaltyScorer:
             Scores per micro-batch, the regulariser's metrics as sums over active positions, and
             the number of those positions (all of this rank).
         """
+        self.seconds = 0.0
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
         # Made before any regulariser could fail on one rank: ranks may have to agree on them.
         plans = [policy.plan(*r.model_inputs()) for r in rollouts]
@@ -135,12 +142,13 @@ class PenaltyScorer:
             if len(visits) == 1:  # no other waits for its room between the two passes
                 stack.enter_context(visits[0].open())
             options = self._support(single, chunks, visits, rollouts)
+            timed = partial(self._timed, single)
             by_reference = []
             for k, visit in enumerate(visits):
                 with visit.open() as other:
                     by_reference.append(
                         [
-                            _parts(single, chunks, other, i, a, options, k == 0)
+                            _parts(timed, chunks, other, i, a, options, k == 0)
                             for i, a in enumerate(actions)
                         ]
                     )
@@ -175,7 +183,8 @@ class PenaltyScorer:
                     token_ids = rollout.actions.flatten()
                     for part in chunks.parts(i):
                         logits = chunks.logits(i, part), other.logits(i, part)
-                        support = single.collect_support(*logits, token_ids, support)
+                        collect = single.collect_support
+                        support = self._timed(collect, *logits, token_ids, support)
                         token_ids = token_ids[:0]
         if support is None:
             support = torch.empty(0, dtype=torch.long, device=rollouts[0].input_ids.device)
@@ -189,7 +198,6 @@ class PenaltyScorer:
         actions: list[Tensor],
     ) -> list[list[_Part]]:
         """Parts by micro-batch, from all references' logits at once."""
-        regularizer: Any = self.regularizer
         found = []
         with ExitStack() as stack:
             others = [stack.enter_context(v.open()) for v in visits]
@@ -199,7 +207,8 @@ class PenaltyScorer:
                 parts = []
                 for part in chunks.parts(i):
                     logits = chunks.logits(i, part)
-                    penalty = regularizer(
+                    penalty = self._timed(
+                        self.regularizer,
                         logits,
                         [o.logits(i, part) for o in others],
                         chosen[part],
@@ -209,6 +218,21 @@ class PenaltyScorer:
                     parts.append(_Part(own, logprobs[part, 0], penalty, entropy))
                 found.append(parts)
         return found
+
+    def _timed(self, function: Callable[..., Any], logits: Tensor, *args: Any, **named: Any) -> Any:
+        """`function(logits, ...)`, its time added to `seconds`."""
+        _wait_for(logits.device)
+        at = time.perf_counter()
+        result = function(logits, *args, **named)
+        _wait_for(logits.device)
+        self.seconds += time.perf_counter() - at
+        return result
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was given: it is done in the background."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def before_each_token(values: Tensor, mask: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class AlgorithmFlags:
     scale_rewards: bool = flag(
         False,
         "grpo: divide advantages, penalties included, by the standard deviation of the group's "
-        "rewards.",
+        "rewards (where that is below 0.01, by 0.01 to 1; by 1 where all are equal).",
     )
     kl_ctl: float = flag(
         0.05,

@@ -111,7 +111,7 @@ class MultiReferenceFlags(
     scale_rewards: bool = flag(
         False,
         "grpo: divide advantages, penalties included, by the standard deviation of the group's "
-        "rewards.",
+        "rewards (where that is below 0.01, by 0.01 to 1; by 1 where all are equal).",
     )
     clip_range: float = flag(0.2, "Probability ratios are clipped to 1 minus this and 1 plus it.")
     epsilon_high: float | None = flag(

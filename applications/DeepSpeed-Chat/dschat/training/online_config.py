@@ -48,8 +48,8 @@ class OnlineConfig(
         "fixed",
         "How tokens are grouped into macro actions (MA-RLHF, ppo): fixed, every --ngram tokens; "
         "randomized, lengths of 1, 2, 3, 5 and 10 in random order, each --repeat_times times; ppl, "
-        "a new one where the reference's perplexity rises; parsing, constituents of fewer than "
-        "--parser_cutoff tokens.",
+        "a new one before each rise of the reference's perplexity from token to token; parsing, "
+        "constituents of fewer than --parser_cutoff tokens.",
         choices=["fixed", "randomized", "ppl", "parsing"],
     )
     ngram: int = flag(1, "Tokens in a macro action (fixed); 1: plain PPO.")
@@ -66,8 +66,10 @@ class OnlineConfig(
     value_function: str = flag(
         "equal",
         "Value of a macro action from its tokens' values: equal, their mean; unit, the last one; "
-        "position, weighted by 1, 1/2, 1/3, ...",
-        choices=["equal", "unit", "position"],
+        "position, weighted by 1, 1/2, 1/3, ... (published: these look at states that the macro "
+        "action itself leads to, which biases the gradient until the critic is right); first, the "
+        "value of the state before it, without that bias.",
+        choices=["equal", "unit", "position", "first"],
     )
 
     critic_head_may_be_new: ClassVar[bool] = False

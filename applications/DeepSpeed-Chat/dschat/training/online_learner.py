@@ -35,7 +35,7 @@ from dschat.rollout.experience import Experience, Rollout
 from dschat.training.ema import MovingAverage
 from dschat.training.experience_maker import ExperienceMaker
 from dschat.training.faults import BadStepError, BadSteps, GradientWatch, agree, find_fault
-from dschat.training.group_targets import with_group_targets
+from dschat.training.group_targets import floored_groups, with_group_targets
 from dschat.training.interruption import StopRequest, StopRequestedError
 from dschat.training.iteration_metrics import iteration_metrics
 from dschat.training.model_folder import on_all_ranks
@@ -102,7 +102,7 @@ class OnlineLearner(ExperienceMaker):
                 changed but `generation_step` and the random numbers.
         """
         started = time.perf_counter()
-        seconds = {"generate": 0.0, "score": 0.0}
+        seconds = {"generate": 0.0, "score": 0.0, "penalty": 0.0}
         experiences: list[Experience] = []
         try:
             metric_sums = self._collect(prompts, experiences, seconds)
@@ -123,12 +123,21 @@ class OnlineLearner(ExperienceMaker):
             "step": self.generation_step,
             "iteration": self.iteration,
             **metrics,
+            **self._group_metrics(experiences),
             **update_metrics,
             "skipped": float(not update_metrics),
             "bad_steps": float(self.bad_steps.total),
             **{f"time/{name}_s": value for name, value in seconds.items()},
             "time/tokens_per_s": tokens / seconds["total"],
         }
+
+    def _group_metrics(self, experiences: list[Experience]) -> dict[str, float]:
+        """`std_floored`: of how many groups `--scale_rewards` did not divide by their own std."""
+        config = self.config
+        if not config.scale_rewards:
+            return {}
+        bounds = self.responses, self.group_size, config.clip_reward_value
+        return {"std_floored": floored_groups(experiences, *bounds)}
 
     def _left_out(self, seconds: float) -> dict[str, float]:
         """The metrics of an iteration that was left out."""
@@ -169,6 +178,7 @@ class OnlineLearner(ExperienceMaker):
             for name, value in sums.items():
                 metric_sums[name] = metric_sums.get(name, 0.0) + value
             seconds["score"] += time.perf_counter() - at
+            seconds["penalty"] += self.scorer.seconds
             if self.sample_coefficient:
                 scored = with_samples(
                     scored, repeated, self.sample_coefficient, config, self.tokenizer, self.device

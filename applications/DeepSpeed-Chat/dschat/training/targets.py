@@ -63,7 +63,7 @@ class MacroActions:
     Attributes:
         kind: "fixed", "randomized", "ppl" or "parsing". ngram: of fixed. repeat_times: of
             randomized.
-        value_function: "equal", "unit" or "position".
+        value_function: "equal", "unit", "position" or "first".
         seed: of randomized lengths; another one for every iteration.
         segment: of parsing: lengths of the macro actions of each of several responses' token ids.
     """
