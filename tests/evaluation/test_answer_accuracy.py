@@ -85,6 +85,12 @@ class Words:
 
     pad_token_id, eos_token_id = PAD, END
 
+    def __len__(self) -> int:
+        return 16
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(i): i for i in range(16)}
+
     def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
         return ["".join({2: "<answer>1</answer>", 3: "no"}.get(i, "") for i in row) for row in rows]
 

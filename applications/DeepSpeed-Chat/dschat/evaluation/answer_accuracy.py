@@ -17,6 +17,8 @@ from torch import Tensor
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.errors import UserError
 from dschat.evaluation.proportions import pass_at_k, wilson_interval
+from dschat.models.ends import decode_responses, ends_of
+from dschat.models.vocabulary import tokens_of
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rollout.generation import generate, uniform_numbers
 
@@ -135,7 +137,7 @@ def prompt_results(
         temperature: of the sampled responses.
         device: where the model is; None: where its parameters are.
         is_correct: judges a response's text and the prompt's data row.
-        vocabulary_size: answer with the first so many tokens only; None: all.
+        vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
 
     Returns:
         One result per prompt of this rank, in order.
@@ -201,9 +203,9 @@ def _responses(
             None if uniform is None else uniform[list(batch)],
             max_new_tokens,
             temperature,
-            tokenizer.eos_token_id,
+            ends_of(tokenizer).ids,
             tokenizer.pad_token_id,
-            vocabulary_size=vocabulary_size,
+            vocabulary_size=vocabulary_size or tokens_of(tokenizer),
         )
         found.update(zip(batch, responses, strict=True))
     return found
@@ -217,9 +219,9 @@ def _count(
     is_correct: Judge,
 ) -> PromptResult:
     """The first response is the greedy one."""
-    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    texts = decode_responses(tokenizer, responses)
     correct = [is_correct(text, example) for text in texts]
-    ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]
+    ended = [ends_of(tokenizer).close(response) for response in responses]
     return PromptResult(
         index=index,
         response=texts[0],

@@ -107,6 +107,7 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
         load_tokenizer,
     )
     from dschat.models.policy import PolicyModel
+    from dschat.models.vocabulary import tokens_of
     from dschat.rollout.references import Reference
     from dschat.training.online_setup import quiet_libraries
 
@@ -125,13 +126,14 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
         name: Reference(load(folder, "references"), device)
         for name, folder in reference_folders.items()
     }
-    # The same tokens for everyone: those of the narrowest model, whoever comes first.
     first, *others = [*reference_folders.values(), *policy_folders.values()]
     for folder in others:
         other = load_pretrained(AutoTokenizer, folder, "policies")
         check_same_vocabulary(tokenizer, other, first, folder)
     configs = [load_pretrained(AutoConfig, f, "policies") for f in (first, *others)]
-    width = min(config.get_text_config().vocab_size for config in configs)
+    # The same tokens for everyone, whoever comes first.
+    rows = (config.get_text_config().vocab_size for config in configs)
+    width = min(tokens_of(tokenizer), *rows)
     for reference in references.values():
         reference.limit_vocabulary(width)
     reports = {}

@@ -10,7 +10,9 @@ import torch
 
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.evaluation.text_statistics import distinct_n
+from dschat.models.ends import decode_responses, ends_of
 from dschat.models.policy import PolicyModel
+from dschat.models.vocabulary import tokens_of
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards
 from dschat.rollout.experience import Rollout, make_rollout
@@ -65,6 +67,8 @@ def evaluate_policy(
         regularizers: divergences to measure, by column name.
     """
     model = PolicyModel(policy, temperature).eval()
+    for measured in (model, reference):
+        measured.limit_vocabulary(tokens_of(tokenizer))
     rollouts = sample_rollouts(
         policy, prompts, tokenizer, max_new_tokens, temperature, seed, batch_size
     )
@@ -91,7 +95,7 @@ def sample_rollouts(
 
     Args:
         policy: an `AutoModelForCausalLM` in eval mode.
-        vocabulary_size: answer with the first so many tokens only; None: all.
+        vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
         keep_empty: see `make_rollout`.
     """
     device = next(policy.parameters()).device
@@ -107,11 +111,11 @@ def sample_rollouts(
             uniform[start : start + batch_size],
             max_new_tokens,
             temperature,
-            tokenizer.eos_token_id,
+            ends_of(tokenizer).ids,
             tokenizer.pad_token_id,
-            vocabulary_size=vocabulary_size,
+            vocabulary_size=vocabulary_size or tokens_of(tokenizer),
         )
-        texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+        texts = decode_responses(tokenizer, responses)
         rollouts.append(
             make_rollout(
                 [p.ids for p in batch],
@@ -119,7 +123,7 @@ def sample_rollouts(
                 [p.text for p in batch],
                 texts,
                 [p.example for p in batch],
-                tokenizer.eos_token_id,
+                ends_of(tokenizer).ids,
                 tokenizer.pad_token_id,
                 device,
                 keep_empty=keep_empty,

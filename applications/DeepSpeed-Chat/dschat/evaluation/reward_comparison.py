@@ -22,8 +22,9 @@ from dschat.data.text import conversation_text, prompt_ids
 from dschat.evaluation.answer_accuracy import wilson_interval
 from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
+from dschat.models.ends import decode_responses, ends_of
 from dschat.models.loading import load_causal_lm
-from dschat.models.vocabulary import cut_vocabulary
+from dschat.models.vocabulary import cut_vocabulary, tokens_of
 from dschat.rewards import check_rewards
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.training.distributed import is_main, log_main, rank, world_size
@@ -153,10 +154,11 @@ class RewardComparison:
                 numbers[part],
                 s.max_new_tokens,
                 s.temperature,
-                tokenizer.eos_token_id,
+                ends_of(tokenizer).ids,
                 tokenizer.pad_token_id,
+                vocabulary_size=tokens_of(tokenizer),
             )
-            texts += tokenizer.batch_decode(found, skip_special_tokens=True)
+            texts += decode_responses(tokenizer, found)
         del model
         gc.collect()
         if s.device.type == "cuda":

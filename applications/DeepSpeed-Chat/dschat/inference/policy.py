@@ -14,9 +14,10 @@ from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.inference.partial import Rows
 from dschat.inference.stages import Batch
 from dschat.models.context import check_context
+from dschat.models.ends import decode_responses, ends_of
 from dschat.models.loading import load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
-from dschat.models.vocabulary import cut_vocabulary
+from dschat.models.vocabulary import cut_vocabulary, tokens_of
 from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
@@ -30,7 +31,7 @@ class Policy:
 
     Attributes:
         path, flag: where it lies, and the flag that said so.
-        tokenizer: with a pad token; its eos token ends a response.
+        tokenizer: with a pad token; see `ends_of` for what ends a response.
         temperature: 0: greedy.
         top_k: sample among the so many likeliest tokens only; None: all.
     """
@@ -50,8 +51,12 @@ class Policy:
         is not sampled, and all models have the same tokens.
         """
         model = load_causal_lm(path, self.tokenizer, self.dtype, flag)
-        width = max(self.tokenizer.get_vocab().values()) + 1
-        return cut_vocabulary(model, width).to(self.device).eval().requires_grad_(False)
+        return (
+            cut_vocabulary(model, tokens_of(self.tokenizer))
+            .to(self.device)
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 @contextmanager
@@ -79,17 +84,17 @@ def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Bat
             uniform[indices] if p.temperature > 0 else None,
             p.max_new_tokens,
             p.temperature,
-            tokenizer.eos_token_id,
+            ends_of(tokenizer).ids,
             tokenizer.pad_token_id,
             top_k=p.top_k,
         )
-        texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+        texts = decode_responses(tokenizer, found)
         return [
             {
                 "index": i,
                 "response": text,
                 "response_ids": response,
-                "ended": response[-1:] == [tokenizer.eos_token_id],
+                "ended": ends_of(tokenizer).close(response),
             }
             for i, text, response in zip(indices, texts, found, strict=True)
         ]
@@ -146,7 +151,7 @@ def _rollout(
         [prompt.text for prompt in prompts],
         [row["response"] for row in responses],
         [{} for _ in prompts],
-        policy.tokenizer.eos_token_id,
+        ends_of(policy.tokenizer).ids,
         policy.tokenizer.pad_token_id,
         policy.device,
         keep_empty=True,

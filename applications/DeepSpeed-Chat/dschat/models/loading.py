@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
+from dschat.models.ends import settle_ends
+from dschat.models.generation_settings import generation_settings
 from dschat.models.refusals import why_not_loaded
 from dschat.models.v_head import LOADING_ERRORS, check_not_v_head
 
@@ -97,10 +99,12 @@ def load_tokenizer(
 ) -> Any:
     """A tokenizer whose `eos_token` ends a response and whose `pad_token` exists.
 
+    What else ends one: `dschat.models.ends.ends_of`.
+
     Args:
         path: model folder or hub name.
         flag: the flag that gave `path`, for messages.
-        end_of_conversation_token: ends every response; None takes the tokenizer's own eos.
+        end_of_conversation_token: put behind every response; None takes the model's own.
         add_eot_token: add `end_of_conversation_token` to the vocabulary if it is not there.
         pad_token: a token to pad with, where the tokenizer names none.
 
@@ -110,6 +114,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, path, flag)
+    is_new = False
     if end_of_conversation_token is not None:
         vocabulary = tokenizer.get_vocab()
         if end_of_conversation_token not in vocabulary:
@@ -121,7 +126,8 @@ def load_tokenizer(
                     "--add_eot_token (in steps 1 to 3) to add it to the vocabulary."
                 )
             tokenizer.add_special_tokens({"additional_special_tokens": [end_of_conversation_token]})
-        tokenizer.eos_token = end_of_conversation_token
+            is_new = True
+    settle_ends(tokenizer, path, end_of_conversation_token, is_new)
     if tokenizer.eos_token is None:
         raise UserError(
             f"The tokenizer of {path} has no end-of-sequence token. Name one of its tokens with "
@@ -204,6 +210,7 @@ def load_causal_lm(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": _quantization(quantization, dtype), "device_map": device}
+    options["generation_config"] = generation_settings(path, tokenizer)
     model, info = load_pretrained(
         AutoModelForCausalLM,
         path,

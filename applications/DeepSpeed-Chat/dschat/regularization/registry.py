@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class ModelParts:
 
     token_embeddings: Tensor | None = None
     pad_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
     cache_dir: str | Path | None = None
 
     def embeddings_for(self, name: str) -> Tensor:
@@ -72,7 +72,7 @@ def regularizer_from_config(
     config: Any,
     token_embeddings: Tensor | None = None,
     pad_token_id: int | None = None,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     cache_dir: str | Path | None = None,
 ) -> PolicyRegularizer:
     """Build the regulariser that ``config.regularizer`` names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def union_of_tokens(
     token_ids: Iterable[Tensor],
     top_k: int,
     excluded: int | None,
-    included: int | None,
+    included: int | Sequence[int] | None,
 ) -> Tensor:
     """Sorted union [S] int64 of the ``top_k`` tokens of each row of logits and of ``token_ids``.
 
@@ -46,7 +46,7 @@ def union_of_tokens(
         token_ids: int64 tensors of any shape.
         top_k: tokens per row, cut to V.
         excluded: token left out, None for none.
-        included: token always in, even if it is the excluded one; None for none.
+        included: token or tokens always in, even the excluded one; None for none.
 
     Raises:
         ValueError: if an id is negative.
@@ -55,8 +55,8 @@ def union_of_tokens(
     device = rows[0].device
     # Ids are marked in a mask over the vocabulary: sorting them would take longer.
     given = torch.cat([ids.to(device).flatten() for ids in token_ids])
-    if included is not None:
-        given = torch.cat([given, given.new_tensor([included])])
+    always = [included] if isinstance(included, int) else list(included or ())
+    given = torch.cat([given, given.new_tensor(always)])
     smallest, largest = (int(x) for x in given.aminmax()) if len(given) else (0, 0)
     if smallest < 0:
         raise ValueError(f"given token id {smallest}, expected ids from 0 on")
@@ -66,7 +66,7 @@ def union_of_tokens(
     for each in rows:
         is_found[likeliest_tokens(each, top_k).flatten()] = True
     is_found[given] = True
-    if excluded is not None and excluded != included and 0 <= excluded < len(is_found):
+    if excluded is not None and excluded not in always and 0 <= excluded < len(is_found):
         is_found[excluded] = False
     return is_found.nonzero().squeeze(1)
 

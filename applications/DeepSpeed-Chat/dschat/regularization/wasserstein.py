@@ -67,7 +67,7 @@ class TruncatedWasserstein:
         cost_type: ``L2`` distance or ``cos`` for 1 - cosine.
         normalize: divide u by its maximum and centre f over the support.
         pad_token_id: token left out of the support.
-        eos_token_id: token always in the support (also where it is the padding token).
+        eos_token_id: token or tokens always in the support (also the padding token).
         block_size: rows per block while the table is built; bounds memory only.
         cache_dir: folder in which the nearest-token table is kept; None for none.
 
@@ -89,7 +89,7 @@ class TruncatedWasserstein:
         cost_type: str = "L2",
         normalize: bool = False,
         pad_token_id: int | None = None,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
         block_size: int = 1024,
         cache_dir: str | Path | None = None,
     ) -> None:

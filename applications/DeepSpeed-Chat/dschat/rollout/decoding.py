@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from dschat.models.ends import EndIds, end_ids
 from dschat.models.key_values import GrowingLayer, plain_model, prompt_cache
 from dschat.models.output_layer import OutputLayer
 from dschat.models.policy import backbone
@@ -38,7 +39,7 @@ def decode(
     attention_mask: Tensor,
     pick: Callable[[Tensor, Tensor, int], Tensor],
     max_new_tokens: int,
-    end_token_id: int,
+    ends: EndIds,
     kept: SampledStates | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until it ends or the limit is reached.
@@ -47,6 +48,7 @@ def decode(
         model: an `AutoModelForCausalLM` in eval mode with a plain cache (`has_plain_cache`).
         input_ids, attention_mask: [B, P], left-padded.
         pick: (logits [b, V] of some rows, their numbers [b], step) -> token ids [b].
+        ends: the token or tokens that end a response.
         kept: takes the state before each token; `model` then has a head that `OutputLayer` knows.
 
     Returns:
@@ -64,6 +66,7 @@ def decode(
     response = torch.empty(batch, max_new_tokens, dtype=torch.int64, device=device)
     length = torch.full((batch,), max_new_tokens, device=device)
     rows = torch.arange(batch, device=device)
+    closing = torch.tensor(end_ids(ends), device=device)
     going = torch.ones(batch, dtype=torch.bool, device=device)
     for step in range(max_new_tokens):
         if kept is not None:
@@ -71,9 +74,9 @@ def decode(
             kept.note(states, rows, step)
         tokens = pick(logits, rows, step)
         response[rows, step] = tokens
-        ends = going & (tokens == end_token_id)
-        length[rows[ends]] = step + 1
-        going &= ~ends
+        over = going & torch.isin(tokens, closing)
+        length[rows[over]] = step + 1
+        going &= ~over
         left = int(going.sum())
         if left == 0 or step + 1 == max_new_tokens:
             break

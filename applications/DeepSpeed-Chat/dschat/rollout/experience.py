@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dschat.models.ends import EndIds
+from dschat.models.ends import ended as has_ended
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -92,7 +95,7 @@ def make_rollout(
     prompts: list[str],
     responses: list[str],
     examples: list[dict[str, Any]],
-    end_token_id: int,
+    ends: EndIds,
     pad_token_id: int,
     device: torch.device,
     places: list[int] | None = None,
@@ -103,7 +106,7 @@ def make_rollout(
 
     Args:
         prompt_ids, response_ids: without padding; a response that ended by itself ends with
-            `end_token_id`.
+            one of `ends`.
         places: see `Rollout`; None counts the rows.
         keep_empty: a response that is the end token alone is a response of one token. Else it is
             dropped, as in DeepSpeed-Chat.
@@ -121,7 +124,7 @@ def make_rollout(
         start, stop = width_prompt - len(prompt), width_prompt + len(response)
         ids[row, start:stop] = torch.tensor(prompt + response)
         attention[row, start:stop] = 1
-        ended[row] = bool(response) and response[-1] == end_token_id
+        ended[row] = has_ended(response, ends)
         dropped[row] = len(response) - int(ended[row]) == 0 and not (keep_empty and response)
         mask[row, : len(response)] = not bool(dropped[row])
     examples = [

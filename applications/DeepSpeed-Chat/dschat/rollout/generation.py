@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from dschat.models.ends import EndIds, end_ids
 from dschat.models.key_values import has_plain_cache
 from dschat.rollout.decoding import decode
 from dschat.rollout.sampled_states import SampledStates
@@ -128,7 +129,7 @@ def generate(
     uniform: Tensor | None,
     max_new_tokens: int,
     temperature: float,
-    end_token_id: int,
+    ends: EndIds,
     pad_token_id: int,
     synced_gpus: bool = False,
     vocabulary_size: int | None = None,
@@ -146,6 +147,7 @@ def generate(
         model: an `AutoModelForCausalLM` in eval mode.
         input_ids, attention_mask: [B, P], left-padded.
         uniform: [B, max_new_tokens] numbers in [0, 1) (see `uniform_numbers`).
+        ends: the token or tokens that end a response.
         synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
         vocabulary_size: sample among the first so many tokens only; None: all.
         top_k: sample among the so many likeliest tokens only; None: all.
@@ -168,7 +170,7 @@ def generate(
                 return possible.float().argmax(dim=-1)
             return sample_by_inverse_cdf(possible, numbers[rows, step], temperature, top_k)
 
-        return decode(model, input_ids, attention_mask, pick, max_new_tokens, end_token_id, kept)
+        return decode(model, input_ids, attention_mask, pick, max_new_tokens, ends, kept)
     if kept is not None:
         raise ValueError(f"{type(model).__name__} is sampled from by transformers: no states kept")
     processors = LogitsProcessorList()
@@ -183,7 +185,7 @@ def generate(
         attention_mask,
         processors,
         max_new_tokens,
-        end_token_id,
+        end_ids(ends),
         pad_token_id,
         synced_gpus,
         static_length,
@@ -196,7 +198,7 @@ def _generate_by_transformers(
     attention_mask: Tensor,
     processors: LogitsProcessorList,
     max_new_tokens: int,
-    end_token_id: int,
+    ends: tuple[int, ...],
     pad_token_id: int,
     synced_gpus: bool,
     static_length: int | None,
@@ -205,7 +207,7 @@ def _generate_by_transformers(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=end_token_id,
+        eos_token_id=list(ends),
         pad_token_id=pad_token_id,
         use_cache=True,
         cache_implementation=None if static_length is None else "static",
@@ -224,11 +226,10 @@ def _generate_by_transformers(
     finally:
         model.generation_config = own_settings
     responses = sequences[:, input_ids.shape[1] :].tolist()
-    return [_until_end(response, end_token_id, max_new_tokens) for response in responses]
+    return [_until_end(response, ends, max_new_tokens) for response in responses]
 
 
-def _until_end(response: list[int], end_token_id: int, limit: int) -> list[int]:
+def _until_end(response: list[int], ends: tuple[int, ...], limit: int) -> list[int]:
     """Cut what was padded after the end token."""
-    if end_token_id in response:
-        return response[: response.index(end_token_id) + 1]
-    return response[:limit]
+    end = next((i for i, token in enumerate(response) if token in ends), limit - 1)
+    return response[: end + 1]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dschat.models.ends import EndIds
 from dschat.rollout.experience import Rollout, make_rollout
 
 
@@ -21,7 +22,7 @@ def samples_of(
     samples: Sequence[Sequence[list[int]]],
     places: Sequence[int],
     group_size: int,
-    end_token_id: int,
+    ends: EndIds,
     pad_token_id: int,
     device: torch.device,
 ) -> Rollout | None:
@@ -47,7 +48,7 @@ def samples_of(
         empty,
         empty,
         nothing,
-        end_token_id,
+        ends,
         pad_token_id,
         device,
         [places[i] for i in chosen],

@@ -23,7 +23,7 @@ from dschat.training.distributed import is_main, log_main, shut_down
 from dschat.training.dpo_config import DirectPreferenceConfig
 from dschat.training.dpo_trainer import MultiReferenceTrainer, PairObjective, evaluate_pairs
 from dschat.training.fine_tuning import Start, start, tokenised, trainer_arguments
-from dschat.training.model_folder import save_model_folder
+from dschat.training.model_folder import check_save, save_model_folder
 from dschat.training.reference_config import reference_weights
 from dschat.training.reference_scoring import (
     PairCollator,
@@ -131,6 +131,7 @@ def _train(
             pairs, references, begun.tokenizer, width, begun.dtype, begun.device, size
         )
         trainer = _trainer(config, begun, train, width)
+        check_save([trainer.model], begun.tokenizer, begun.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
             if len(held_out) == 0:

@@ -89,13 +89,14 @@ def check_length(model_config: Any, config: OnlineConfig) -> None:
 
 
 def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], tokens: int) -> None:
-    """Cut all logits to the width that all models have, so that the same tokens are possible.
+    """Cut all logits to the tokenizer's tokens, so that the same are possible for all models.
 
-    Models of one tokenizer are padded to different widths; the policy must not sample what a
-    reference cannot.
+    Rows beyond are padding (models of one tokenizer have different numbers of them). A policy that
+    samples such an id has said nothing, and what reads its text sees another response; so they
+    have no probability, in sampling, in the policy's and in the references' log-probabilities.
 
     Args:
-        tokens: of the tokenizer; the shared width is not below it.
+        tokens: of the tokenizer, see `tokens_of`.
 
     Raises:
         UserError: a model has fewer logits than the tokenizer has tokens.
@@ -106,10 +107,10 @@ def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], to
             f"The tokenizer has {tokens} tokens, but the models have {sizes} logits (policy "
             "first): use models that were trained with this tokenizer."
         )
-    if len(set(sizes)) > 1:
-        policy.limit_vocabulary(min(sizes))
+    if max(sizes) > tokens:
+        policy.limit_vocabulary(tokens)
         for reference in references:
-            reference.limit_vocabulary(min(sizes))
+            reference.limit_vocabulary(tokens)
 
 
 def over_references(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dschat.errors import UserError
+from dschat.models.generation_settings import settle_generation_config
 from dschat.models.lora import merged_state_dict
 from dschat.training.distributed import first_failure, is_main
 from dschat.utils.files import (
@@ -65,6 +66,7 @@ def write_model(
     base: Any = model
     if isinstance(model, PeftModel):
         base, state = model.get_base_model(), merged_state_dict(model, state)
+    settle_generation_config(base, tokenizer)
     base.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
 
@@ -86,6 +88,40 @@ def on_all_ranks() -> Iterator[None]:
         raise failure
     if message is not None:
         raise UserError(message)
+
+
+def check_save(models: Iterable[Any], tokenizer: Any, output_dir: str | Path) -> None:
+    """Write folders of models and tokenizer without weights, and remove them; all ranks call it.
+
+    Whatever would stop `write_model` after hours of training stops the run at its start.
+
+    Args:
+        models: as for `write_model`.
+
+    Raises:
+        UserError: (on all ranks) a model or the tokenizer cannot be saved, or the disk refuses.
+    """
+    with on_all_ranks():
+        if is_main():
+            for model in models:
+                _save_without_weights(model, tokenizer, Path(output_dir) / "model")
+
+
+def _save_without_weights(model: Any, tokenizer: Any, path: Path) -> None:
+    folder = temporary_sibling(path)
+    with explain_write_errors(path):
+        try:
+            folder.mkdir(parents=True)
+            write_model(model, {}, tokenizer, folder)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # configs, models and tokenizers raise many kinds
+            raise UserError(
+                f"The trained {type(model).__name__} or its tokenizer could not be saved: {error} "
+                "Mend this in the files of the model folder that the run starts from."
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_model_folder(

@@ -14,6 +14,7 @@ import torch
 from dschat.config import require
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
+from dschat.models.ends import ends_of
 from dschat.models.key_values import plain_model
 from dschat.models.loading import DTYPE_NAMES
 from dschat.parsing.parsers import open_parser
@@ -24,6 +25,7 @@ from dschat.training import distributed
 from dschat.training.continuation import mark_finished, read_finished, unmark_finished
 from dschat.training.generation_flags import require_plain_cache
 from dschat.training.load_references import over_references
+from dschat.training.model_folder import check_save
 from dschat.training.online_config import OnlineConfig
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
 from dschat.training.online_setup import (
@@ -133,6 +135,8 @@ def build_trainer(
     if checkpoint is not None:
         check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
     models = load_models(config, tokenizer, dtype, device, task.reward)
+    trained = [models.actor.model] + ([models.critic.model] if models.critic else [])
+    check_save(trained, tokenizer, config.output_dir)
     actor_class = type(plain_model(models.actor.model)).__name__
     require_plain_cache(config, models.actor.plain_cache, actor_class)
     with models.references[0].on_device() as reference:
@@ -270,7 +274,7 @@ def build_regularizer(
             config,
             token_embeddings=embeddings,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=ends_of(tokenizer).ids,
             cache_dir=cache,
         )
 

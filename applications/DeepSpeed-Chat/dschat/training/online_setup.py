@@ -24,6 +24,7 @@ from dschat.models.loading import (
 )
 from dschat.models.lora import add_lora
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
+from dschat.models.vocabulary import tokens_of
 from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
 from dschat.rollout.backends.base import GenerationBackend
@@ -151,7 +152,7 @@ def load_models(
     policy = PolicyModel(_with_lora(actor, "actor", config), config.temperature)
     if reference_is_the_policy(config):
         references = [WithoutAdapters(policy)]
-    share_vocabulary(policy, references, len(tokenizer))
+    share_vocabulary(policy, references, tokens_of(tokenizer))
     assert reward is not None
     return Models(policy, critic, references, reward)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.models.ends import Ends, decode_responses, ends_of
 from dschat.models.policy import PolicyModel
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.rollout.references import FrozenPolicy
@@ -51,7 +52,7 @@ def draw_reference_samples(
     key = {
         "references": [_fingerprint(r) for r in references],
         "weights": list(weights),
-        "settings": [per_prompt, max_new_tokens, temperature, seed, tokenizer.eos_token_id],
+        "settings": [per_prompt, max_new_tokens, temperature, seed, *ends_of(tokenizer).ids],
         "prompts": [p.ids for p in prompts],
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -76,7 +77,7 @@ def draw_reference_samples(
             {
                 "prompt": prompt.text,
                 "references": picked[i * per_prompt : (i + 1) * per_prompt].tolist(),
-                "responses": tokenizer.batch_decode(responses[i], skip_special_tokens=True),
+                "responses": decode_responses(tokenizer, responses[i]),
                 "response_ids": responses[i],
             }
             for i, prompt in enumerate(prompts)
@@ -84,7 +85,7 @@ def draw_reference_samples(
         with on_all_ranks():
             if distributed.is_main():
                 write_jsonl(path, rows)
-    _report(rows, path, tokenizer.eos_token_id)
+    _report(rows, path, ends_of(tokenizer))
     return [
         replace(prompt, samples=tuple(row["response_ids"]))
         for prompt, row in zip(prompts, rows, strict=True)
@@ -143,7 +144,7 @@ def _draw(
                     numbers,
                     max_new_tokens,
                     temperature,
-                    tokenizer.eos_token_id,
+                    ends_of(tokenizer).ids,
                     tokenizer.pad_token_id,
                     vocabulary_size=policy.output_layer.vocabulary_size,
                 )
@@ -178,7 +179,7 @@ def _parameters(policy: PolicyModel) -> list[tuple[str, torch.nn.Parameter]]:
     return list(policy.named_parameters())
 
 
-def _report(rows: list[dict[str, Any]], path: Path, end_token_id: int) -> None:
+def _report(rows: list[dict[str, Any]], path: Path, ends: Ends) -> None:
     """Say what was drawn."""
     by_reference: dict[int, list[list[int]]] = {}
     for row in rows:
@@ -186,7 +187,7 @@ def _report(rows: list[dict[str, Any]], path: Path, end_token_id: int) -> None:
             by_reference.setdefault(k, []).append(ids)
     parts = [
         f"{len(drawn)} of reference {k} (length {sum(map(len, drawn)) / len(drawn):.1f}, "
-        f"{sum(ids[-1:] == [end_token_id] for ids in drawn) / len(drawn):.0%} ended)"
+        f"{sum(map(ends.close, drawn)) / len(drawn):.0%} ended)"
         for k, drawn in sorted(by_reference.items())
     ]
     distributed.log_main(f"reference samples: {', '.join(parts)}, in {path}")

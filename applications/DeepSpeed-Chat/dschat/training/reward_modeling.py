@@ -27,7 +27,7 @@ from dschat.training.fine_tuning import (
     tokenised,
     trainer_arguments,
 )
-from dschat.training.model_folder import save_model_folder
+from dschat.training.model_folder import check_save, save_model_folder
 from dschat.training.progress import Progress
 from dschat.training.run_files import data_folder
 from dschat.training.step12_config import RewardModelingConfig
@@ -70,6 +70,7 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
             train_dataset=train,
             processing_class=begun.tokenizer,
         )
+        check_save([trainer.model], begun.tokenizer, begun.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
             if len(held_out) == 0:

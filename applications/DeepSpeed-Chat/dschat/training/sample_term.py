@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dschat.data.prompts import PromptExample
+from dschat.models.ends import ends_of
 from dschat.rollout.experience import Experience
 from dschat.rollout.reference_samples import samples_of
 from dschat.training.online_config import OnlineConfig
@@ -43,7 +44,7 @@ def with_samples(
             [p.samples for p in batch],
             places,
             group_size,
-            tokenizer.eos_token_id,
+            ends_of(tokenizer).ids,
             tokenizer.pad_token_id,
             device,
         )

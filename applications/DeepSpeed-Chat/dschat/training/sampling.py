@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.models.ends import decode_responses, ends_of
 from dschat.rollout.backends.base import GenerationBackend, GenerationRequest
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.sampled_states import SampledStates
@@ -49,7 +50,7 @@ def sample_responses(
         uniform,
         config.max_answer_seq_len,
         config.temperature,
-        tokenizer.eos_token_id,
+        ends_of(tokenizer).ids,
         tokenizer.pad_token_id,
         engine.module.output_layer.vocabulary_size,
         kept,
@@ -75,7 +76,8 @@ def micro_batches(
 ) -> list[Rollout]:
     """Prompts and their responses in runs of `size`, each padded to its own longest."""
     states = None if kept is None else kept.of_responses(responses)
-    texts = tokenizer.batch_decode(list(responses), skip_special_tokens=True)
+    texts = decode_responses(tokenizer, responses)
+    ends = ends_of(tokenizer).ids
     return [
         make_rollout(
             [p.ids for p in prompts[i : i + size]],
@@ -83,7 +85,7 @@ def micro_batches(
             [p.text for p in prompts[i : i + size]],
             texts[i : i + size],
             [p.example for p in prompts[i : i + size]],
-            tokenizer.eos_token_id,
+            ends,
             tokenizer.pad_token_id,
             device,
             list(places[i : i + size]),

@@ -25,7 +25,7 @@ from dschat.training.fine_tuning import (
     tokenised,
     trainer_arguments,
 )
-from dschat.training.model_folder import save_model_folder
+from dschat.training.model_folder import check_save, save_model_folder
 from dschat.training.progress import Progress
 from dschat.training.run_files import data_folder
 from dschat.training.step12_config import SupervisedConfig
@@ -70,6 +70,7 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
             processing_class=begun.tokenizer,
             data_collator=DataCollatorForLanguageModeling(begun.tokenizer.pad_token_id),
         )
+        check_save([trainer.model], begun.tokenizer, begun.output_dir)
         if config.compute_fp32_loss:
             wrapped: Any = trainer.model
             base = wrapped.get_base_model() if config.lora_dim else wrapped

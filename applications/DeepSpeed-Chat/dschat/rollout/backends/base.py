@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dschat.models.ends import EndIds
 from dschat.rollout.sampled_states import SampledStates
 
 SEED_BITS = 53
@@ -25,7 +26,7 @@ class GenerationRequest:
             `uniform_numbers`); None: the likeliest token every time.
         max_new_tokens: a response stops at so many.
         temperature: of the softmax.
-        end_token_id: ends a response, and is its last token then.
+        ends: the tokens that end a response; one of them is its last token then.
         pad_token_id: what prompts are padded with.
         vocabulary_size: only the so many first tokens may come.
         kept: takes the state before each token (native, of a model whose attention is plain).
@@ -38,7 +39,7 @@ class GenerationRequest:
     uniform: Tensor | None
     max_new_tokens: int
     temperature: float
-    end_token_id: int
+    ends: EndIds
     pad_token_id: int
     vocabulary_size: int
     kept: SampledStates | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from dschat.errors import UserError
+from dschat.models.ends import end_ids
 from dschat.models.key_values import plain_model
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.generation import sample_by_inverse_cdf, whole_model
@@ -109,7 +110,7 @@ def _responses(model: Any, request: GenerationRequest) -> list[list[int]]:
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=request.max_new_tokens,
-            eos_token_id=request.end_token_id,
+            eos_token_id=list(end_ids(request.ends)),
             pad_token_id=request.pad_token_id,
         ),
         continuous_batching_config=_settings(prompts, request.max_new_tokens),

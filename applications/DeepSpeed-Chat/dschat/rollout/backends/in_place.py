@@ -25,7 +25,7 @@ class NativeBackend:
                 request.uniform,
                 request.max_new_tokens,
                 request.temperature,
-                request.end_token_id,
+                request.ends,
                 request.pad_token_id,
                 synced_gpus=request.synced_gpus,
                 vocabulary_size=request.vocabulary_size,

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
+from dschat.models.ends import end_ids
 from dschat.models.key_values import plain_model
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.whole_weights import whole_weights
@@ -184,9 +185,9 @@ class VLLMBackend:
             "top_k": 0,
             "min_p": 0.0,
             "max_tokens": request.max_new_tokens,
-            # The end token of the run, not those of the model's configuration.
+            # The end tokens of the run, not those of the model's configuration.
             "ignore_eos": True,
-            "stop_token_ids": [request.end_token_id],
+            "stop_token_ids": list(end_ids(request.ends)),
             "detokenize": False,
         }
         if request.vocabulary_size < vocabulary_size:

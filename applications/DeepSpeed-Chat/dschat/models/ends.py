@@ -1,0 +1,191 @@
+"""Where a response ends: the one place that all that sample, score, save and load ask.
+
+A model may have several tokens that end a response: its tokenizer's `eos_token`, those that its
+generation_config.json lists (Llama 3: [128001, 128008, 128009]; Gemma 3: [1, 106]), and the token
+that its chat template closes the assistant's turn with. Sampling stops at each of them. One, the
+first, is put behind the responses of the data, and is the `eos_token` of the loaded tokenizer:
+
+1. `--end_of_conversation_token`, now or when the folder was made (the tokenizer's config keeps it);
+2. the token that closes a turn, where generation_config.json lists it: a chat model's own;
+3. the tokenizer's own `eos_token`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers.utils import cached_file
+
+EndIds: TypeAlias = int | Sequence[int]
+GIVEN = "response_end"
+"""Entry of tokenizer_config.json: the end token that was given by flag when the folder was made."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The tokens that end a response.
+
+    Attributes:
+        ids: all of them, the one behind the data's responses first; () where there is none.
+        is_new: that first one has been added to the vocabulary and its row is not trained yet.
+    """
+
+    ids: tuple[int, ...]
+    is_new: bool = False
+
+    def close(self, response: Sequence[int]) -> bool:
+        """Whether a response (token ids) ended by itself."""
+        return ended(response, self.ids)
+
+
+def end_ids(ends: EndIds) -> tuple[int, ...]:
+    """One id or several, as a tuple."""
+    return (ends,) if isinstance(ends, int) else tuple(ends)
+
+
+def ended(response: Sequence[int], ends: EndIds) -> bool:
+    """Whether the last token of a response is one that ends it."""
+    return bool(response) and response[-1] in end_ids(ends)
+
+
+def ends_of(tokenizer: Any) -> Ends:
+    """The ends of a model's responses, by its tokenizer.
+
+    Found once and kept with the tokenizer, so that they stay as they are when its folder changes;
+    found anew where somebody has given the tokenizer another `eos_token`.
+    """
+    own = tokenizer.eos_token_id
+    kept = getattr(tokenizer, "_dschat_ends", None)
+    if kept is not None and kept.ids[:1] == (own,):
+        return kept
+    return _keep(
+        tokenizer, Ends(_all_ids(tokenizer, [own], getattr(tokenizer, "name_or_path", "")))
+    )
+
+
+def settle_ends(tokenizer: Any, path: str, given: str | None, is_new: bool = False) -> Ends:
+    """Choose the tokenizer's `eos_token` by the rule of this module, and keep its ends with it.
+
+    Args:
+        tokenizer: as it was loaded from `path`; it may be left without an `eos_token`.
+        given: by the user; a token of the vocabulary.
+        is_new: `given` has just been added to the vocabulary.
+    """
+    before, turn = tokenizer.eos_token_id, _turn_end(tokenizer)
+    if given is not None:
+        tokenizer.eos_token = given
+        tokenizer.init_kwargs[GIVEN] = given
+    elif tokenizer.init_kwargs.get(GIVEN) is None and turn in _listed_ids(tokenizer, path):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(turn)
+    return _keep(
+        tokenizer, Ends(_all_ids(tokenizer, [tokenizer.eos_token_id, before], path, turn), is_new)
+    )
+
+
+def decode_responses(tokenizer: Any, responses: Iterable[Sequence[int]]) -> list[str]:
+    """The responses' texts, without the token that ended them (not all of these are special)."""
+    ids = ends_of(tokenizer).ids
+    plain = [list(r[:-1]) if ended(r, ids) else list(r) for r in responses]
+    return tokenizer.batch_decode(plain, skip_special_tokens=True)
+
+
+def saved_ends(tokenizer: Any) -> int | list[int] | None:
+    """`eos_token_id` of a generation_config.json: a number, or a list of several."""
+    ids = list(ends_of(tokenizer).ids)
+    return ids if len(ids) > 1 else next(iter(ids), None)
+
+
+def _keep(tokenizer: Any, ends: Ends) -> Ends:
+    tokenizer._dschat_ends = ends
+    return ends
+
+
+def _all_ids(
+    tokenizer: Any, first: Sequence[int | None], path: str, turn: int | None = None
+) -> tuple[int, ...]:
+    turn = turn if turn is not None else _turn_end(tokenizer)
+    listed = _listed_ids(tokenizer, path)
+    if turn not in listed and not _is_control(tokenizer, turn):
+        turn = None  # a template that closes turns with ordinary text
+    return tuple(dict.fromkeys(i for i in (*first, *listed, turn) if i is not None))
+
+
+def _listed_ids(tokenizer: Any, path: str) -> list[int]:
+    """What the model folder says; without generation_config.json transformers asks config.json.
+
+    Values that come from a config class's default, as in config.json, count only where they are
+    control tokens: for other tokenizers than the class was made for they are any word.
+    """
+    settings = read_json(path, "generation_config.json")
+    explicit = settings is not None and not settings.get("_from_model_config")
+    if settings is None:
+        settings = read_json(path, "config.json") or {}
+        settings = {**(settings.get("text_config") or {}), **settings}
+    found = settings.get("eos_token_id")
+    ids = found if isinstance(found, list) else [found]
+    return [
+        i
+        for i in ids
+        if type(i) is int
+        and i >= 0
+        and (_has_token(tokenizer, i) if explicit else _is_control(tokenizer, i))
+    ]
+
+
+def read_json(path: str, name: str) -> dict[str, Any] | None:
+    """A JSON object of a model folder or hub name; None where there is none to be read."""
+    if not path:
+        return None
+    if Path(path).is_dir():
+        file: Path | str | None = Path(path) / name
+    else:
+        try:
+            file = cached_file(
+                path,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except (OSError, ValueError):
+            file = None
+    try:
+        value = json.loads(Path(file).read_text(encoding="utf-8")) if file is not None else None
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _has_token(tokenizer: Any, token_id: int) -> bool:
+    try:
+        return tokenizer.convert_ids_to_tokens(token_id) is not None
+    except (IndexError, OverflowError, AttributeError):
+        return False
+
+
+def _is_control(tokenizer: Any, token_id: int | None) -> bool:
+    """Whether this is a token of its own beside the vocabulary of texts."""
+    if token_id is None:
+        return False
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return token_id in added or token_id in getattr(tokenizer, "all_special_ids", ())
+
+
+QUESTION, ANSWER = "What is one and one?", "It is two, as far as anybody knows."
+
+
+def _turn_end(tokenizer: Any) -> int | None:
+    """The first token that the chat template writes behind an assistant's answer."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+    except Exception:  # templates are programs: whatever goes wrong, it says nothing about ends
+        return None
+    _, found, behind = text.rpartition(ANSWER)
+    ids = tokenizer(behind.strip(), add_special_tokens=False)["input_ids"] if found else []
+    return ids[0] if ids else None
