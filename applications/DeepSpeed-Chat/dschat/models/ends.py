@@ -56,12 +56,12 @@ def ends_of(tokenizer: Any) -> Ends:
     """The ends of a model's responses, by its tokenizer.
 
     Found once and kept with the tokenizer, so that they stay as they are when its folder changes;
-    found anew where somebody has given the tokenizer another `eos_token`.
+    found anew where somebody has given the tokenizer another `eos_token` or template.
     """
-    own = tokenizer.eos_token_id
-    kept = getattr(tokenizer, "_dschat_ends", None)
-    if kept is not None and kept.ids[:1] == (own,):
+    key, kept = getattr(tokenizer, "_dschat_ends", (None, Ends(())))
+    if key == _key(tokenizer):
         return kept
+    own = tokenizer.eos_token_id
     return _keep(
         tokenizer, Ends(_all_ids(tokenizer, [own], getattr(tokenizer, "name_or_path", "")))
     )
@@ -100,8 +100,13 @@ def saved_ends(tokenizer: Any) -> int | list[int] | None:
 
 
 def _keep(tokenizer: Any, ends: Ends) -> Ends:
-    tokenizer._dschat_ends = ends
+    tokenizer._dschat_ends = _key(tokenizer), ends
     return ends
+
+
+def _key(tokenizer: Any) -> tuple[int | None, Any]:
+    """What the ends depend on, beside the folder."""
+    return tokenizer.eos_token_id, getattr(tokenizer, "chat_template", None)
 
 
 def _all_ids(
