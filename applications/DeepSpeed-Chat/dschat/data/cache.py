@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raise it whenever what is made of a raw row changes: older entries are then not found any more.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "eval")
 META_FILE = "meta.json"
 ROWS_PER_BATCH = 500

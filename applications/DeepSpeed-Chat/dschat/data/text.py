@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from dschat.data.clock import at_this_time
+from dschat.data.control_tokens import response_ids, spell_control_tokens
 from dschat.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ def conversation_text(prompt: Prompt, tokenizer: Any) -> str:
     """The text a model reads before its response.
 
     A string passes through. Messages are rendered with the tokenizer's chat template and the
-    opening of the assistant's turn. Where a template refuses the system role (Gemma's does), the
-    system text is put before the first user message.
+    opening of the assistant's turn; if the last message is the assistant's, it is left open for
+    the response to continue it (transformers' `continue_final_message`). Where a template refuses
+    the system role (Gemma's does), the system text is put before the first user message.
 
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses the messages.
@@ -48,17 +51,23 @@ def conversation_text(prompt: Prompt, tokenizer: Any) -> str:
             "has one), add a chat_template.jinja to the model folder, or give data whose prompts "
             "are plain text."
         )
+    return _in_template(prompt, tokenizer)
+
+
+def _in_template(prompt: list[Message], tokenizer: Any, **options: Any) -> Any:
+    """Messages in the chat template, as `conversation_text` says; `options` as in `render_chat`."""
     from jinja2.exceptions import TemplateError
 
+    refusal: Exception
     try:
-        return _render(prompt, tokenizer)
-    except TemplateError as error:
+        return _render(prompt, tokenizer, **options)
+    except (TemplateError, ValueError) as error:
         refusal = error
         merged = _without_system(prompt)
         try:
             if merged != prompt:
-                return _render(merged, tokenizer)
-        except TemplateError as second:
+                return _render(merged, tokenizer, **options)
+        except (TemplateError, ValueError) as second:
             refusal = second
         roles = ", ".join(message["role"] for message in prompt)
         raise UserError(
@@ -84,8 +93,30 @@ def warn_of_missing_template(rows: Any, tokenizer: Any) -> None:
         )
 
 
-def _render(messages: list[Message], tokenizer: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def render_chat(messages: list[Message], tokenizer: Any, **options: Any) -> Any:
+    """The messages as a text in the tokenizer's chat template, which is told the run's time.
+
+    Args:
+        options: of transformers' `apply_chat_template`.
+
+    Raises:
+        jinja2.TemplateError, ValueError: the template refuses the messages.
+    """
+    options = {"tokenize": False, **at_this_time(tokenizer), **options}
+    return tokenizer.apply_chat_template(messages, **options)
+
+
+def _render(messages: list[Message], tokenizer: Any, **options: Any) -> Any:
+    open_end = messages[-1]["role"] == "assistant"
+    turn = {"add_generation_prompt": not open_end, "continue_final_message": open_end}
+    return render_chat(messages, tokenizer, **turn, **options)
+
+
+def with_response(prompt: list[Message], response: str) -> list[Message]:
+    """The whole conversation: the response is the assistant's message, or continues its last."""
+    if prompt[-1]["role"] != "assistant":
+        return [*prompt, {"role": "assistant", "content": response}]
+    return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + response}]
 
 
 def _without_system(messages: list[Message]) -> list[Message]:
@@ -137,10 +168,21 @@ def prompt_ids(
     rows = []
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for prompt, ids in zip(prompts, encoded, strict=True):
+        if not isinstance(prompt, str) and not _is_plain(prompt):
+            ids = _chat_ids(tokenizer, prompt, ids)
         begins = ids[:1] == bos or not _is_plain(prompt)
         ids = list(ids) if begins else bos + list(ids)
         rows.append(_with_leading_pads(tokenizer, ids, num_padding_at_beginning))
     return rows
+
+
+def _chat_ids(tokenizer: Any, prompt: list[Message], ids: list[int]) -> list[int]:
+    """`ids` of the rendered messages, or others where contents spell control tokens."""
+    if not spell_control_tokens(tokenizer, [message["content"] for message in prompt]):
+        return ids
+    return _in_template(
+        prompt, tokenizer, tokenize=True, return_dict=False, sanitize_control_tokens=True
+    )
 
 
 def _with_leading_pads(tokenizer: Any, ids: list[int], count: int) -> list[int]:
@@ -172,7 +214,8 @@ def encode_pair(
 
     Prompt and response are tokenised apart, so that the prompt has the ids it has in RL, whatever
     the response begins with. A response that is cut loses its end token: the model does not learn
-    to stop in the middle.
+    to stop in the middle. Control tokens that a response spells are ordinary text (see
+    `dschat.data.control_tokens`).
 
     Returns:
         `input_ids`, and `completion_mask`: 1 on the response and the end token, 0 on the prompt.
@@ -182,7 +225,7 @@ def encode_pair(
         UserError: see `prompt_ids` and `end_token_id`.
     """
     (prefix,) = prompt_ids(tokenizer, [prompt], num_padding_at_beginning)
-    completion = list(tokenizer(response, add_special_tokens=False)["input_ids"])
+    completion = response_ids(tokenizer, response)
     completion.append(end_token_id(tokenizer, end_token))
     input_ids = (prefix + completion)[:max_seq_len]
     mask = ([0] * len(prefix) + [1] * len(completion))[:max_seq_len]

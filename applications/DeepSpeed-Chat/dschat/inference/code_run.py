@@ -8,7 +8,7 @@ from typing import Any
 from dschat.data.prompts import PromptExample
 from dschat.inference.code_config import CodeInferenceConfig
 from dschat.inference.code_figures import figures_by_difficulty
-from dschat.inference.partial import PartialResults, Rows
+from dschat.inference.partial import PartialResults, Rows, freeze_clock
 from dschat.inference.policy import Policy, responding
 from dschat.inference.problems import choose_problems
 from dschat.inference.programs import running
@@ -42,6 +42,7 @@ def infer_programs(config: CodeInferenceConfig) -> dict[str, Any]:
             user can mend.
     """
     device = choose_device(config.gpu, config.local_rank)
+    freeze_clock(config.output, config.overwrite)
     dtype = resolve_dtype(config.dtype, device)
     quiet_libraries()
     tokenizer = None

@@ -7,6 +7,7 @@ with it. A line that a kill has torn is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dschat.config import require
+from dschat.data import clock
 from dschat.errors import UserError
 from dschat.training.distributed import broadcast_object, is_main, log_main, rank
 from dschat.training.model_folder import on_all_ranks
@@ -42,6 +44,23 @@ def json_line(row: Mapping[str, Any]) -> str:
     text = json.dumps(row, ensure_ascii=False)
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return whole.translate(LINE_ENDS) + "\n"
+
+
+def freeze_clock(output: Path, overwrite: bool) -> None:
+    """Chat templates are told the time of the run that began `output`, if it is gone on with.
+
+    Where a template writes the time, the run's settings have it.
+    """
+    earlier: Any = None
+    if not overwrite:
+        with contextlib.suppress(UserError):
+            partial = output.parent / f".{output.stem}.partial" / SETTINGS_FILE
+            finished = output.with_suffix(".summary.json")
+            if partial.is_file():
+                earlier = _read_json(partial).get("clock")
+            elif finished.is_file():
+                earlier = (_read_json(finished).get("settings") or {}).get("clock")
+    clock.freeze(broadcast_object(clock.freeze(earlier)))
 
 
 class PartialResults:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from dschat.data.prompts import PromptExample
 from dschat.evaluation.text_reward import TextReward
 from dschat.inference.config import InferenceConfig
-from dschat.inference.partial import PartialResults
+from dschat.inference.partial import PartialResults, freeze_clock
 from dschat.inference.policy import Policy, diverging, responding
 from dschat.inference.prompts import choose_prompts
 from dschat.inference.rewards import scoring, texts_of_responses
@@ -40,6 +40,7 @@ def infer(config: InferenceConfig) -> dict[str, Any]:
         UserError: anything in the settings, the data, a model or the disk that the user can mend.
     """
     device = choose_device(config.gpu, config.local_rank)
+    freeze_clock(config.output, config.overwrite)
     dtype = resolve_dtype(config.dtype, device)
     quiet_libraries()
     rewards = TextReward(str(config.reward_model), "reward-model", dtype, device, config.batch_size)

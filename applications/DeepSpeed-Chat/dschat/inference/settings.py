@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dschat.data import clock
 from dschat.data.prompts import PromptExample
 from dschat.inference.code_config import CodeInferenceConfig
 from dschat.inference.config import InferenceConfig
@@ -75,6 +76,7 @@ def _settings_of_data(config: InferenceFlags, prompts: Sequence[PromptExample]) 
         "dataset": config.data_name,
         "prompts": len(prompts),
         "prompts_digest": digest.hexdigest()[:16],
+        **({"clock": clock.frozen()} if clock.was_asked() else {}),
     }
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from transformers.utils import cached_file
-
 EndIds: TypeAlias = int | Sequence[int]
 GIVEN = "response_end"
 """Entry of tokenizer_config.json: the end token that was given by flag when the folder was made."""
@@ -148,6 +146,8 @@ def read_json(path: str, name: str) -> dict[str, Any] | None:
     if Path(path).is_dir():
         file: Path | str | None = Path(path) / name
     else:
+        from transformers.utils import cached_file
+
         try:
             file = cached_file(
                 path,

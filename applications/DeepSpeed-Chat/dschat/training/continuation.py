@@ -10,11 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from dschat.data import clock
 from dschat.errors import UserError
 from dschat.training import distributed
 from dschat.training.deepspeed_config import read_overrides
 from dschat.training.model_folder import on_all_ranks
-from dschat.training.resumable import Checkpoint, choose, refuse_old_checkpoints, remove_leftovers
+from dschat.training.resumable import (
+    Checkpoint,
+    choose,
+    freeze_clock,
+    refuse_old_checkpoints,
+    remove_leftovers,
+)
 from dschat.training.run_files import MetricsLog, library_versions
 from dschat.training.same_run import check_same_facts, check_same_run, plain_settings
 from dschat.utils.files import atomic_write_json, atomic_write_text
@@ -53,14 +60,17 @@ def begin(settings: Any) -> Beginning:
     if request is None:
         refuse_old_checkpoints(output_dir)
         unmark_finished(output_dir)
+        freeze_clock(None)
         return Beginning(settings)
     finished = read_finished(output_dir)
     if finished is not None:
         run, model, result = finished
         check_same_run(run, settings, MAY_DIFFER)
+        freeze_clock(run)
         distributed.log_main(f"The run in {output_dir} is finished; its model is {model}.")
         return Beginning(settings, result=result)
     checkpoint = choose(output_dir, request)
+    freeze_clock(checkpoint)
     if checkpoint is not None:
         check_same_run(checkpoint, settings, MAY_DIFFER)
         distributed.log_main(f"going on from {checkpoint.folder}, step {checkpoint.step}")
@@ -120,6 +130,7 @@ def mark_finished(
                 "run": {
                     "world_size": distributed.world_size(),
                     "versions": library_versions(),
+                    "clock": clock.frozen(),
                 },
             }
             atomic_write_json(folder / FINISHED, value)

@@ -38,7 +38,12 @@ from dschat.training.online_setup import (
 )
 from dschat.training.online_trainer import OnlineTrainer
 from dschat.training.pretraining_mix import load_mix
-from dschat.training.resumable import choose, refuse_old_checkpoints, remove_leftovers
+from dschat.training.resumable import (
+    choose,
+    freeze_clock,
+    refuse_old_checkpoints,
+    remove_leftovers,
+)
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.same_run import check_same_run
 from dschat.training.saving import refuse_old_steps
@@ -115,6 +120,7 @@ def build_trainer(
     assert config.output_dir is not None
     require_folder(config.output_dir, "output_dir")
     checkpoint = choose(config.output_dir, config.resume_from_checkpoint)
+    freeze_clock(checkpoint)
     if config.resume_from_checkpoint is None:
         refuse_old_steps(config.output_dir)
         refuse_old_checkpoints(config.output_dir)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dschat.data import clock
 from dschat.errors import UserError
 from dschat.training import distributed
 from dschat.training.model_folder import on_all_ranks
@@ -37,7 +38,8 @@ class Checkpoint:
         folder: where it lies.
         step: the N of its name.
         settings: of the run that wrote it, as plain values.
-        run: what it ran on (`world_size`, `versions`, and what the writer added).
+        run: what it ran on (`world_size`, `versions`, and what the writer added), and `clock`: the
+            time that chat templates are told.
     """
 
     folder: Path
@@ -114,6 +116,7 @@ def seal(
         "run": {
             "world_size": distributed.world_size(),
             "versions": library_versions(),
+            "clock": clock.frozen(),
             **run,
         },
     }
@@ -194,6 +197,16 @@ def _newest(output_dir: str | Path) -> Checkpoint | None:
             distributed.log_main(f"WARNING: passed over: {error}")
     distributed.log_main(f"--resume_from_checkpoint auto: nothing in {output_dir} yet; a new run.")
     return None
+
+
+def freeze_clock(earlier: Checkpoint | None) -> None:
+    """Chat templates are told the time of the run's first start, on all ranks; all call it.
+
+    Args:
+        earlier: what the run goes on from; None: it starts now.
+    """
+    moment = None if earlier is None else earlier.run.get("clock")
+    clock.freeze(distributed.broadcast_object(clock.freeze(moment)))
 
 
 def refuse_old_checkpoints(output_dir: str | Path) -> None:

@@ -16,6 +16,7 @@ from dschat.data.rows import Phase, RawRow, Row, RowError, distinct_pair, requir
 from dschat.data.schemas.base import Schema, column_names, has_columns
 from dschat.data.text import Message
 
+CALLS = ("tool_calls", "function_call")
 PAIR_FIELDS = {"prompt", "chosen", "rejected"}
 
 
@@ -41,6 +42,8 @@ def messages_of(value: Any, name: str) -> list[Message]:
         raise RowError(f"field {name!r} is not a list of messages")
     if not value:
         raise RowError(f"empty {name!r}")
+    if any(message.get(call) for message in value for call in CALLS):
+        raise RowError(f"calls of tools in {name!r}, which cannot be learnt from or shown here")
     return [
         {
             "role": text(message.get("role"), f"{name}.role"),
