@@ -8,8 +8,8 @@ from dschat.regularization.kernel_operators import (
     SparseKernel,
     kernel_operator,
 )
+from dschat.regularization.nearest_table import nearest_tokens
 from dschat.regularization.scaling import scale, summarise_plan
-from dschat.regularization.token_cost import nearest_tokens
 from dschat.regularization.token_kernel import symmetric_kernel, vocabulary_kernel
 
 SIZE = 21  # 20 tokens and the bin for the rest

@@ -1,11 +1,9 @@
-"""The nearest-token table against brute force, and its file."""
+"""The nearest-token table and its kernel against brute force."""
 
-import numpy as np
 import pytest
 import torch
 from dschat.regularization import token_kernel
-from dschat.regularization.table_cache import cache_path
-from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.nearest_table import NearestTable, nearest_tokens
 from dschat.regularization.token_kernel import symmetric_kernel, vocabulary_kernel
 from scipy.spatial.distance import cdist
 
@@ -69,87 +67,6 @@ def test_nearly_equal_rows_keep_their_relative_accuracy(rng):
     assert float(table.costs[0, 0]) == pytest.approx(float(exact), rel=1e-2)
 
 
-def test_the_file_is_used_and_belongs_to_its_embeddings(tmp_path, rng, monkeypatch):
-    embeddings = torch.randn(40, 4, generator=rng)
-    built = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
-    path = cache_path(embeddings, 5, "L2", tmp_path)
-    assert [path] == list(tmp_path.iterdir())
-
-    def refuse(*_):
-        raise AssertionError("built again")
-
-    monkeypatch.setattr("dschat.regularization.token_cost._build_table", refuse)
-    again = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
-    assert torch.equal(again.indices, built.indices)
-    assert torch.equal(again.costs, built.costs)
-    changed = embeddings.clone()
-    changed[3, 2] += 1e-6
-    for other in (
-        (changed, 5, "L2"),
-        (embeddings, 4, "L2"),
-        (embeddings, 5, "cos"),
-        (embeddings.bfloat16(), 5, "L2"),
-    ):
-        with pytest.raises(AssertionError, match="built again"):
-            nearest_tokens(*other, cache_dir=tmp_path)
-
-
-def damage_by_cutting(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def damage_by_emptying(path):
-    path.write_bytes(b"")
-
-
-def damage_by_another_key(path):
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    np.savez(path, **{**arrays, "key": np.array("nearest_tokens_of_something_else")})
-
-
-def damage_by_wild_indices(path):
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    np.savez(path, **{**arrays, "indices": arrays["indices"] + 39})
-
-
-def damage_by_a_flipped_bit(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        damage_by_cutting,
-        damage_by_emptying,
-        damage_by_another_key,
-        damage_by_wild_indices,
-        damage_by_a_flipped_bit,
-    ],
-)
-def test_a_damaged_file_is_built_again(damage, tmp_path, rng):
-    embeddings = torch.randn(40, 4, generator=rng)
-    built = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
-    path = cache_path(embeddings, 5, "L2", tmp_path)
-    sound = path.read_bytes()
-    damage(path)
-    again = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
-    assert torch.equal(again.indices, built.indices)
-    assert path.read_bytes() == sound
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_a_folder_that_cannot_be_written_only_warns(tmp_path, rng):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    with pytest.warns(UserWarning, match="choose another cache folder"):
-        table = nearest_tokens(torch.randn(9, 2, generator=rng), 3, cache_dir=blocked / "tables")
-    assert table.costs.shape == (9, 3)
-
-
 @pytest.mark.parametrize(
     ("embeddings", "options", "message"),
     [
@@ -163,6 +80,28 @@ def test_a_folder_that_cannot_be_written_only_warns(tmp_path, rng):
 def test_unusable_inputs_are_refused(embeddings, options, message):
     with pytest.raises(ValueError, match=message):
         nearest_tokens(embeddings, **{"k": 2, **options})
+
+
+@pytest.mark.parametrize("cost_type", ["L2", "cos"])
+@pytest.mark.parametrize("width", [3, 64, 640])
+def test_a_row_is_the_same_whenever_it_is_made(cost_type, width, rng):
+    """Bit for bit, or a resumed run and one that was not would part."""
+    embeddings = torch.randn(300, width, generator=rng)
+    whole = nearest_tokens(embeddings, 20, cost_type)
+    table = NearestTable(embeddings, 20, cost_type, block_size=9)
+    order = torch.randperm(300, generator=rng)
+    for tokens in (order[:1], order[:40].sort().values, order[30:200].sort().values):
+        found = table.rows(tokens)
+        assert torch.equal(found.indices, whole.indices[tokens])
+        assert torch.equal(found.costs, whole.costs[tokens])
+    assert not table.is_whole
+    assert all(torch.equal(*pair) for pair in zip(table.whole(), whole, strict=True))
+    assert table.is_whole
+
+
+def test_rows_of_equal_cost_are_in_the_order_of_ids():
+    table = nearest_tokens(torch.tensor([0.0, 1.0, -1.0, 1.0, -1.0])[:, None], 3)
+    assert table.indices[0].tolist() == [1, 2, 3]
 
 
 def dense_kernel(embeddings, k, epsilon):
@@ -191,6 +130,17 @@ def test_symmetric_kernel_is_brute_force_on_the_support(epsilon, rng):
     assert torch.equal(dense, dense.T)
     assert (kernel.values > 0).all()
     assert len(kernel.values) == expected.count_nonzero() + 1
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 0.02, 0.5])
+def test_the_kernel_needs_the_rows_of_the_support_only(epsilon, rng):
+    embeddings = torch.randn(60, 5, generator=rng)
+    support = torch.randperm(60, generator=rng)[:25].sort().values
+    whole = symmetric_kernel(vocabulary_kernel(nearest_tokens(embeddings, 7), epsilon), support, 1)
+    rows = NearestTable(embeddings, 7).rows(support)
+    among = symmetric_kernel(vocabulary_kernel(rows, epsilon, support), torch.arange(25), 1)
+    for found, expected in zip(among, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
 
 
 def test_the_kernel_is_the_same_in_blocks(monkeypatch, rng):

@@ -18,7 +18,7 @@ from dschat.config import parse_config
 from dschat.data.load import load_data
 from dschat.data.sources import open_source
 from dschat.errors import UserError
-from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.nearest_table import nearest_tokens
 from dschat.training.step12_config import SupervisedConfig
 from hostile_files import Touch
 from preferences import rows
@@ -138,10 +138,11 @@ def test_a_hostile_table_of_nearest_tokens(tmp_path: Path, as_array: bool) -> No
     mark = tmp_path / "mark"
     embeddings = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     expected = nearest_tokens(embeddings, 3, cache_dir=tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").glob("*/*.npz")
     if as_array:
         objects = np.array([Touch(mark)] * 2, dtype=object)
-        np.savez(file, key=np.array(file.stem), indices=objects, costs=objects)
+        arrays = {"tokens": objects, "indices": objects, "costs": objects}
+        np.savez(file, allow_pickle=True, key=np.array(file.parent.name), **arrays)
     else:
         file.write_bytes(pickle.dumps(Touch(mark)))
     found = nearest_tokens(embeddings, 3, cache_dir=tmp_path / "cache")

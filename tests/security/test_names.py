@@ -16,7 +16,7 @@ from dschat.evaluation.judging.pairs import Pair
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.example.model import write_model
 from dschat.inference.config import InferenceConfig
-from dschat.regularization.token_cost import nearest_tokens
+from dschat.regularization.nearest_table import nearest_tokens
 from dschat.training.model_folder import save_model_folder
 from dschat.training.run_files import MetricsLog, write_config
 from dschat.training.step12_config import SupervisedConfig

@@ -1,43 +1,126 @@
-"""Does epsilon fit the distances between tokens? Figures of the table, and a warning in words."""
+"""Does the published penalty see distances, and what does it do to length? In figures and words.
+
+Before the first batch a sample of tokens is looked at; after it the penalty's own numbers are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from dschat.regularization.base import mean
-from dschat.regularization.table_cache import NearestTokens
+from dschat.regularization.nearest_table import NearestTable
 from dschat.regularization.token_kernel import NEGLIGIBLE
+from dschat.regularization.used_tokens import nearest_costs, sample_of_tokens, used_tokens
 
-DIAGONAL_SHARE = 0.01
-"""Below this share of kernel entries above 1e-16 the kernel is numerically diagonal."""
+COUPLED_FROM = 0.01
+"""A token whose kernel entries with other tokens add up to less stands alone."""
+COUPLED_SHARE = 0.5
+"""Below this share of coupled tokens the kernel is numerically diagonal."""
+NO_EFFECT = 0.01
+"""Distances that change the potential by less, in units of epsilon, have no effect."""
+SHARE_OF_REWARD = 0.25
+"""What the penalty's constant part makes of a response counts from this share of the reward's
+deviation on."""
 
 
-def diagnose_kernel(table: NearestTokens, epsilon: float) -> dict[str, float]:
-    """Figures over the whole vocabulary.
+def diagnose_kernel(
+    embeddings: Tensor, cost_type: str, table: NearestTable, epsilon: float
+) -> dict[str, float]:
+    """Figures of a fixed sample of the tokens in use (see ``used_tokens``).
 
     Returns:
-        ``median_nearest_cost``: median over tokens of the cost to the nearest other token;
+        ``median_nearest_cost``: median of the cost to the nearest other token;
         ``nearest_cost_over_epsilon``: that over epsilon; ``kernel_share_above_1e-16``: share of
-        the table's entries exp(-cost / epsilon) above 1e-16. Smaller ones transport nothing.
+        the table's entries exp(-cost / epsilon) above 1e-16; ``coupled_tokens``: share of tokens
+        whose entries with other used tokens add up to 0.01 or more: the others stand alone.
     """
-    median = float(table.costs[:, 0].median())
+    used = used_tokens(embeddings)
+    sample = sample_of_tokens(used)
+    nearest = nearest_costs(embeddings, cost_type, used, sample)
+    nearest = nearest[torch.isfinite(nearest)]
+    median = float(nearest.median()) if len(nearest) else 0.0
+    rows = table.rows(sample)
+    entries = torch.exp(-rows.costs / epsilon)
+    sums = (entries * used.to(table.device)[rows.indices.long()]).sum(1)
     return {
         "median_nearest_cost": median,
         "nearest_cost_over_epsilon": median / epsilon,
-        "kernel_share_above_1e-16": mean(torch.exp(-table.costs / epsilon) > NEGLIGIBLE),
+        "kernel_share_above_1e-16": mean(entries > NEGLIGIBLE),
+        "coupled_tokens": mean(sums >= COUPLED_FROM),
     }
 
 
-def diagonal_warning(diagnosis: dict[str, float], epsilon: float) -> str | None:
+def diagonal_warning(diagnosis: Mapping[str, float], epsilon: float, max_iter: int) -> str | None:
     """What to tell the user if the kernel is numerically diagonal; None if it is not."""
-    share = diagnosis["kernel_share_above_1e-16"]
-    if share >= DIAGONAL_SHARE:
+    coupled = diagnosis["coupled_tokens"]
+    if coupled >= COUPLED_SHARE:
         return None
     median, ratio = diagnosis["median_nearest_cost"], diagnosis["nearest_cost_over_epsilon"]
     return (
-        f"The Wasserstein penalty sees no token distances at --epsilon {epsilon:g}: the nearest "
-        f"other token lies {median:.3g} away (median), {ratio:.0f} times epsilon, and only "
-        f"{share:.2%} of the kernel's off-diagonal entries exceed 1e-16. The kernel is the "
-        "identity, and the penalty a rescaled log-ratio of policy and reference. For a penalty "
-        f"that counts near tokens as near, raise --epsilon to about {median / 3:.2g}."
+        f"The Wasserstein penalty hardly sees token distances at --epsilon {epsilon:g}: the "
+        f"nearest other token lies {median:.3g} away (median), {ratio:.3g} times epsilon, and for "
+        f"{1 - coupled:.0%} of the tokens the kernel's entries with all others add up to less than "
+        f"{COUPLED_FROM:g}. For them the kernel is the identity: the penalty is epsilon [log pi + "
+        f"{max_iter - 1} log(pi / rho)], in effect a reverse KL of {epsilon * (max_iter - 1):.3g} "
+        "times the coefficient that also pays for entropy, and its divergence is 0 whatever the "
+        "policy does. For a penalty by distances take --transport sinkhorn_divergence; for a KL, "
+        "the KL penalty. "
+        "A larger --epsilon alone makes distances count, but also what the potential pays or "
+        "charges for every token: that is measured at the first iteration."
+    )
+
+
+def sees_no_distances(metrics: Mapping[str, float]) -> bool:
+    """Whether the potential of a batch is the one without any distances between tokens.
+
+    The cost of a plan that moves nothing (2e-23, say) then is no divergence.
+
+    Args:
+        metrics: of an iteration; those of the penalty begin with ``penalty/``.
+    """
+    name = "penalty/distance_effect"  # with /ref_k, where there are several references
+    effects = [value for key, value in metrics.items() if key.split("/ref_")[0] == name]
+    return bool(effects) and max(effects) < NO_EFFECT
+
+
+def length_report(metrics: Mapping[str, float], coefficient: float, normalized: bool) -> str:
+    """What the potential's mean pays or charges per token and response, after an iteration.
+
+    A penalty whose mean over the policy is its divergence is never negative and small near the
+    reference. The published potential has another mean: a bonus or a charge for each token.
+
+    Args:
+        metrics: of the iteration. coefficient: of the penalty.
+        normalized: whether the potential was centred over the support.
+
+    Returns:
+        In words, beginning with WARNING where it is large beside the reward's deviation.
+    """
+    token = metrics["penalty/expected_potential"]
+    length, deviation = metrics["response_length"], metrics["reward_std"]
+    response = -coefficient * token * length
+    effect = "pays" if response > 0 else "charges"
+    words = (
+        f"the Wasserstein potential's mean under the policy is {token:.3g}: it {effect} "
+        f"{abs(coefficient * token):.2g} per token, {abs(response):.2g} per response of "
+        f"{length:.0f} tokens, whatever is said; the reward's standard deviation over responses is "
+        f"{deviation:.2g}."
+    )
+    if metrics["token_penalty"] == 0:
+        words += (
+            " (This iteration's penalty is 0: by a rule of the published code, as the policy still "
+            "equals the reference. The potential is that of the iterations to come.)"
+        )
+    if abs(response) <= SHARE_OF_REWARD * deviation:
+        return words
+    longer = "longer" if response > 0 else "shorter"
+    advice = "--transport sinkhorn_divergence, whose mean is its divergence"
+    if normalized and response < 0:
+        advice += " (or leave out --normalize and look at this line again)"
+    return (
+        f"WARNING: {words} Expect {longer} responses for that alone. Take {advice}; or a lower "
+        "coefficient, which weakens the whole penalty. Watch response_length."
     )

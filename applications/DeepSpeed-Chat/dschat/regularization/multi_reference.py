@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class MultiReference:
     """
 
     collect_support: Callable[..., Tensor]
+    first_report: Callable[[Mapping[str, float], float], str]
 
     def __init__(self, regularizer: PolicyRegularizer, weights: Sequence[float]) -> None:
         weights = checked_weights(weights)
@@ -53,6 +54,8 @@ class MultiReference:
         self.reward_clip = regularizer.reward_clip
         if hasattr(regularizer, "collect_support"):
             self.collect_support = self._collect_support
+        if hasattr(regularizer, "first_report"):
+            self.first_report = self._first_report
 
     def __call__(
         self,
@@ -103,6 +106,18 @@ class MultiReference:
         policy_logits, references = self._cut(policy_logits, reference_logits)
         inner: Any = self.regularizer
         return inner.collect_support(policy_logits, references, token_ids, support)
+
+    def _first_report(self, metrics: Mapping[str, float], coefficient: float) -> str:
+        """What the inner regulariser says of the weighted means of its metrics."""
+        means: dict[str, float] = {}
+        for k, weight in enumerate(self.weights):
+            for name, value in metrics.items():
+                if name.startswith("penalty/") and name.endswith(f"/ref_{k}"):
+                    inner_name = name.removesuffix(f"/ref_{k}")
+                    means[inner_name] = means.get(inner_name, 0.0) + weight * value
+        inner: Any = self.regularizer
+        words: str = inner.first_report({**metrics, **means}, coefficient)
+        return words
 
     def _cut(
         self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor]

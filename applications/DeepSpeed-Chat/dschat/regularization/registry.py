@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dschat.regularization.base import PolicyRegularizer
 from dschat.regularization.divergences import PUBLISHED_REWARD_CLIP, FDivergence, KLDivergence
+from dschat.regularization.nearest_table import Progress
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
@@ -23,12 +24,16 @@ class ModelParts:
         token_embeddings: [V, D], input embeddings of the frozen reference model.
         pad_token_id, eos_token_id: of the tokenizer.
         cache_dir: folder for tables; None keeps them in memory only.
+        writes: add to that folder, not only read it.
+        progress: shows how far long work is.
     """
 
     token_embeddings: Tensor | None = None
     pad_token_id: int | None = None
     eos_token_id: int | Sequence[int] | None = None
     cache_dir: str | Path | None = None
+    writes: bool = True
+    progress: Progress | None = None
 
     def embeddings_for(self, name: str) -> Tensor:
         """The embeddings, or ValueError naming the regulariser that lacks them."""
@@ -74,6 +79,8 @@ def regularizer_from_config(
     pad_token_id: int | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     cache_dir: str | Path | None = None,
+    writes: bool = True,
+    progress: Progress | None = None,
 ) -> PolicyRegularizer:
     """Build the regulariser that ``config.regularizer`` names.
 
@@ -87,6 +94,8 @@ def regularizer_from_config(
         token_embeddings: [V, D], needed by regularisers that know distances between tokens.
         pad_token_id, eos_token_id: of the tokenizer.
         cache_dir: folder for tables that are worth keeping.
+        writes: add to that folder, not only read it: one process of each node does.
+        progress: shows how far long work is: steps -> a context with a bar, as of `tqdm`.
 
     Raises:
         ValueError: on an unknown name (the message lists the known ones) or unusable settings.
@@ -96,7 +105,7 @@ def regularizer_from_config(
         raise ValueError(
             f"given regulariser {name!r}, expected one of {', '.join(registered_names())}"
         )
-    parts = ModelParts(token_embeddings, pad_token_id, eos_token_id, cache_dir)
+    parts = ModelParts(token_embeddings, pad_token_id, eos_token_id, cache_dir, writes, progress)
     return _FACTORIES[name](config, parts)
 
 
@@ -152,6 +161,8 @@ def _wasserstein(config: Any, parts: ModelParts) -> PolicyRegularizer:
         pad_token_id=parts.pad_token_id,
         eos_token_id=parts.eos_token_id,
         cache_dir=parts.cache_dir,
+        writes=parts.writes,
+        progress=parts.progress,
         **_given(config, *((name, name) for name in (*names, "normalize", "block_size"))),
     )
 

@@ -41,31 +41,46 @@ class VocabularyKernel(NamedTuple):
     table_width: int
 
 
-def vocabulary_kernel(table: NearestTokens, epsilon: float) -> VocabularyKernel:
+def vocabulary_kernel(
+    table: NearestTokens, epsilon: float, tokens: Tensor | None = None
+) -> VocabularyKernel:
     """Kernel of all tokens of a table; its memory is at most 16 bytes per entry of the table.
 
     An entry is kept where j is among the nearest tokens of i or the other way round; both get the
     larger value. All others have infinite cost. Entries that are 0 or subnormal in float32 are left
     out: they cannot reach the iteration's constant 1e-16, and subnormal arithmetic is slow.
 
+    Args:
+        tokens: [n] int64, ascending, to which the rows of the table belong, where it is not the
+            whole vocabulary. The kernel is then that among these tokens, by their numbers 0 to
+            n - 1.
+
     Raises:
         ValueError: if epsilon is not positive.
     """
     if not epsilon > 0:
         raise ValueError(f"given epsilon = {epsilon}, expected a positive number")
-    tokens, width = table.indices.shape
+    size, width = table.indices.shape
     values = torch.exp(-table.costs / epsilon)
     kept = values >= torch.finfo(torch.float32).tiny
     above = (values > NEGLIGIBLE).sum(1)
     del values
+    if tokens is not None:
+        table, kept = _among(table, kept, tokens)
     # 32-bit keys sort faster.
-    per_block = max(1, min(2 * ENTRIES_PER_BLOCK["cuda"] // width, LARGEST_INT32 // tokens))
+    per_block = max(1, min(2 * ENTRIES_PER_BLOCK["cuda"] // width, LARGEST_INT32 // size))
     parts = [
-        _symmetric_rows(table, kept, start, min(start + per_block, tokens))
-        for start in range(0, tokens, per_block)
+        _symmetric_rows(table, kept, start, min(start + per_block, size))
+        for start in range(0, size, per_block)
     ]
     counts, columns, costs = (torch.cat(column) for column in zip(*parts, strict=True))
     return VocabularyKernel(epsilon, _starts(counts), columns, costs, above, width)
+
+
+def _among(table: NearestTokens, kept: Tensor, tokens: Tensor) -> tuple[NearestTokens, Tensor]:
+    """The table with the numbers of `tokens` in the place of their ids, and which entries stay."""
+    number = torch.searchsorted(tokens.int(), table.indices).clamp_(max=len(tokens) - 1)
+    return table._replace(indices=number.int()), kept & (tokens[number] == table.indices)
 
 
 def _symmetric_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ from dschat.regularization.base import (
     mean,
     single_reference,
 )
-from dschat.regularization.diagnosis import diagnose_kernel, diagonal_warning
+from dschat.regularization.diagnosis import diagnose_kernel, diagonal_warning, length_report
 from dschat.regularization.kernel_operators import KernelOperator, kernel_operator
+from dschat.regularization.nearest_table import NearestTable, Progress
 from dschat.regularization.scaling import STABILISER, scale, summarise_plan
 from dschat.regularization.support import (
     bin_of,
@@ -24,8 +25,8 @@ from dschat.regularization.support import (
     check_support,
     union_of_tokens,
 )
-from dschat.regularization.token_cost import nearest_tokens
 from dschat.regularization.token_kernel import (
+    SymmetricKernel,
     VocabularyKernel,
     symmetric_kernel,
     vocabulary_kernel,
@@ -44,8 +45,9 @@ class TruncatedWasserstein:
     rest of the mass in one tail bin that no token can reach. The token penalty is the potential
     f = epsilon log u of the sampled token after at most ``max_iter`` iterations; a token outside
     the support gets that of the tail. It is what was published, not a first variation with mean D:
-    the metric ``expected_potential`` (mean of f over the policy) shows the difference. The
-    divergence is the plan's mean cost over the entries of finite cost.
+    the metric ``expected_potential`` (mean of f over the policy) shows the difference, and
+    ``distance_effect`` how far f is from what it would be without any distances (in units of
+    epsilon). The divergence is the plan's mean cost over the entries of finite cost.
 
     The truncated problem is infeasible in general, so that f grows with ``max_iter``; and where
     nearest tokens lie far beyond ``epsilon`` the kernel is the identity in float32 and the penalty
@@ -70,6 +72,8 @@ class TruncatedWasserstein:
         eos_token_id: token or tokens always in the support (also the padding token).
         block_size: rows per block while the table is built; bounds memory only.
         cache_dir: folder in which the nearest-token table is kept; None for none.
+        writes: add to `cache_dir`, not only read; one process of each node does.
+        progress: shows how far the table's new rows are.
 
     Raises:
         ValueError: on settings outside their range or unusable embeddings.
@@ -92,6 +96,8 @@ class TruncatedWasserstein:
         eos_token_id: int | Sequence[int] | None = None,
         block_size: int = 1024,
         cache_dir: str | Path | None = None,
+        writes: bool = True,
+        progress: Progress | None = None,
     ) -> None:
         if not (cost_dim >= 1 and top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol >= 0):
             raise ValueError(
@@ -102,10 +108,12 @@ class TruncatedWasserstein:
         self.top_k, self.epsilon = top_k, epsilon
         self.max_iter, self.tol, self.normalize = max_iter, tol, normalize
         self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
-        self.table = nearest_tokens(token_embeddings, cost_dim, cost_type, block_size, cache_dir)
+        self.table = NearestTable(
+            token_embeddings, cost_dim, cost_type, block_size, cache_dir, writes, progress
+        )
         self._vocabulary_kernel: VocabularyKernel | None = None
         self._last_kernel: _KernelOnSupport | None = None
-        self._diagnosis = diagnose_kernel(self.table, epsilon)
+        self._diagnosis = diagnose_kernel(token_embeddings, cost_type, self.table, epsilon)
 
     @torch.no_grad()
     def collect_support(
@@ -167,11 +175,12 @@ class TruncatedWasserstein:
             bin_of(actions, support).split(rows),
             strict=True,
         )
-        solution = _Solution.joined(
-            [self._solve(kernel, support, is_identical, *block) for block in blocks]
-        )
+        solution = _Solution.joined([self._solve(kernel, support, *block) for block in blocks])
+        if is_identical:
+            solution = solution.without_penalty()
         metrics = {
             "expected_potential": mean(solution.expected_potential),
+            "distance_effect": mean(solution.distance_effect),
             "marginal_error": mean(solution.marginal_error),
             "iterations": mean(solution.iterations),
             "converged": mean(solution.converged),
@@ -182,7 +191,7 @@ class TruncatedWasserstein:
         return checked_penalty(solution.token, solution.divergence, metrics)
 
     def _check_vocabulary(self, vocabulary: int) -> None:
-        rows = len(self.table.indices)
+        rows = self.table.vocabulary
         if vocabulary > rows:
             raise ValueError(
                 f"given logits over {vocabulary} tokens and {rows} token embeddings, expected an "
@@ -194,25 +203,31 @@ class TruncatedWasserstein:
         last = self._last_kernel
         # The chunks of a batch share their support: build its kernel once.
         if last is None or last.dtype != dtype or not torch.equal(last.support, support):
-            entries = symmetric_kernel(self._of_vocabulary(support.device), support, extra_bins=1)
+            entries = self._entries(support)
             operator = kernel_operator(entries, dtype)
             last = _KernelOnSupport(support, dtype, operator, entries.share_above)
             self._last_kernel = last
         return last
 
-    def _of_vocabulary(self, device: torch.device) -> VocabularyKernel:
-        """Built once, at the first batch: its device is not known before."""
+    def _entries(self, support: Tensor) -> SymmetricKernel:
+        """The kernel's entries on the support and the tail."""
+        device = support.device
+        if not self.table.is_whole:
+            table = self.table.rows(support).to(device)
+            among = vocabulary_kernel(table, self.epsilon, support)
+            every = torch.arange(len(support), device=device)
+            return symmetric_kernel(among, every, extra_bins=1)
+        # Made once, at the first batch: its device is not known before.
         kernel = self._vocabulary_kernel
         if kernel is None or kernel.costs.device != device:
-            kernel = vocabulary_kernel(self.table.to(device), self.epsilon)
+            kernel = vocabulary_kernel(self.table.whole().to(device), self.epsilon)
             self._vocabulary_kernel = kernel
-        return kernel
+        return symmetric_kernel(kernel, support, extra_bins=1)
 
     def _solve(
         self,
         kernel: _KernelOnSupport,
         support: Tensor,
-        is_identical: bool,
         policy_logits: Tensor,
         reference_logits: Tensor,
         bins: Tensor,
@@ -221,23 +236,24 @@ class TruncatedWasserstein:
         policy = binned_distribution(policy_logits, support).T
         reference = binned_distribution(reference_logits, support).T
         tail_mass = (policy[-1] + reference[-1]) / 2
-        if is_identical:
-            zero = torch.zeros_like(tail_mass)
-            return _Solution(zero, zero, zero, zero, zero, zero + 1, tail_mass)
         if kernel.operator is not None:
             # For its products a bin's positions must lie side by side.
             policy, reference = policy.contiguous(), reference.contiguous()
         scaling = scale(kernel.operator, policy, reference, self.max_iter, self.tol)
         plan = summarise_plan(kernel.operator, scaling, policy, reference)
         potential = self._potential(scaling.u)
+        place = bins.unsqueeze(0)
+        alone = _alone(policy.gather(0, place), reference.gather(0, place), scaling.iterations)
+        difference = torch.log((scaling.u.gather(0, place) + STABILISER) / (alone + STABILISER))
         return _Solution(
-            token=potential.gather(0, bins.unsqueeze(0)).squeeze(0),
+            token=potential.gather(0, place).squeeze(0),
             divergence=plan.cost,
             expected_potential=(policy * potential).sum(0),
             marginal_error=plan.marginal_error,
             iterations=scaling.iterations.to(policy.dtype),
             converged=scaling.converged.to(policy.dtype),
             tail_mass=tail_mass,
+            distance_effect=difference.abs_().squeeze(0),
         )
 
     def _potential(self, u: Tensor) -> Tensor:
@@ -254,7 +270,11 @@ class TruncatedWasserstein:
 
     def warning(self) -> str | None:
         """What to tell the user if the kernel is numerically diagonal; None if it is not."""
-        return diagonal_warning(self._diagnosis, self.epsilon)
+        return diagonal_warning(self._diagnosis, self.epsilon, self.max_iter)
+
+    def first_report(self, metrics: Mapping[str, float], coefficient: float) -> str:
+        """What to tell the user after the first iteration, see ``length_report``."""
+        return length_report(metrics, coefficient, self.normalize)
 
 
 class _KernelOnSupport(NamedTuple):
@@ -274,10 +294,30 @@ class _Solution(NamedTuple):
     iterations: Tensor
     converged: Tensor
     tail_mass: Tensor
+    distance_effect: Tensor
+
+    def without_penalty(self) -> _Solution:
+        """The published rule for identical logits; what the potential would be stays known."""
+        zero = torch.zeros_like(self.token)
+        return self._replace(token=zero, divergence=zero, marginal_error=zero)
 
     @classmethod
     def joined(cls, parts: list[_Solution]) -> _Solution:
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _alone(policy: Tensor, reference: Tensor, iterations: Tensor) -> Tensor:
+    """u of bins that are tied to nothing but themselves, after each position's `iterations`.
+
+    Args:
+        policy, reference: [1, N], masses of a bin. iterations: [N].
+    """
+    u = v = torch.ones_like(policy)
+    for iteration in range(int(iterations.max()) if iterations.numel() else 0):
+        running = iteration < iterations
+        u = torch.where(running, policy / (v + STABILISER), u)
+        v = torch.where(running, reference / (u + STABILISER), v)
+    return u
 
 
 def _rows_per_block(logits: Tensor, operator: KernelOperator | None) -> int:

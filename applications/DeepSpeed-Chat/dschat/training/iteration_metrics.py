@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from dschat.regularization.diagnosis import sees_no_distances
 from dschat.rollout.experience import Experience
 from dschat.training import distributed
 
@@ -28,7 +29,8 @@ def iteration_metrics(
         `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
         (log pi - log rho of the sampled tokens), `entropy` (of pi, in nats, per token), lengths,
         shares and counts; `padding_share`, of the positions of the micro-batches, prompts and
-        responses, those that hold no token.
+        responses, those that hold no token. The divergence is NaN (null in metrics.jsonl) where
+        the published Wasserstein penalty sees no distances: its plan then moves nothing.
     """
     sums = _local_sums(experiences)
     # A rank whose responses are all dropped has no metrics of the penalty.
@@ -43,7 +45,7 @@ def iteration_metrics(
     responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
     mean = total["reward"] / responses
     variance = max(total["reward_squared"] / responses - mean**2, 0.0)
-    return {
+    found = {
         "reward": mean,
         "reward_std": math.sqrt(variance),
         "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
@@ -61,6 +63,9 @@ def iteration_metrics(
         "padding_share": total["padding"] / total["positions_of_batches"],
         **{n: total[n] / counts[n.split("/")[0]] for n in names},
     }
+    if sees_no_distances(found):
+        found |= {"divergence": math.nan, "divergence_per_response": math.nan}
+    return found
 
 
 def _local_sums(experiences: list[Experience]) -> dict[str, float]:
@@ -110,8 +115,11 @@ def progress_line(metrics: dict[str, float]) -> str:
     """What the progress bar shows."""
     if "reward" not in metrics:
         return f"left out ({metrics['bad_steps']:.0f} so far)"
+    divergence = f"divergence {metrics['divergence']:.4f}"
+    if math.isnan(metrics["divergence"]):
+        divergence = f"log-ratio {metrics['log_ratio']:.4f}"
     return (
-        f"reward {metrics['reward']:.3f}, divergence {metrics['divergence']:.4f}, "
+        f"reward {metrics['reward']:.3f}, {divergence}, "
         f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"
         + (f", dropped {metrics['dropped']:.0f}" if metrics["dropped"] else "")
     )

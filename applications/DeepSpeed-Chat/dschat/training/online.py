@@ -282,6 +282,8 @@ def build_regularizer(
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=ends_of(tokenizer).ids,
             cache_dir=cache,
+            writes=distributed.is_first_of_node(),
+            progress=_progress,
         )
 
     built, failure = None, None
@@ -294,6 +296,14 @@ def build_regularizer(
     if failure is not None:
         raise UserError(f"The penalty {config.regularizer!r} cannot be made: {failure}")
     return built if built is not None else build()
+
+
+def _progress(total: int) -> Any:
+    """A bar on the main rank's screen, where the work takes more than two seconds."""
+    from tqdm import tqdm
+
+    what = "nearest tokens of new tokens"
+    return tqdm(total=total, desc=what, disable=not distributed.is_main(), delay=2.0, leave=False)
 
 
 def report(

@@ -98,11 +98,21 @@ class OnlineTrainer(OnlineLearner):
                 with profiler.watching(self.iteration + 1):
                     metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
                 self.log.write(metrics)
+                self._report_first(metrics)
                 bar.set_postfix_str(progress_line(metrics), refresh=False)
                 bar.update()
                 self._after_iteration(total)
             if self._evaluated_at != self.iteration:
                 self._evaluate()
+
+    def _report_first(self, metrics: dict[str, float]) -> None:
+        """What the penalty has to say once it has seen a batch."""
+        report = getattr(self.regularizer, "first_report", None)
+        if self.iteration != 1 or report is None or metrics["skipped"]:
+            return
+        words = report(metrics, self.config.kl_ctl)
+        if words:
+            distributed.log_main(words)
 
     def _profiler(self, total: int) -> StepProfiler:
         """Traces rank 0's iterations, of `total`, that the settings name."""
