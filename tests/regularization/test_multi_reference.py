@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from dschat.regularization import FDivergence, KLDivergence, MultiReference, TruncatedWasserstein
+from dschat.regularization import (
+    FDivergence,
+    KLDivergence,
+    MixtureReference,
+    MultiReference,
+    TruncatedWasserstein,
+)
 
 WEIGHTS = [0.2, 0.5, 0.3]
 
@@ -75,3 +81,19 @@ def test_another_number_of_references_is_refused(rng):
     for given in (references[:2], references[0]):
         with pytest.raises(ValueError, match="3 weights"):
             regularizer(policy, given, actions)
+
+
+def test_a_mixtures_weights_do_not_depend_on_the_dtype_of_the_logits(rng):
+    """Log-probabilities of hundreds of tokens, two nats apart: bf16 has steps of 2 there."""
+    logits = torch.randn(3, 1, 20, generator=rng).bfloat16()
+    so_far = torch.tensor([[-400.0, -401.3]])
+    weights = [0.4, 0.6]
+    penalty = MixtureReference(FDivergence("fkl", form="gradient"), weights)(
+        logits[0], [logits[1], logits[2]], torch.tensor([3]), prefix_logprobs=so_far
+    )
+    posterior = (torch.tensor(weights).log() + so_far[0]).softmax(0)
+    assert penalty.metrics["weight/ref_0"] == pytest.approx(float(posterior[0]), rel=1e-5)
+    exact = torch.einsum("k,kv->v", posterior, logits[1:, 0].float().softmax(1))
+    policy = logits[0, 0].float().softmax(0)
+    expected = (exact * (exact / policy).log()).sum()
+    torch.testing.assert_close(penalty.divergence[0], expected, rtol=1e-4, atol=1e-6)

@@ -51,6 +51,16 @@ CONTROL_VARIATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Terms of mean zero under pi that lower the variance of the value estimators."""
 
+OPPOSITE = (
+    "near the reference it is the opposite (cosine -1 to the true one in benchmarks/value_forms.py)"
+    ": the penalty drives the policy away from the reference"
+)
+ORTHOGONAL = (
+    "near the reference the two are orthogonal (cosine 0 in benchmarks/value_forms.py), as tokens "
+    "that became rarer are charged like those that became likelier: it hardly pulls the policy back"
+)
+POINTS_AWAY = ", and farther off it points away from the reference"
+
 
 def _choose(given: str, names: Sequence[str], what: str) -> str:
     if given not in names:
@@ -122,6 +132,7 @@ class FDivergence:
         self.low_variance = low_variance
         self.reward_clip = PUBLISHED_REWARD_CLIP if form == "value" else None
         self._f = F_FUNCTIONS[name](alpha)
+        self._alpha_is_large = name == "alpha" and alpha >= 0.5
 
     def __call__(
         self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor], actions: Tensor
@@ -139,6 +150,21 @@ class FDivergence:
             token = self._f.derivative(log_ratio) + (divergence - expected)
         metrics = {"log_ratio": mean(log_ratio), "token_penalty": mean(token)}
         return checked_penalty(token, divergence, metrics)
+
+    def warning(self) -> str | None:
+        """What to tell the user of a form whose policy gradient is not the divergence's."""
+        if self.form != "value" or (self.name == "rkl" and not self.low_variance):
+            return None
+        flags = f"--f_div {self.name}" + (" --f_div_low_var" if self.low_variance else "")
+        why = OPPOSITE if self.name == "fkl" and not self.low_variance else ORTHOGONAL
+        if why is ORTHOGONAL and (self.name in ("fkl", "js", "tv") or self._alpha_is_large):
+            why += POINTS_AWAY
+        change = "--f_div_form gradient" + (", without --f_div_low_var" * self.low_variance)
+        return (
+            f"{flags} in the published value form (--f_div_form value) measures the divergence "
+            f"without bias, but as a reward its policy gradient is not the divergence's: {why}. "
+            f"For the true gradient give {change}."
+        )
 
     def _value(self, log_ratio: Tensor) -> Tensor:
         value = self._f.value(log_ratio)

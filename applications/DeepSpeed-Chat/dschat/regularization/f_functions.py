@@ -81,8 +81,26 @@ class JensenShannon:
         return terms.sum(-1)
 
 
+SERIES_TERMS, SERIES_UP_TO = 14, 0.5
+
+
+def expm1_minus(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x, by its series where |x| is small: accurate relative to its value x^2 / 2."""
+    small = x.clamp(-SERIES_UP_TO, SERIES_UP_TO)
+    series = torch.ones_like(x)
+    for n in range(SERIES_TERMS, 2, -1):
+        series = 1 + small / n * series
+    return torch.where(x.abs() <= SERIES_UP_TO, small.square() / 2 * series, torch.expm1(x) - x)
+
+
 class Alpha:
-    """f = (x^(1-a) - (1-a) x - a) / (a (a-1)) with a strictly between 0 and 1."""
+    """f = (x^(1-a) - (1-a) x - a) / (a (a-1)) with a strictly between 0 and 1.
+
+    Differences of nearly equal numbers divided by a or 1 - a are never formed, so that a -> 0 gives
+    rkl and a -> 1 gives fkl (in their forms with f'(1) = 0, see `value`) in float32 too. The
+    formulas are those for a <= 1/2; beyond, pi and rho change places: D_a(pi || rho) =
+    D_{1-a}(rho || pi).
+    """
 
     def __init__(self, alpha: float) -> None:
         if not 0.0 < alpha < 1.0:
@@ -93,18 +111,36 @@ class Alpha:
         self.alpha = alpha
 
     def value(self, l: Tensor) -> Tensor:
-        a, l = self.alpha, limited(l)
-        # expm1 keeps the small differences of nearly equal distributions.
-        return (torch.expm1(-a * l) - a * torch.expm1(-l)) / (a * (a - 1))
+        """f(x) / x; its limits are exp(-l) - 1 + l (a -> 0) and 1 - exp(-l) - l exp(-l) (a -> 1):
+        those of rkl and fkl plus a term of mean 0 under pi."""
+        l = limited(l)
+        if self.alpha <= 0.5:
+            return self._value(l, self.alpha)
+        return torch.exp(-l) * self._value(-l, 1 - self.alpha)
+
+    @staticmethod
+    def _value(l: Tensor, a: float) -> Tensor:
+        return (expm1_minus(-l) - expm1_minus(-a * l) / a) / (1 - a)
 
     def derivative(self, l: Tensor) -> Tensor:
         return -torch.expm1(-self.alpha * limited(l)) / self.alpha
 
     def divergence(self, log_pi: Tensor, log_rho: Tensor) -> Tensor:
         a = self.alpha
+        if a > 0.5:
+            a, log_pi, log_rho = 1 - a, log_rho, log_pi
+        l = log_pi - log_rho
         pi, rho = log_pi.exp(), log_rho.exp()
-        overlap = torch.exp((1 - a) * log_pi + a * log_rho)
-        return ((1 - a) * pi + a * rho - overlap).sum(-1) / (a * (1 - a))
+        # Each token's part is not negative: near l = 0 as pi f(x) / x, elsewhere without exp(-l),
+        # which overflows where pi is 0.
+        overlap = torch.where(
+            (a * l).abs() < 1,
+            pi * torch.expm1(-a * l.clamp(-1 / a, 1 / a)),
+            torch.exp((1 - a) * log_pi + a * log_rho) - pi,
+        )
+        far = (rho - pi - overlap / a) / (1 - a)
+        near = pi * self._value(l.clamp(-1, 1), a)
+        return torch.where(l.abs() <= 1, near, far).sum(-1)
 
 
 class TotalVariation:

@@ -186,10 +186,13 @@ class MixtureReference:
                 reference; None stands for no earlier tokens.
         """
         policy_logits, references = shared_width(policy_logits, reference_logits, len(self.weights))
-        log_weights = policy_logits.new_tensor(self.weights).log().expand(len(actions), -1)
+        # Sums over a response's tokens: in bf16 those of hundreds would be rounded to steps of 2.
+        log_weights = torch.tensor(self.weights, dtype=torch.float64, device=actions.device).log()
+        log_weights = log_weights.expand(len(actions), -1)
         if prefix_logprobs is not None:
-            log_weights = (log_weights + prefix_logprobs.to(log_weights)).log_softmax(dim=1)
-        mixture = torch.full_like(policy_logits, -torch.inf)
+            log_weights = (log_weights + prefix_logprobs.double()).log_softmax(dim=1)
+        log_weights = log_weights.to(torch.promote_types(policy_logits.dtype, torch.float32))
+        mixture = torch.full_like(policy_logits, -torch.inf, dtype=log_weights.dtype)
         for k, logits in enumerate(references):
             mixture = torch.logaddexp(
                 mixture, log_weights[:, k : k + 1] + log_probabilities(logits)

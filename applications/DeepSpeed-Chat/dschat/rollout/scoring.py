@@ -242,10 +242,10 @@ def before_each_token(values: Tensor, mask: Tensor) -> Tensor:
         values: [n, K] at the active positions in row order. mask: [B, T] bool with n True.
 
     Returns:
-        [n, K]; 0 at each response's first token.
+        [n, K] float64; 0 at each response's first token.
     """
-    full = torch.zeros(*mask.shape, values.shape[1], dtype=values.dtype, device=values.device)
-    full[mask] = values
+    full = torch.zeros(*mask.shape, values.shape[1], dtype=torch.float64, device=values.device)
+    full[mask] = values.double()
     return (full.cumsum(dim=1) - full)[mask]
 
 
