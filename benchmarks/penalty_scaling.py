@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from dschat.regularization import KLDivergence, SinkhornDivergence, TruncatedWasserstein
+from dschat.regularization.nearest_table import NearestTable
 from dschat.regularization.table_cache import NearestTokens
 from inputs import embeddings, logits
 from memory import extra_peak
@@ -37,13 +38,22 @@ Growth = dict[str, dict[str, list[tuple[int, float, float]]]]
 """By size that varies, by penalty: (size, CPU seconds, MiB)."""
 
 
+class FarTable(NearestTable):
+    """Every token's only neighbour is out of reach."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+        self._place = torch.arange(vocabulary)
+        self._found = NearestTokens(
+            torch.zeros(vocabulary, 1, dtype=torch.int32), torch.full((vocabulary, 1), FAR)
+        )
+
+
 def penalties(vocabulary: int, top_k: int) -> dict[str, Callable[..., Any]]:
     """Regularisers by name."""
     points = embeddings(vocabulary, DIMENSION)
     truncated = TruncatedWasserstein(points[:2], top_k=top_k)
-    truncated.table = NearestTokens(
-        torch.zeros(vocabulary, 1, dtype=torch.int32), torch.full((vocabulary, 1), FAR)
-    )
+    truncated.table = FarTable(vocabulary)
     return {
         "KL, exact": KLDivergence("exact"),
         "TruncatedWasserstein": truncated,
