@@ -7,7 +7,9 @@ warm up, then lets them take turns ``--rounds`` times, one step each, and prints
 the same random model on prompts and responses of equal length (the end token cannot be sampled),
 with one reference, one optimiser step of AdamW and no gradient checkpointing. TRL has no PPO
 trainer to compare with: PPO's phases are shown for themselves, from one step. On a busy machine set
-OMP_NUM_THREADS=1; only the ratios of steps that took turns mean something there.
+OMP_NUM_THREADS=1; only the ratios of steps that took turns mean something there, and CPU seconds
+more than others. "of peak" is the arithmetic that the step needs (`step_needs.py`) per second, in
+parts of what a large product reaches between the steps of this same run.
 
 Peak memory is that of a whole process beyond its imports: models, optimiser and two steps. On a CPU
 it comes from processes of its own, in which the C library gives freed blocks back at once (else
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from step_needs import floor_mib, operations, products_per_second
 from step_sizes import SIZES, Size, write_models
 from step_worker import workers
 
@@ -39,7 +42,9 @@ def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str
     """Seconds of each round, phases and peak MiB by system."""
     write_models(size, folder)
     on_gpu = torch.cuda.is_available()
-    found: dict[str, dict[str, Any]] = {n: {"seconds": [], "phases": []} for n in names}
+    found: dict[str, dict[str, Any]] = {
+        n: {"seconds": [], "cpu": [], "phases": [], "products": []} for n in names
+    }
     groups = [[n] for n in names] if on_gpu else [names]
     for group in groups:
         commands = {n: _command(n, size, folder, "time", WARM_UP + rounds + 1) for n in group}
@@ -51,7 +56,9 @@ def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str
                     said = running[name].step()
                     if i >= WARM_UP:
                         found[name]["seconds"].append(said["seconds"])
+                        found[name]["cpu"].append(said["cpu"])
                         found[name]["phases"].append(said.get("phases", {}))
+                        found[name]["products"].append(products_per_second(size))
             for name in group:
                 found[name]["peak_mib"] = running[name].end()["peak_mib"]
     if not on_gpu:
@@ -85,38 +92,57 @@ def show(size: Size, found: dict[str, dict[str, Any]]) -> None:
         f"\n{size.name}: {size.responses} responses of {size.response} tokens to prompts of "
         f"{size.prompt}, groups of {size.group}, {size.model['vocab_size']:,} tokens, {size.dtype}"
     )
-    print(f"  {'':14} {'s/step':>8} {'least to most':>15} {'tokens/s':>9} {'peak MiB':>9}")
+    print(
+        f"  {'':14} {'s/step':>8} {'least to most':>15} {'CPU s':>7} {'tokens/s':>9} "
+        f"{'of peak':>8} {'peak MiB':>9}"
+    )
     for name, each in found.items():
-        middle = statistics.median(each["seconds"])
+        middle, cpu = statistics.median(each["seconds"]), statistics.median(each["cpu"])
         low, high = min(each["seconds"]), max(each["seconds"])
         peak = "?" if each["peak_mib"] is None else f"{each['peak_mib']:.0f}"
         spread = f"{low:.2f} to {high:.2f}"
-        print(f"  {name:14} {middle:8.3f} {spread:>15} {tokens / middle:9.0f} {peak:>9}")
+        needed = operations(size, "ppo" if "ppo" in name else "grpo")
+        share = needed / middle / max(each["products"])
+        print(
+            f"  {name:14} {middle:8.3f} {spread:>15} {cpu:7.2f} {tokens / middle:9.0f} "
+            f"{share:8.0%} {peak:>9}"
+        )
+    products = max(max(each["products"]) for each in found.values())
+    print(
+        f"  needed by GRPO: {operations(size, 'grpo') / 1e12:.2f} TFLOP (products here reach "
+        f"{products / 1e9:.0f} GFLOP/s) and {floor_mib(size, 'grpo'):.0f} MiB of weights, "
+        "gradients, moments and reference"
+    )
     for name, each in found.items():
         if not each["phases"][0]:
             continue
         print(f"  {name}, seconds: " + ", ".join(_phase(p, each["phases"]) for p in ORDER))
     if "TRL grpo" in found:
-        _compare(found)
+        _compare(found, floor_mib(size, "grpo"))
 
 
 def _phase(name: str, rows: list[dict[str, float]]) -> str:
     return f"{name} {statistics.median(row.get(name, 0.0) for row in rows):.3f}"
 
 
-def _compare(found: dict[str, dict[str, Any]]) -> None:
+def _compare(found: dict[str, dict[str, Any]], floor: float) -> None:
     base = found["TRL grpo"]
     for name, each in found.items():
         if "grpo" not in name or each is base:
             continue
         ratios = [b / a for a, b in zip(each["seconds"], base["seconds"], strict=True)]
         speed = statistics.median(base["seconds"]) / statistics.median(each["seconds"])
+        cpu = statistics.median(base["cpu"]) / statistics.median(each["cpu"])
         line = (
             f"  {name}: {speed:.2f} times TRL's throughput (ratio of medians; round by round "
-            f"{min(ratios):.2f} to {max(ratios):.2f})"
+            f"{min(ratios):.2f} to {max(ratios):.2f}; by CPU seconds {cpu:.2f})"
         )
         if each["peak_mib"] and base["peak_mib"]:
-            line += f", {each['peak_mib'] / base['peak_mib']:.0%} of its peak memory"
+            above = (each["peak_mib"] - floor) / (base["peak_mib"] - floor)
+            line += (
+                f", {each['peak_mib'] / base['peak_mib']:.0%} of its peak memory, {above:.0%} of "
+                "what it takes beyond what is needed"
+            )
         print(line)
 
 

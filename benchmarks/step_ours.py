@@ -143,16 +143,16 @@ def main() -> None:
         done = 0
         while wait():
             phases.seconds.clear()
-            at = time.perf_counter()
+            at, cpu = time.perf_counter(), time.process_time()
             batch = trainer.prompts[done * prompts : (done + 1) * prompts]
             metrics = trainer.run_iteration(batch)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds = time.perf_counter() - at
+            seconds, cpu = time.perf_counter() - at, time.process_time() - cpu
             if metrics["response_length"] != size.response:
                 raise SystemExit(f"responses of {metrics['response_length']} tokens")
             done += 1
-            say(seconds=seconds, phases=dict(phases.seconds))
+            say(seconds=seconds, cpu=cpu, phases=dict(phases.seconds))
 
     serve(run)
 

@@ -72,6 +72,24 @@ SIZES = {
             prompt=256,
             response=128,
         ),
+        # SmolLM2-135M's shape.
+        Size(
+            "135m",
+            "llama",
+            {
+                "vocab_size": 49_152,
+                "hidden_size": 576,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "tie_word_embeddings": True,
+            },
+            responses=8,
+            group=8,
+            prompt=64,
+            response=32,
+        ),
         Size(
             "0.5b",
             "qwen2",

@@ -21,12 +21,12 @@ class OneByOne(TrainerCallback):
         if not wait():
             control.should_training_stop = True
             raise KeyboardInterrupt
-        self.at = time.perf_counter()
+        self.at, self.cpu = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        say(seconds=time.perf_counter() - self.at)
+        say(seconds=time.perf_counter() - self.at, cpu=time.process_time() - self.cpu)
 
 
 def main() -> None:

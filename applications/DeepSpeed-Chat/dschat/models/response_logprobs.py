@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dschat.models.output_layer import (
     OutputLayer,
+    chunk_entropy,
     chunk_logprobs,
-    chunk_logprobs_and_entropy,
     chunk_rows,
+    temper_,
 )
 
 
@@ -33,43 +34,49 @@ class _ResponseLogProbs(torch.autograd.Function):
         rows: int,
         with_entropy: bool,
     ) -> Any:
-        ctx.save_for_backward(hidden, weight, bias, actions)
+        logprobs, normalizers, entropies = [], [], []
+        for h, a in zip(hidden.split(rows), actions.split(rows), strict=True):
+            tempered = temper_(layer.logits(h), temperature)
+            logprob, log_normalizer = chunk_logprobs(tempered, a)
+            logprobs.append(logprob)
+            normalizers.append(log_normalizer)
+            if with_entropy:
+                entropies.append(chunk_entropy(tempered, log_normalizer))
+        ctx.save_for_backward(hidden, weight, bias, actions, torch.cat(normalizers))
         ctx.temperature, ctx.layer, ctx.rows = temperature, layer, rows
-        chunks = list(zip(hidden.split(rows), actions.split(rows), strict=True))
-        if not with_entropy:
-            parts = [chunk_logprobs(layer.logits(h), a, temperature)[0] for h, a in chunks]
-            return torch.cat(parts)
-        pairs = [chunk_logprobs_and_entropy(layer.logits(h), a, temperature) for h, a in chunks]
-        return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
+        if with_entropy:
+            return torch.cat(logprobs), torch.cat(entropies)
+        return torch.cat(logprobs)
 
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, grad: Tensor, grad_entropy: Tensor | None = None
     ) -> tuple[Any, ...]:
-        hidden, weight, bias, actions = ctx.saved_tensors
+        hidden, weight, bias, actions, log_normalizer = ctx.saved_tensors
         layer, rows = ctx.layer, ctx.rows
         grad_hidden = torch.empty_like(hidden)
         # Many chunks add up here: in float32 also where the weights are not. A frozen layer (LoRA)
         # is spared a tensor of its own size.
         grad_weight = grad_bias = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight, dtype=grad.dtype)
-        if ctx.needs_input_grad[2]:
-            grad_bias = torch.zeros_like(bias, dtype=grad.dtype)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            logits = layer.logits(hidden[part])
             of_entropy = None if grad_entropy is None else grad_entropy[part]
-            d_logits = _d_tempered(logits, actions[part], ctx.temperature, grad[part], of_entropy)
-            d_logits.mul_(layer.scale / ctx.temperature)
-            if layer.softcap is not None:
-                d_logits.mul_(1 - (logits.to(grad.dtype) / layer.softcap) ** 2)
+            d_logits = _d_logits(
+                layer.logits(hidden[part]),
+                layer,
+                actions[part],
+                log_normalizer[part],
+                ctx.temperature,
+                grad[part],
+                of_entropy,
+            )
             d_model = d_logits.to(hidden.dtype)
             grad_hidden[part] = d_model @ weight
-            if grad_weight is not None:
-                grad_weight += (d_model.t() @ hidden[part]).to(grad.dtype)
-            if grad_bias is not None:
-                grad_bias += d_logits.sum(dim=0)
+            if ctx.needs_input_grad[1]:
+                grad_weight = _add_product(grad_weight, d_model, hidden[part], grad.dtype)
+            if ctx.needs_input_grad[2]:
+                of_bias = d_logits.sum(dim=0)
+                grad_bias = of_bias if grad_bias is None else grad_bias.add_(of_bias)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -82,31 +89,48 @@ class _ResponseLogProbs(torch.autograd.Function):
         )
 
 
-def _d_tempered(
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + left^T right in `dtype`, in the place of `total`; None is 0."""
+    if total is None:
+        return (left.t() @ right).to(dtype)
+    if left.dtype == dtype:
+        return total.addmm_(left.t(), right)
+    return total.add_((left.t() @ right).to(dtype))
+
+
+def _d_logits(
     logits: Tensor,
+    layer: OutputLayer,
     actions: Tensor,
+    log_normalizer: Tensor,
     temperature: float,
     grad: Tensor,
     grad_entropy: Tensor | None,
 ) -> Tensor:
-    """[n, V] gradient with respect to the tempered logits of one chunk.
+    """[n, V] gradient with respect to the products of one chunk, before scale and softcap.
 
     d log pi(a) / d tempered logits = onehot(a) - p, and d H / d tempered logits = -p (log p + H).
 
     Args:
+        logits: [n, V]; their memory is used for the result where it can be.
+        log_normalizer: [n], of the tempered logits, from the forward pass.
         grad, grad_entropy: [n] gradients with respect to log pi(a) and H; None: H is not used.
     """
-    _, tempered = chunk_logprobs(logits, actions, temperature)
-    g = grad.unsqueeze(1)
+    slope = None
+    if layer.softcap is not None:
+        slope = 1 - (logits.to(grad.dtype) / layer.softcap) ** 2
+    factor = layer.scale / temperature
+    g = (grad * factor).unsqueeze(1)
+    log_p = temper_(logits, temperature).sub_(log_normalizer.unsqueeze(1))
     if grad_entropy is None:
-        d_tempered = tempered.softmax(dim=1).mul_(-g)
+        d_logits = log_p.exp_().mul_(-g)
     else:
-        h = grad_entropy.unsqueeze(1)
-        log_p = tempered.sub_(tempered.logsumexp(dim=1, keepdim=True))
+        h = (grad_entropy * factor).unsqueeze(1)
         p = log_p.exp()
         entropy = -(p * log_p).sum(dim=1, keepdim=True)
-        d_tempered = log_p.add_(entropy).mul_(-h).sub_(g).mul_(p)
-    return d_tempered.scatter_add_(1, actions.unsqueeze(1), g)
+        d_logits = log_p.add_(entropy).mul_(-h).sub_(g).mul_(p)
+    d_logits.scatter_add_(1, actions.unsqueeze(1), g)
+    return d_logits if slope is None else d_logits.mul_(slope)
 
 
 def _apply(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows
+from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows, temper_
 from dschat.models.policy import PolicyModel
 from dschat.models.shared_prompts import PromptPlan
 from dschat.rollout.experience import Rollout
@@ -35,12 +35,11 @@ class Chunks:
 
     def logits(self, i: int, part: slice) -> Tensor:
         """[m, V] logits / temperature in float32 or better."""
-        logits = self.layer.logits(self.hidden[i][part])
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        return temper_(self.layer.logits(self.hidden[i][part]), self.temperature)
 
     def logprobs(self, i: int, actions: Tensor) -> Tensor:
         """[n] log-probabilities of the actions [n] of micro-batch i."""
-        found = [chunk_logprobs(self.logits(i, p), actions[p], 1.0)[0] for p in self.parts(i)]
+        found = [chunk_logprobs(self.logits(i, p), actions[p])[0] for p in self.parts(i)]
         return torch.cat(found) if found else torch.zeros(0, device=actions.device)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.models.output_layer import chunk_logprobs, chunk_logprobs_and_entropy
+from dschat.models.output_layer import chunk_entropy, chunk_logprobs
 from dschat.models.policy import PolicyModel
 from dschat.regularization import MultiReference, Penalty, PolicyRegularizer
 from dschat.rollout.chunks import Chunks, Visit
@@ -214,7 +214,8 @@ class PenaltyScorer:
                         chosen[part],
                         prefix_logprobs=so_far[part],
                     )
-                    own, entropy = chunk_logprobs_and_entropy(logits, chosen[part], 1.0)
+                    own, log_normalizer = chunk_logprobs(logits, chosen[part])
+                    entropy = chunk_entropy(logits, log_normalizer)
                     parts.append(_Part(own, logprobs[part, 0], penalty, entropy))
                 found.append(parts)
         return found
@@ -263,15 +264,12 @@ def _parts(
     for part in chunks.parts(i):
         logits, reference_logits = chunks.logits(i, part), reference.logits(i, part)
         chosen = actions[part]
-        if with_entropy:
-            own, entropy = chunk_logprobs_and_entropy(logits, chosen, 1.0)
-        else:
-            own = chunk_logprobs(logits, chosen, 1.0)[0]
-            entropy = own[:0]
+        own, log_normalizer = chunk_logprobs(logits, chosen)
+        entropy = chunk_entropy(logits, log_normalizer) if with_entropy else own[:0]
         found.append(
             _Part(
                 own,
-                chunk_logprobs(reference_logits, chosen, 1.0)[0],
+                chunk_logprobs(reference_logits, chosen)[0],
                 regularizer(logits, reference_logits, chosen, **options),
                 entropy,
             )

@@ -18,6 +18,7 @@ from dschat.training.faults import (
     agree,
     discard_gradients,
 )
+from dschat.training.gradient_sums import spare_gradient_copies
 
 
 class CarefulEngine(DeepSpeedEngineWrapper):  # type: ignore[misc]
@@ -42,6 +43,7 @@ class CarefulEngine(DeepSpeedEngineWrapper):  # type: ignore[misc]
             decode: token ids -> text.
         """
         super().__init__(engine)
+        spare_gradient_copies(engine)
         self.bad_steps, self.step, self.decode, self.device = bad_steps, step, decode, device
         self.watch = GradientWatch(engine.module, device)
         self._batches: list[dict[str, Tensor]] = []

@@ -33,6 +33,7 @@ from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 from dschat.training import distributed
 from dschat.training.critic_reward import CriticWithoutAdapters, frozen_head
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
+from dschat.training.gradient_sums import spare_gradient_copies
 from dschat.training.load_references import check_length, load_references, share_vocabulary
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.online_checks import reference_is_the_policy, reward_is_the_critic
@@ -258,6 +259,7 @@ def make_engine(
         ),
         config=settings,
     )
+    spare_gradient_copies(engine)
     return engine
 
 

@@ -48,6 +48,9 @@ def adamw(
     weight_decay: float,
     lora_learning_rate: float | None = None,
 ) -> torch.optim.AdamW:
-    """torch's AdamW over `parameter_groups` (DeepSpeed's own would be compiled at first use)."""
+    """torch's AdamW over `parameter_groups` (DeepSpeed's own would be compiled at first use).
+
+    Fused: one pass over weights, gradients and moments, without temporaries of their size.
+    """
     groups = parameter_groups(model, learning_rate, weight_decay, lora_learning_rate)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
