@@ -90,12 +90,12 @@ def test_two_ranks_add_up_in_small_buckets(tmp_path: Path) -> None:
     assert copied >= LAYERS * WIDTH * WIDTH > 2 * largest
 
 
-if __name__ == "__main__":  # one of two ranks
+if __name__ == "__main__":  # one of two ranks, called with --local_rank and a file
     from dschat.training import gradient_sums
 
     gradient_sums.BUCKET_ELEMENTS = WIDTH * WIDTH
     both = [gradients(spared=False), gradients(spared=True)]
     if distributed.rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(both))
+        Path(sys.argv[-1]).write_text(json.dumps(both))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
