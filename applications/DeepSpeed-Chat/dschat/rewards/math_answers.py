@@ -8,10 +8,12 @@ said at `MathAnswerReward`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from dschat.errors import UserError
+from dschat.rewards.math_extraction import FORMS, PUBLISHED_FORMS, find_answer, tagged
 from dschat.rewards.math_numbers import is_integer, read_number, same_answer
 
 __all__ = [
@@ -53,16 +55,8 @@ class MathRewardWeights:
             raise UserError("All reward weights are 0: there is nothing to learn. Set one of them.")
 
 
-def extract_answer(response: str) -> str | None:
-    """What stands in the last complete <answer>...</answer>; None if there is none or it is empty.
-
-    An <answer> that is never closed, as in a response cut at its length limit, does not count.
-    """
-    end = response.rfind("</answer>")
-    begin = response.rfind("<answer>", 0, max(end, 0))
-    if end < 0 or begin < 0:
-        return None
-    return response[begin + len("<answer>") : end].strip() or None
+extract_answer = tagged
+"""What stands in the last complete <answer>...</answer>, or None: the published form."""
 
 
 def gold_answer(example: dict[str, Any]) -> str:
@@ -81,9 +75,11 @@ def gold_answer(example: dict[str, Any]) -> str:
     return final.strip()
 
 
-def answered_correctly(response: str, example: dict[str, Any]) -> bool:
-    """Whether a response's answer is the row's; see `same_answer`."""
-    answer = extract_answer(response)
+def answered_correctly(
+    response: str, example: dict[str, Any], forms: Sequence[str] = FORMS
+) -> bool:
+    """Whether a response's answer is the row's; see `find_answer` and `same_answer`."""
+    answer, _ = find_answer(response, forms)
     return answer is not None and same_answer(answer, gold_answer(example))
 
 
@@ -96,9 +92,11 @@ class MathAnswerReward:
     come in this order somewhere. tags: how many of the four tags occur exactly once.
 
     Other than in the usual recipe: answers are compared as numbers and not as texts, the strict
-    format may hold several lines of reasoning and need not end in a line end, an answer counts
-    only inside its tags, and there is no small penalty per character behind </answer> (the strict
-    format is lost there already).
+    format may hold several lines of reasoning and need not end in a line end, and there is no small
+    penalty per character behind </answer> (the strict format is lost there already).
+
+    `forms` says where the answer of the first part may stand (`math_extraction`). As published it
+    counts only inside its tags; the other parts always look at the tags alone.
 
     Where the chat template opens the response with <reasoning>, the prompt ends with that tag; it
     is then put before the response again, so that the format can be seen.
@@ -106,8 +104,11 @@ class MathAnswerReward:
 
     name = "maths answer"
 
-    def __init__(self, weights: MathRewardWeights | None = None) -> None:
+    def __init__(
+        self, weights: MathRewardWeights | None = None, forms: Sequence[str] = PUBLISHED_FORMS
+    ) -> None:
         self.weights = weights or MathRewardWeights()
+        self.forms = forms
 
     def __call__(
         self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
@@ -118,9 +119,18 @@ class MathAnswerReward:
     def explained(
         self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
     ) -> tuple[list[float], dict[str, list[float]]]:
-        """The rewards and their `parts`."""
+        """The rewards, their `parts`, and 0 or 1 for each form: the answer was found by it.
+
+        `found_by_none` is 1 where no form found an answer.
+        """
         parts = self.parts(responses, examples, prompts)
-        return [math.fsum(values) for values in zip(*parts.values(), strict=True)], parts
+        rewards = [math.fsum(values) for values in zip(*parts.values(), strict=True)]
+        found = [find_answer(response, self.forms)[1] for response in responses]
+        shares = {
+            f"found_by_{form or 'none'}": [float(name == form) for name in found]
+            for form in (*self.forms, None)
+        }
+        return rewards, {**parts, **shares}
 
     def parts(
         self,
@@ -145,11 +155,10 @@ class MathAnswerReward:
 
     def _score(self, response: str, example: dict[str, Any]) -> tuple[float, ...]:
         weights = self.weights
-        answer = extract_answer(response)
-        gold = gold_answer(example)
+        tagged_answer = tagged(response)
         return (
-            weights.answer * (answer is not None and same_answer(answer, gold)),
-            weights.integer * (answer is not None and is_integer(answer)),
+            weights.answer * answered_correctly(response, example, self.forms),
+            weights.integer * (tagged_answer is not None and is_integer(tagged_answer)),
             weights.strict_format * has_strict_format(response),
             weights.soft_format * has_soft_format(response),
             weights.tag * sum(response.count(tag) == 1 for tag in TAGS),

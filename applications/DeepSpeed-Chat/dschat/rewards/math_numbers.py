@@ -1,163 +1,126 @@
-"""Are two answers the same number? `1,000`, `1000.0` and `$1000` are; never evaluates a text.
+"""Are two answers the same number? `1,000`, `1000.0`, `$1000` and `one thousand` are.
 
-Plain spellings are read here, exactly and in linear time. math-verify
-(https://github.com/huggingface/Math-Verify) reads LaTeX, and gets a text only where nothing in it
-can grow: no powers, no factorials, no calculation left undone (`6 \\times 7` is no answer).
+Never evaluates a text as code; exact, and in linear time. What decisions were taken:
+
+- Wrappers go first: emphasis, quotes, brackets, maths delimiters, `\\boxed`, `\\text`, tags,
+  `####`. Then lead-ins ("Answer:", "x =", "She has", "about") and what was counted ("apples").
+- What changes a number is a closed class of words and signs (`math_words`): fractions, powers,
+  roots, multipliers, operators, comparisons, negations, variables, constants. It is multiplied out
+  where it is clear (`3 fifths`, `2 squared`, `2^3`, `$5M`, `5 dozen`, `two and a half`,
+  `square root of 16`, `1.2 x 10^3`); else the text is no number (`5 sqrt`, `2 pi`, `5x`,
+  `at least 5`, `5 or more`, `not 5`).
+- Two numbers are no number: ranges, ratios, lists, times of day, dates, `12 of 15`. A repeated one
+  may stand in brackets (`12 (twelve)`). In equations the last number counts: `3 + 4 = 7`, `x = 3`.
+- A calculation left undone is no answer (`6 x 7`, `7 - 3`), but a fraction or a power is.
+- A rounded number is that number: `about 12`, `~12`. "almost" and "over" name another one.
+- Currency, per cent and units do not count: 50% is 50 and 12 cents are 12. Nor do ordinals: `5th`.
+- A single letter behind a number is a variable unless it is a common unit (m, g, s, h, L ...); k,
+  K, M, B, bn multiply, and with money so do m, b and T. `3 quarters` is 3/4, `5 quarters` may be
+  coins and is none. `5!` may be a factorial. `1,5` and `1.234,5` are none.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from fractions import Fraction
+
+from dschat.rewards import math_latex
+from dschat.rewards.math_quantity import (
+    NoNumberError,
+    check_name,
+    check_no_variable,
+    has_number,
+    is_calculation,
+    value_of,
+)
+from dschat.rewards.math_text import plain, unwrapped
 
 MAX_LENGTH = 200
 """Characters of a number with its unit; a longer text is no number."""
 
-MAX_LATEX_LENGTH = 80
-
-_LOOK_ALIKES = str.maketrans(
-    {
-        "\u2212": "-",  # minus sign
-        "\u2013": "-",  # en dash
-        "\ufe63": "-",
-        "\uff0d": "-",
-        "\u00a0": " ",
-        "\u2009": " ",  # thin space
-        "\u202f": " ",  # narrow space, which groups digits
-        "\uff04": "$",
-        "\uff05": "%",
-        "\u2044": "/",
-    }
-)
-_CURRENCY = "[$€£¥]"
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9])|[0-9]+)"
-_NUMBER = re.compile(
-    rf"(?P<sign>[+-]?) ?{_CURRENCY}? ?(?P<sign_behind>-?)"
-    rf"(?:(?P<whole>[0-9]{{1,15}}) (?P<part>[0-9]{{1,15}}) ?/ ?(?P<parts>[0-9]{{1,15}})"
-    rf"|(?P<above>{_DIGITS}) ?/ ?(?P<below>{_DIGITS})"
-    rf"|(?P<decimal>{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE](?P<exponent>[+-]?[0-9]{{1,3}}))?)"
-    rf" ?(?:%|{_CURRENCY})?(?P<unit>[ /-]?[A-Za-z°][A-Za-z°.²³/ -]*)?"
-)
 _INTEGER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
-
-# Words behind a number that change it: "2 million" is not 2, "5 and a half" is not 5.
-_NOT_A_UNIT = re.compile(
-    r"\b(?:and|or|to|times|plus|minus|over|point|by|x|e|k|hundreds?|thousands?|millions?|billions?"
-    r"|trillions?|dozens?|half|halves|thirds?)\b",
-    re.IGNORECASE,
+_MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))
+_EQUALS = re.compile(
+    r"(?:(?<![<>!=])=(?![=<>])|\b(?:is|equals|equal to)\b)(?![^()]*\))", re.IGNORECASE
 )
-_MAX_UNIT_WORDS = 4
-
-_LATEX_COMMAND = re.compile(r"\\([A-Za-z]+|.)")
-_HARMLESS_COMMAND = re.compile(r"boxed|[dt]?frac|sqrt|pi|text|mathrm|[$%!,;]")
-_LATEX_TEXT = re.compile(r"\\(?:text|mathrm)\{([A-Za-z .]*)\}")
-# What may stay once commands and texts are taken out; a minus only where a number begins.
-_LATEX_REST = re.compile(r"(?:[0-9.,{} $%]|(?:(?<=\{)|^)-)*")
-_LONG_DIGITS = re.compile(r"[0-9]{16}")
-
-# Without a time limit of its own (which works in the main thread only) math-verify warns that the
-# caller has to guard against slow expressions, as is done here.
-for _name in ("math_verify.parser", "math_verify.grader"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+_BRACKETS = re.compile(r"\(([^()]*)\)")
 
 
-def same_answer(a: str, b: str) -> bool:
+def same_answer(text: str, gold: str) -> bool:
     """Whether two answers are the same number, or the same text if neither is a number.
 
-    Numbers are compared exactly: 1/2 is 0.5, and 0.33 is not 1/3. Currency signs, per cent signs
-    and units do not count (50% is 50), nor does a full stop at the end. Never raises, whatever
-    the texts; a text of any length takes linear time.
+    Numbers are compared exactly: 1/2 is 0.5, and 0.33 is not 1/3. See the module for what counts
+    as a number. Symmetric; never raises, whatever the texts.
     """
-    first, second = _tidy(a), _tidy(b)
-    if first == second:
-        return bool(first)
-    numbers = read_number(first), read_number(second)
+    numbers = read_number(text), read_number(gold)
     if numbers[0] is not None and numbers[1] is not None:
         return numbers[0] == numbers[1]
-    latex = [_is_harmless_latex(text) for text in (first, second)]
-    readable = [n is not None or tex for n, tex in zip(numbers, latex, strict=True)]
-    if not all(readable):
-        return False
-    return _verify(_as_latex(first, numbers[0]), _as_latex(second, numbers[1]))
+    first, second = _tidy(text), _tidy(gold)
+    if first == second:
+        return bool(first)
+    return math_latex.same(first, second, numbers)
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that a text consists of, apart from signs of currency, per cent and a unit.
+    """The number that a text consists of, apart from wrappers, lead-ins and what was counted.
 
-    Read are: thousands grouped by commas or blanks, decimals, scientific notation, fractions (3/4)
-    and mixed numbers (1 3/4). None for anything else, such as a calculation or a range.
+    None for anything else, such as a calculation or a range; see the module.
     """
-    text = _tidy(text)
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_LENGTH else None
-    if match is None or not _is_unit(match["unit"] or ""):
+    text = text.strip()
+    if not text or len(text) > MAX_LENGTH:
         return None
-    if match["sign"] and match["sign_behind"]:
+    try:
+        return _equation(plain(text))
+    except NoNumberError:
         return None
-    value = _value(match)
-    if value is None:
-        return None
-    return -value if "-" in (match["sign"], match["sign_behind"]) else value
 
 
 def is_integer(text: str) -> bool:
     """Whether a text is an integer written as one: 1000, -3 or 1,000, but not 1000.0 or $5."""
     text = text.strip()
-    return len(text) <= MAX_LENGTH and _INTEGER.fullmatch(text.translate(_LOOK_ALIKES)) is not None
+    return len(text) <= MAX_LENGTH and _INTEGER.fullmatch(text.translate(_MINUS)) is not None
 
 
 def _tidy(text: str) -> str:
-    """Without blanks and emphasis around it and the full stop behind it, in ASCII signs."""
-    text = text.strip()
-    if len(text) <= 2 * MAX_LENGTH:
-        text = text.translate(_LOOK_ALIKES).strip().strip("*").strip()
-    return text.removesuffix(".").rstrip()
+    """Without blanks and emphasis around it and the full stop behind it."""
+    return text.strip().strip("*").strip().removesuffix(".").rstrip()
 
 
-def _value(match: re.Match[str]) -> Fraction | None:
-    if match["whole"] is not None:
-        below = int(match["parts"])
-        return int(match["whole"]) + Fraction(int(match["part"]), below) if below else None
-    if match["above"] is not None:
-        above, below = (int(_ungrouped(match[name])) for name in ("above", "below"))
-        return Fraction(above, below) if below else None
-    # At most MAX_LENGTH digits and an exponent of three: at most some thousand digits.
-    return Fraction(_ungrouped(match["decimal"])) * Fraction(10) ** int(match["exponent"] or 0)
+def _equation(text: str) -> Fraction:
+    """The value of the last side that has a number; the others may not contradict it."""
+    value: Fraction | None = None
+    for side in reversed([unwrapped(side) for side in _EQUALS.split(text)]):
+        if not has_number(side):
+            check_name(side)
+            continue
+        try:
+            found = _side(side)
+        except NoNumberError:
+            if is_calculation(side):
+                continue  # 3 + 4 = 7, 7 = 3 + 4
+            raise
+        if value is not None and found != value:
+            raise NoNumberError
+        value = found
+    if value is None:
+        raise NoNumberError
+    return value
 
 
-def _ungrouped(digits: str) -> str:
-    return digits.replace(",", "").replace(" ", "")
-
-
-def _is_unit(text: str) -> bool:
-    return len(text.split()) <= _MAX_UNIT_WORDS and _NOT_A_UNIT.search(text) is None
-
-
-def _is_harmless_latex(text: str) -> bool:
-    """Whether a text is a number in LaTeX in which nothing can grow."""
-    if "\\" not in text or len(text) > MAX_LATEX_LENGTH or _LONG_DIGITS.search(text):
-        return False
-    if not all(map(_is_unit, _LATEX_TEXT.findall(text))):
-        return False
-    text = _LATEX_TEXT.sub("", text)
-    if not all(map(_HARMLESS_COMMAND.fullmatch, _LATEX_COMMAND.findall(text))):
-        return False
-    return _LATEX_REST.fullmatch(_LATEX_COMMAND.sub("", text)) is not None
-
-
-def _as_latex(text: str, number: Fraction | None) -> str:
-    if number is None:
-        return text
-    return f"\\frac{{{number.numerator}}}{{{number.denominator}}}"
-
-
-def _verify(first: str, second: str) -> bool:
-    """math-verify's verdict on two harmless texts."""
-    # Imported here: it brings SymPy, and hardly any answer needs it.
-    from math_verify import parse, verify
-
-    try:
-        parsed = [parse(f"${text}$", parsing_timeout=None) for text in (first, second)]
-        return all(parsed) and bool(verify(*parsed, timeout_seconds=None))
-    except Exception:  # whatever SymPy raises on an odd text: it is no answer
-        return False
+def _side(text: str) -> Fraction:
+    """The value of one side; what stands in brackets may say it again, or comment on it."""
+    outside = _BRACKETS.sub(" ", text)
+    if not has_number(outside):
+        return value_of(text.replace("(", " ").replace(")", " "))
+    value = value_of(outside)
+    for match in _BRACKETS.finditer(text):
+        inner = match[1]
+        if not has_number(inner):
+            check_name(inner)
+            if has_number(text[: match.start()]):
+                check_no_variable(inner)  # 5(x)
+        elif text[: match.start()][-1:].isdigit() and inner[:1].isdigit():
+            raise NoNumberError  # 5(5) is a product
+        elif not is_calculation(inner) and _equation(inner) != value:
+            raise NoNumberError
+    return value
