@@ -60,6 +60,9 @@ ROW = {"question": "What is 7 + 5?", "answer": "7 + 5 = 12\n#### 12"}
         ("3", "3-day"),
         ("0", "-0"),
         ("0.001", "1e-3"),
+        ("42", "x = 42"),
+        ("42", "the answer is 42"),
+        ("4", "2^2"),
         ("no", "no."),
     ],
 )
@@ -83,13 +86,10 @@ def test_spellings_of_one_number(a: str, b: str) -> None:
         ("42", "6*7"),
         ("42", "6 x 7"),
         ("42", r"6 \times 7"),
-        ("42", "x = 42"),
-        ("42", "the answer is 42"),
         ("1000", "1,00,0"),
         ("12", "1,2"),
         ("1.5", "1,5"),
         ("1", "1/0"),
-        ("4", "2^2"),
         ("5", "--5"),
         ("5", "-$-5"),
         ("", ""),
@@ -243,7 +243,11 @@ def test_gold_answers() -> None:
         with pytest.raises(UserError, match="####"):
             gold_answer(row)
     assert answered_correctly("<answer>12.0</answer>", ROW)
-    assert not answered_correctly("12", ROW)
+    assert answered_correctly("12", ROW)
+    assert not answered_correctly("12", ROW, ["tags"])
+    assert not answered_correctly("13", ROW)
+    with pytest.raises(UserError, match="####"):
+        answered_correctly("", {"answer": "12"})
 
 
 def test_integers() -> None:
@@ -262,7 +266,7 @@ CASES: list[tuple[str, tuple[float, ...]]] = [
     (FULL.replace("\n", ""), (2, 0.5, 0, 0.5, 0.5)),
     (FULL.replace("\n12\n", "\n13\n"), (0, 0.5, 0.5, 0.5, 0.5)),
     (FULL.replace("\n12\n", "\n$12.00\n"), (2, 0, 0.5, 0.5, 0.5)),
-    (FULL.replace("\n12\n", "\ntwelve\n"), (0, 0, 0.5, 0.5, 0.5)),
+    (FULL.replace("\n12\n", "\ntwelve\n"), (2, 0, 0.5, 0.5, 0.5)),
     (FULL.removesuffix("</answer>"), (0, 0, 0, 0, 0.375)),
     (FULL + FULL, (2, 0.5, 0, 0.5, 0)),
     ("<answer>12</answer><reasoning></reasoning>", (2, 0.5, 0, 0, 0.5)),

@@ -7,7 +7,8 @@ Several ranks evaluate a share of the prompts each with `prompt_results(..., ran
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -20,6 +21,7 @@ from dschat.evaluation.proportions import pass_at_k, wilson_interval
 from dschat.models.ends import decode_responses, ends_of
 from dschat.models.vocabulary import tokens_of
 from dschat.rewards.math_answers import answered_correctly
+from dschat.rewards.math_extraction import FORMS, find_answer
 from dschat.rollout.generation import generate, uniform_numbers
 
 Judge = Callable[[str, dict[str, Any]], bool]
@@ -36,6 +38,7 @@ class PromptResult:
         samples: how many responses were sampled; and of them
         sampled_correct, sampled_tokens, sampled_ended: those right, all their tokens, those that
             ended by themselves.
+        form: by which form the answer of the greedy response was found; None: by none.
     """
 
     index: int
@@ -47,6 +50,7 @@ class PromptResult:
     sampled_correct: int = 0
     sampled_tokens: int = 0
     sampled_ended: int = 0
+    form: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class AccuracyReport:
         pass_at: by k, the mean over prompts of `pass_at_k`. samples: responses sampled a prompt.
         length, ended: of greedy responses, mean tokens and the share that ended by themselves.
         sampled_length, sampled_ended: of sampled responses; None where none were sampled.
+        found_by: by the form of an answer (`math_extraction`) or "none", the share of greedy
+            responses whose answer was found by it; empty where another judge decides.
     """
 
     prompts: int
@@ -71,13 +77,20 @@ class AccuracyReport:
     ended: float
     sampled_length: float | None
     sampled_ended: float | None
+    found_by: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers by name, for a log; pass@k is `pass_at_k` with the number for k."""
         flat = asdict(self)
         flat["accuracy_low"], flat["accuracy_high"] = flat.pop("interval")
         flat.update({f"pass_at_{k}": value for k, value in flat.pop("pass_at").items()})
+        flat.update({f"found_by_{form}": share for form, share in flat.pop("found_by").items()})
         return {name: value for name, value in flat.items() if value is not None}
+
+    def found_by_text(self) -> str:
+        """The forms that found an answer, for a line of a log."""
+        shares = [f"{form} {share:.0%}" for form, share in self.found_by.items() if share]
+        return ", ".join(shares) or "no form"
 
 
 def answer_accuracy(
@@ -91,7 +104,8 @@ def answer_accuracy(
     seed: int = 0,
     batch_size: int = 64,
     device: torch.device | str | None = None,
-    is_correct: Judge = answered_correctly,
+    is_correct: Judge | None = None,
+    forms: Sequence[str] = FORMS,
 ) -> AccuracyReport:
     """`summarise` of `prompt_results`, for one process with all prompts."""
     _check_ks(ks, samples)
@@ -106,8 +120,9 @@ def answer_accuracy(
         batch_size,
         device,
         is_correct,
+        forms=forms,
     )
-    return summarise(results, ks)
+    return summarise(results, ks, forms if is_correct is None else ())
 
 
 @torch.no_grad()
@@ -121,10 +136,11 @@ def prompt_results(
     seed: int = 0,
     batch_size: int = 64,
     device: torch.device | str | None = None,
-    is_correct: Judge = answered_correctly,
+    is_correct: Judge | None = None,
     rank: int = 0,
     world_size: int = 1,
     vocabulary_size: int | None = None,
+    forms: Sequence[str] = FORMS,
 ) -> list[PromptResult]:
     """Answer prompts rank, rank + world_size, ... greedily and `samples` times by sampling.
 
@@ -136,8 +152,9 @@ def prompt_results(
         prompts: all ranks' prompts, the same everywhere; see `build_prompts`.
         temperature: of the sampled responses.
         device: where the model is; None: where its parameters are.
-        is_correct: judges a response's text and the prompt's data row.
+        is_correct: judges a response's text and the prompt's data row; None: see `forms`.
         vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
+        forms: of answers that are looked for where there is no other judge, in this order.
 
     Returns:
         One result per prompt of this rank, in order.
@@ -173,10 +190,14 @@ def prompt_results(
         ]
     finally:
         model.train(was_training)
-    return [
-        _count(index, prompts[index].example, [a[index] for a in answers], tokenizer, is_correct)
+    judge = is_correct or partial(answered_correctly, forms=forms)
+    results = [
+        _count(index, prompts[index].example, [a[index] for a in answers], tokenizer, judge)
         for index in own
     ]
+    if is_correct is not None:
+        return results
+    return [replace(result, form=find_answer(result.response, forms)[1]) for result in results]
 
 
 def _responses(
@@ -235,8 +256,13 @@ def _count(
     )
 
 
-def summarise(results: Sequence[PromptResult], ks: Sequence[int] = ()) -> AccuracyReport:
+def summarise(
+    results: Sequence[PromptResult], ks: Sequence[int] = (), forms: Sequence[str] = ()
+) -> AccuracyReport:
     """The report over prompts; `results` of several ranks may come in any order.
+
+    Args:
+        forms: of answers, whose shares are to be reported.
 
     Raises:
         UserError: there are no results, or a k exceeds the number of samples.
@@ -258,6 +284,10 @@ def summarise(results: Sequence[PromptResult], ks: Sequence[int] = ()) -> Accura
         ended=fmean(result.ended for result in results),
         sampled_length=sum(r.sampled_tokens for r in results) / sampled if sampled else None,
         sampled_ended=sum(r.sampled_ended for r in results) / sampled if sampled else None,
+        found_by={
+            form or "none": sum(result.form == form for result in results) / n
+            for form in ((*forms, None) if forms else ())
+        },
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dschat.config import flag, parse_config, require, run_script
+from dschat.rewards.math_extraction import FORMS, check_forms
 from dschat.utils.files import atomic_write_text, explain_write_errors
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class MultiReferenceComparisonConfig:
     max_completion_length: int = flag(256, "Responses stop at this many tokens.")
     temperature: float = flag(1.0, "Of sampled responses and of the divergences.")
     pass_k: list[int] = flag([1, 4], "The k of pass@k; the largest is how many are sampled.")
+    answer_extraction: list[str] = flag(
+        list(FORMS),
+        f"Where answers are looked for, the first form that a response has: {', '.join(FORMS)}.",
+    )
+    few_shot: int = flag(
+        0, "Worked examples before every question, from the training part; not evaluated on."
+    )
     batch_size: int = flag(100, "Problems at a time.")
     seed: int = flag(1234, "Seed of sampling, the same random numbers for all models.")
     output_dir: str | None = flag(
@@ -63,6 +71,8 @@ class MultiReferenceComparisonConfig:
         for name in ("num_prompts", "batch_size", "max_completion_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value}: expected 1 or more.")
+        check_forms(self.answer_extraction)
+        require(self.few_shot >= 0, f"--few_shot {self.few_shot}: expected 0 or more.")
         require(
             bool(self.pass_k) and min(self.pass_k) >= 1,
             f"--pass_k {self.pass_k}: expected one or more numbers from 1.",
@@ -97,6 +107,7 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
     from tqdm import tqdm
     from transformers import AutoConfig, AutoTokenizer
 
+    from dschat.data.few_shot import with_worked_examples
     from dschat.data.load import load_data
     from dschat.data.prompts import build_prompts
     from dschat.evaluation.multi_reference_report import report_on
@@ -116,7 +127,10 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
     reference_folders, policy_folders = _pairs(config.references), _pairs(config.policies)
     tokenizer = load_tokenizer(next(iter(reference_folders.values())), "references")
     data = load_data(config.dataset, "rl", "0,0,1", config.seed, f"{config.output_dir}/data")
-    prompts, _ = build_prompts(data.eval, tokenizer, config.max_prompt_length)
+    rows = data.eval
+    if config.few_shot:
+        rows = with_worked_examples(data.train, rows, config.few_shot)[1]
+    prompts, _ = build_prompts(rows, tokenizer, config.max_prompt_length)
 
     def load(folder: str, name: str) -> PolicyModel:
         model = load_causal_lm(folder, tokenizer, torch.float32, name).to(device)
@@ -153,6 +167,7 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
             config.pass_k,
             config.seed,
             config.batch_size,
+            config.answer_extraction,
         )
     return reports
 

@@ -16,7 +16,7 @@ def format_reports(reports: Mapping[str, ModelReport]) -> str:
     """A table of models: greedy accuracy, pass@k, divergences per response, tokens."""
     first = next(iter(reports.values()))
     header = ["model", "accuracy", *first.kinds, *(f"pass@{k}" for k in first.overall.pass_at)]
-    header += [*(f"KL to {name}" for name in first.divergences), "tokens"]
+    header += [*(f"KL to {name}" for name in first.divergences), "tokens", "found by"]
     rows = []
     for name, report in reports.items():
         low, high = report.overall.interval
@@ -28,6 +28,7 @@ def format_reports(reports: Mapping[str, ModelReport]) -> str:
                 *(f"{value:.1%}" for value in report.overall.pass_at.values()),
                 *(f"{value:.2f}" for value in report.divergences.values()),
                 f"{report.overall.sampled_length:.1f}",
+                report.overall.found_by_text(),
             ]
         )
     return text_table(header, rows)

@@ -17,6 +17,7 @@ from dschat.evaluation.answer_accuracy import (
 from dschat.evaluation.policies import mean_per_response, sample_rollouts
 from dschat.models.policy import PolicyModel
 from dschat.regularization import KLDivergence
+from dschat.rewards.math_extraction import FORMS
 from dschat.rollout.references import Reference
 
 
@@ -46,6 +47,7 @@ def report_on(
     ks: Sequence[int],
     seed: int,
     batch_size: int,
+    forms: Sequence[str] = FORMS,
 ) -> ModelReport:
     """Let a model answer, greedily and by sampling at its temperature, and measure it.
 
@@ -53,6 +55,7 @@ def report_on(
         references: by name, of the policy's shared width (see `share_vocabulary`).
         kinds: by name, a text that the written answers of these problems contain.
         ks: of pass@k.
+        forms: of answers that are looked for, in this order.
 
     Raises:
         UserError: no problem is of one of the kinds.
@@ -68,6 +71,7 @@ def report_on(
         seed,
         batch_size,
         vocabulary_size=shared,
+        forms=forms,
     )
     rollouts = sample_rollouts(
         policy.model,
@@ -82,8 +86,10 @@ def report_on(
     )
     exact = KLDivergence("exact")
     return ModelReport(
-        overall=summarise(results, ks),
-        kinds={n: summarise(of_kind(n, text, results, prompts), ks) for n, text in kinds.items()},
+        overall=summarise(results, ks, forms),
+        kinds={
+            n: summarise(of_kind(n, text, results, prompts), ks, forms) for n, text in kinds.items()
+        },
         divergences={
             name: mean_per_response(policy, rollouts, exact, reference, policy.temperature)
             for name, reference in references.items()

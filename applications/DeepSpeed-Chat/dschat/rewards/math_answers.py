@@ -79,8 +79,9 @@ def answered_correctly(
     response: str, example: dict[str, Any], forms: Sequence[str] = FORMS
 ) -> bool:
     """Whether a response's answer is the row's; see `find_answer` and `same_answer`."""
+    gold = gold_answer(example)
     answer, _ = find_answer(response, forms)
-    return answer is not None and same_answer(answer, gold_answer(example))
+    return answer is not None and same_answer(answer, gold)
 
 
 class MathAnswerReward:

@@ -1,4 +1,4 @@
-"""Where a response says its answer: in tags, behind ####, in a box, in words, or as its last number.
+"""Where a response says its answer: in tags, behind ####, in a box, in words, or at its end.
 
 Each form is a function from a response to the text of the answer, or None where the response does
 not have that form. `find_answer` tries them in an order that the user gives; what is found may
@@ -82,10 +82,11 @@ def hashed(response: str) -> str | None:
     for line in reversed(response.split("\n")):
         _, mark, rest = line.rpartition("####")
         rest = rest.strip()
+        if not mark or not rest or len(rest) > LONGEST_SENTENCE:
+            continue
         heading = re.match(r"[A-Za-z]{2,}", rest) and not re.match(r"(?i)(final )?answer\b", rest)
-        if mark and rest and len(rest) <= LONGEST_SENTENCE:
-            if not heading or read_number(rest.split()[0]) is not None:
-                return rest
+        if not heading or read_number(rest.split()[0]) is not None:
+            return rest
     return None
 
 

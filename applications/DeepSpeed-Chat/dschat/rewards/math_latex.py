@@ -10,7 +10,8 @@ import logging
 import re
 from fractions import Fraction
 
-from dschat.rewards.math_quantity import NoNumberError, check_neutral, has_number, tokens_of
+from dschat.rewards.math_context import check_neutral, has_number
+from dschat.rewards.math_tokens import NoNumberError, tokens_of
 
 MAX_LENGTH = 80
 

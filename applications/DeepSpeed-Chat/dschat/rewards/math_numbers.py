@@ -25,8 +25,7 @@ import re
 from fractions import Fraction
 
 from dschat.rewards import math_latex
-from dschat.rewards.math_quantity import (
-    NoNumberError,
+from dschat.rewards.math_context import (
     check_name,
     check_no_variable,
     has_number,
@@ -34,6 +33,7 @@ from dschat.rewards.math_quantity import (
     value_of,
 )
 from dschat.rewards.math_text import plain, unwrapped
+from dschat.rewards.math_tokens import NoNumberError
 
 MAX_LENGTH = 200
 """Characters of a number with its unit; a longer text is no number."""

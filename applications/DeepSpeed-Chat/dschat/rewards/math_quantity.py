@@ -1,138 +1,22 @@
-"""One number with the words around it, read from plain text: a parser over its tokens.
+"""A quantity in words or digits, read from tokens as an exact fraction.
 
-    side      = lead-in words, quantity, counted words
-    quantity  = [sign] [currency] [sign] numeral {multiplier} [% or currency]
-    numeral   = digits | digits/digits | digits digits/digits | number words | root of a numeral
-    numeral  += "and a half" | "fifths" | "squared" | "^ 3" | "x 10^3" | "point 5"
-
-All values are exact fractions. Words that change a value are closed classes (`math_words`).
+quantity  = [sign] [currency] [sign] numeral {multiplier} [% or currency]
+numeral   = digits | digits/digits | digits digits/digits | number words | root of a numeral
+numeral  += "and a half" | "fifths" | "squared" | "^ 3" | "x 10^3" | "point 5"
 """
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass
 from fractions import Fraction
 
 from dschat.rewards import math_words as words
+from dschat.rewards.math_tokens import END, NoNumberError, Token, is_number
+from dschat.rewards.math_values import bounded_power, exact_root, number
 
-MAX_POWER_DIGITS = 400
-
-_DIGITS = (
-    r"(?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+(?! ?/)|(?:'[0-9]{3})+|(?:_[0-9]{3})+)(?![0-9])"
-    r"|[0-9]+)"
-)
-_TOKEN = re.compile(
-    rf"(?P<number>(?:{_DIGITS}(?:\.[0-9]*(?!\.))?|\.[0-9]+)(?:[eE][+-]?[0-9]{{1,3}}(?![0-9A-Za-z]))?)"
-    r"|(?P<word>[A-Za-z]\.(?:[A-Za-z]\.?)+(?![A-Za-z])|[^\W\d_][^\W_]*(?:'[A-Za-z]+)?"
-    r"(?:\^-?[0-9]+)?)"
-    r"|(?P<sign>\*\*|\.\.+|…|\S)"
-)
-_UNIT_OF_AREA = re.compile(r"(?:m|[A-Za-z]{2,})[23]")
-_EXPONENT = re.compile(r"[eE]")
-_NEUTRAL_SIGNS = frozenset([*"',;:.#/&@_", "..", "...", "…"])
-_OPERATORS = frozenset(["+", "-", "*", "×", "/", "÷", "^", "**", "plus", "minus", "times"])
 _TEN = 10
 
 
-class NoNumberError(ValueError):
-    """The text is not one number."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """A number, a word or a sign; `joined`: no blank stands before it."""
-
-    kind: str
-    text: str
-    joined: bool
-
-    @property
-    def lower(self) -> str:
-        """The text in lower case; "" for numbers, so that no word equals one."""
-        return "" if self.kind == "number" else self.text.lower()
-
-
-_END = Token("end", "", False)
-
-
-def tokens_of(text: str) -> list[Token]:
-    """Tokens of plain text; a hyphen before a letter is a blank ("twenty-five", "3-day")."""
-    text = re.sub(r"(?<=[A-Za-z0-9])-(?=[A-Za-z])", " ", text)
-    # Currency codes and units are written onto their numbers: US$5, Rs5, 5m^2.
-    text = re.sub(r"(?i)\b(?:USD|EUR|GBP|CAD|AUD|INR|JPY|CHF|RS)\.? ?(?=[0-9])", "$", text)
-    text = re.sub(r"\b[A-Z]{1,3}\$", "$", text)
-    found, end = [], -1
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or ""
-        found.append(Token(kind, match[0], match.start() == end))
-        end = match.end()
-    return found
-
-
-def value_of(text: str) -> Fraction:
-    """The number of one side of an equation.
-
-    Raises:
-        NoNumberError: there is none, there are several, or a word changes it unclearly.
-    """
-    reader = _Reader(tokens_of(text))
-    start = reader.find_start()
-    reader.at = start
-    value = reader.quantity()
-    _check_before(reader.tokens[:start])
-    behind = reader.tokens[reader.at :]
-    if behind and behind[0].lower == "point" and value != 1:
-        raise NoNumberError
-    _check_behind(behind, reader.tokens[reader.at - 1].kind == "number")
-    return value
-
-
-def has_number(text: str) -> bool:
-    """Whether digits or number words stand in a text."""
-    reader = _Reader(tokens_of(text))
-    try:
-        reader.find_start()
-    except NoNumberError:
-        return False
-    return True
-
-
-def check_name(text: str) -> None:
-    """Refuse as the name of a number what takes it back or changes it: "not x", "-x".
-
-    Raises:
-        NoNumberError: it does.
-    """
-    for at, token in enumerate(tokens_of(text)):
-        if token.lower in words.DENYING or token.lower.endswith("n't"):
-            raise NoNumberError
-        joins = at > 0 and token.text in _OPERATORS
-        if token.kind == "sign" and token.text not in _NEUTRAL_SIGNS and not joins:
-            raise NoNumberError
-
-
-def check_no_variable(text: str) -> None:
-    """Refuse a text that holds a variable.
-
-    Raises:
-        NoNumberError: it does.
-    """
-    if any(map(_is_variable, tokens_of(text))):
-        raise NoNumberError
-
-
-def is_calculation(text: str) -> bool:
-    """Whether a text is two or more numbers, an operator between any two, without variables."""
-    found = tokens_of(text)
-    numbers = [at for at, token in enumerate(found) if _is_number(token)]
-    gaps = [found[one:other] for one, other in zip(numbers, numbers[1:], strict=False)]
-    operated = (any(map(_is_operator, gap)) for gap in gaps)
-    return bool(gaps) and all(operated) and not any(map(_is_variable, found))
-
-
-class _Reader:
+class QuantityReader:
     """Reads one quantity; `at` is the next token."""
 
     def __init__(self, tokens: list[Token]) -> None:
@@ -142,7 +26,7 @@ class _Reader:
     def peek(self, ahead: int = 0) -> Token:
         """A token ahead, or an end mark."""
         position = self.at + ahead
-        return self.tokens[position] if position < len(self.tokens) else _END
+        return self.tokens[position] if position < len(self.tokens) else END
 
     def take(self, *texts: str) -> bool:
         """Go over the next token if it is one of these, in lower case."""
@@ -154,7 +38,7 @@ class _Reader:
     def find_start(self) -> int:
         """Where the quantity begins, its sign and currency included."""
         for at, token in enumerate(self.tokens):
-            if _is_number(token) or token.lower in words.ROOTS or self._is_bare(at):
+            if is_number(token) or token.lower in words.ROOTS or self._is_bare(at):
                 break
         else:
             raise NoNumberError
@@ -202,7 +86,7 @@ class _Reader:
                 negative = self.peek().text != "+"
                 signs += 1
                 self.at += 1
-            elif not money and self.peek().text in words.CURRENCY_SIGNS and self.peek() != _END:
+            elif not money and self.peek().text in words.CURRENCY_SIGNS and self.peek() != END:
                 money = True
                 self.at += 1
             else:
@@ -261,7 +145,7 @@ class _Reader:
     def _below(self) -> Fraction:
         self.at += 1
         below = number(self._next_number())
-        if below == 0 or self.peek().text == "/" and self.peek(1).kind == "number":
+        if below == 0 or (self.peek().text == "/" and self.peek(1).kind == "number"):
             raise NoNumberError
         if self.peek().joined and words.ORDINAL_SUFFIX.match(self.peek().lower):
             self.at += 1  # 2/3rds
@@ -284,7 +168,7 @@ class _Reader:
 
     def _words(self) -> Fraction:
         """two hundred and five thousand and six."""
-        total, last = 0, math.inf
+        total, last = 0, max(words.SCALES.values()) + 1
         while True:
             group = self._below_thousand()
             scale = words.SCALES.get(self.peek().lower)
@@ -351,17 +235,17 @@ class _Reader:
         if word in words.FRACTIONS_OF_MANY or (value == 1 and word in words.FRACTION_OF_ONE):
             below = words.FRACTIONS_OF_MANY.get(word) or words.FRACTION_OF_ONE[word]
             self.at += 1
-            if value.denominator != 1 or (below == 4 and value > 3):
+            if value.denominator != 1 or (below == 4 and value > words.MOST_QUARTERS):
                 raise NoNumberError
             return value / below
         if self.peek().kind == "number" and self.peek(1).joined:
             suffix = self.peek(1).lower  # 3 5ths
             if words.ORDINAL_SUFFIX.match(suffix) and suffix.endswith("s"):
-                below = number(self._next_number())
+                parts = number(self._next_number())
                 self.at += 1
-                if below == 0:
+                if parts == 0:
                     raise NoNumberError
-                return value / below
+                return value / parts
         if self.peek().lower == "and" and value.denominator == 1:
             return value + self._and_fraction()
         return value
@@ -435,126 +319,3 @@ class _Reader:
             value *= words.MULTIPLIERS[self.peek().lower]
             self.at += 1
         return value
-
-
-def _check_before(tokens: list[Token]) -> None:
-    """Refuse a lead-in that changes the number behind it."""
-    check_neutral(tokens)
-    if not tokens:
-        return
-    last = tokens[-1]
-    variable = last.kind == "word" and len(last.text) == 1 and last.lower != "a"
-    if variable or last.lower in words.CHANGING_BESIDE or words.MONTHS.fullmatch(last.text):
-        raise NoNumberError
-
-
-def check_neutral(tokens: list[Token]) -> None:
-    """Refuse words and signs that change any number they stand before."""
-    for token, following in zip(tokens, [*tokens[1:], _END], strict=False):
-        if token.kind == "sign" and token.text not in _NEUTRAL_SIGNS:
-            raise NoNumberError
-        if _is_changing(token) or (token.lower, following.lower) in words.PAIRS:
-            raise NoNumberError
-
-
-def _check_behind(tokens: list[Token], digits: bool) -> None:
-    """Refuse words behind a number (that ends in `digits`) that change it, and further numbers."""
-    if not tokens:
-        return
-    _check_first(tokens, digits)
-    for at, token in enumerate(tokens):
-        following = tokens[at + 1] if at + 1 < len(tokens) else _END
-        if at and token.lower in words.POWERS and tokens[at - 1].kind == "word":
-            continue  # metres squared
-        if following.kind == "word" and (
-            (token.lower in words.REFUSALS and at == 0) or token.lower == "than"
-        ):
-            continue  # 5 wrong answers, 5 more than Amanda
-        if token.kind == "sign" and token.text not in (*_NEUTRAL_SIGNS, "!") or _is_number(token):
-            raise NoNumberError
-        if _is_changing(token) or (token.lower, following.lower) in words.PAIRS:
-            raise NoNumberError
-        if _is_variable(token) and not _is_article(token, following):
-            raise NoNumberError
-
-
-def _check_first(tokens: list[Token], digits: bool) -> None:
-    """Refuse what changes a number that it stands directly behind."""
-    first = tokens[0]
-    if digits and first.text in ("…", "..", "...", "!"):
-        raise NoNumberError  # periodic, a factorial
-    if first.text == "/" and (len(tokens) == 1 or tokens[1].kind != "word"):
-        raise NoNumberError
-    if digits and first.joined and words.ORDINAL_SUFFIX.fullmatch(first.lower):
-        first = next((t for t in tokens[1:3] if t.lower != "of"), _END)  # 4th of July
-    elif first.lower in words.FRACTION_OF_ONE:
-        raise NoNumberError  # 3 fifth: neither 3/5 nor fifth graders for certain
-    elif digits and first.joined and any(map(str.isdigit, first.text.split("^")[0])):
-        if not _UNIT_OF_AREA.fullmatch(first.text):
-            raise NoNumberError  # 0x1F
-    if first.lower in words.CHANGING_BEHIND or words.MONTHS.fullmatch(first.text):
-        raise NoNumberError
-
-
-def _is_operator(token: Token) -> bool:
-    return token.text in _OPERATORS or token.lower in _OPERATORS
-
-
-def _is_changing(token: Token) -> bool:
-    return token.lower in words.CHANGING or token.lower.endswith("n't")
-
-
-def _is_number(token: Token) -> bool:
-    return token.kind == "number" or token.lower in words.NUMBER_WORDS
-
-
-def _is_variable(token: Token) -> bool:
-    """A single letter that is no unit."""
-    letter = token.text.split("^")[0]
-    return (
-        token.kind == "word"
-        and len(letter) == 1
-        and letter not in words.UNIT_LETTERS
-        and letter <= words.LAST_VARIABLE
-    )
-
-
-def _is_article(token: Token, following: Token) -> bool:
-    """The "a" of "5 a day", the "I" of "5 that I had"."""
-    return token.text in ("a", "I") and not token.joined and following.kind == "word"
-
-
-def number(text: str) -> Fraction:
-    """Digits, their groups joined, as an exact number."""
-    mantissa, *exponent = _EXPONENT.split(text)
-    digits = re.sub(r"[, '_]", "", mantissa)
-    return Fraction(digits) * Fraction(10) ** int(exponent[0] if exponent else 0)
-
-
-def bounded_power(value: Fraction, power: int) -> Fraction:
-    """value^power, where that is of a readable size.
-
-    Raises:
-        NoNumberError: too long, or 0 to a negative power.
-    """
-    size = max(len(str(value.numerator)), len(str(value.denominator)))
-    if abs(power) * size > MAX_POWER_DIGITS or (value == 0 and power <= 0):
-        raise NoNumberError
-    return value**power
-
-
-def exact_root(value: Fraction, root: int) -> Fraction:
-    """The root of a value if it is rational.
-
-    Raises:
-        NoNumberError: it is not.
-    """
-    parts = []
-    for part in (value.numerator, value.denominator):
-        if part < 0 or len(str(part)) > 30:
-            raise NoNumberError
-        near = round(part ** (1 / root)) if root > 2 else math.isqrt(part)
-        if near**root != part:
-            raise NoNumberError
-        parts.append(near)
-    return Fraction(*parts)

@@ -1,4 +1,4 @@
-"""Wrappers and look-alikes of numbers taken off: what is left is a line of plain ASCII where it can be.
+"""Wrappers and look-alikes of numbers taken off: what is left is one line, mostly ASCII.
 
 LaTeX is rewritten only where nothing is lost; a command that is not known here stays, and makes
 the text no plain number.
@@ -14,7 +14,7 @@ _SIGNS = {
     **dict.fromkeys("\u00a0\u2009\u202f\u2007\u3000\t\r\n", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
     **dict.fromkeys("\u2018\u2019\u02bc", "'"),
-    **dict.fromkeys('\u201c\u201d\u00ab\u00bb', '"'),
+    **dict.fromkeys("\u201c\u201d\u00ab\u00bb", '"'),
     **dict.fromkeys("\u00d7\u22c5\u00b7\u2217\u2715", "×"),
     **dict.fromkeys("\u2044\u2215\uff0f", "/"),
     **dict.fromkeys("\u2248\u223c\u2243\u2245\u2192\u21d2\u27f9\u279c", "="),

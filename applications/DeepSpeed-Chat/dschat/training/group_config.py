@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from dschat.config import require
 from dschat.errors import UserError
+from dschat.rewards.math_extraction import check_forms
 from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
@@ -122,6 +123,8 @@ class MultiReferenceConfig(MultiReferenceFlags):
             all(k >= 1 for k in self.pass_k) or self.pass_k == [0],
             f"--pass_k {' '.join(map(str, self.pass_k))}: expected numbers of 1 or more, or 0.",
         )
+        check_forms(self.answer_extraction)
+        require(self.few_shot >= 0, f"--few_shot {self.few_shot}: expected 0 or more.")
         for name in ("eval_samples", "eval_batch_size", "generation_batch_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"--{name} {value}: expected 1 or more.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dschat.config import flag
+from dschat.rewards.math_extraction import FORMS
 from dschat.training.algorithm_flags import QUANTIZATIONS, RESIDENCIES
 from dschat.training.generation_flags import GenerationFlags
 from dschat.training.huggingface_flags import HuggingFaceFlags
@@ -147,6 +148,18 @@ class MultiReferenceFlags(
     strict_format_reward: float = flag(0.5, "Reward for the exact format.")
     soft_format_reward: float = flag(0.5, "Reward for all tags in their order.")
     tag_reward: float = flag(0.125, "Reward for each of the four tags that occurs once.")
+    answer_extraction: list[str] = flag(
+        list(FORMS),
+        "Where the answer of a response is looked for, in training and evaluation: the first of "
+        "these forms that a response has. tags: <answer>. hashes: ####. boxed: \\boxed{}. phrase: "
+        "'the answer is'. last_number. 'tags' alone is the published reward; the other parts of "
+        "the reward always look at tags.",
+    )
+    few_shot: int = flag(
+        0,
+        "Worked examples before every question, in training and evaluation: the first rows of the "
+        "training part, which are then not learnt from.",
+    )
     # Evaluation and output
     eval_steps: int = flag(
         0,

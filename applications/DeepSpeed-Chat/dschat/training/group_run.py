@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dschat.config import require
+from dschat.data.few_shot import with_worked_examples
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.evaluation.answer_accuracy import prompt_results, summarise
@@ -49,14 +50,22 @@ def task_of(config: MultiReferenceConfig) -> Task:
         tag=config.tag_reward,
     )
     return Task(
-        reward=MathAnswerReward(weights),
+        reward=MathAnswerReward(weights, config.answer_extraction),
         evaluate=Evaluation(config),
         evaluate_every=config.eval_steps // config.num_iterations,
+        rows=functools.partial(training_rows, config),
         prepare=functools.partial(prepare, config),
         sample_coefficient=config.gamma if config.from_samples else 0.0,
         mixture=fkl and not config.from_samples,
         settings=config,
     )
+
+
+def training_rows(config: MultiReferenceConfig, train: Any, held_out: Any) -> Any:
+    """The rows to learn from, with the worked examples that were asked for."""
+    if config.few_shot == 0:
+        return train
+    return with_worked_examples(train, held_out, config.few_shot)[0]
 
 
 def prepare(
@@ -119,14 +128,16 @@ class Evaluation:
                 rank=trainer.rank,
                 world_size=trainer.world,
                 vocabulary_size=engine.module.output_layer.vocabulary_size,
+                forms=config.answer_extraction,
             )
         every = [r for share in distributed.gather_objects(results) for r in share]
-        report = summarise(every, ks)
+        report = summarise(every, ks, config.answer_extraction)
         tries = "".join(f", pass@{k} {value:.1%}" for k, value in report.pass_at.items())
         low, high = report.interval
         distributed.log_main(
             f"accuracy at step {trainer.iteration * config.num_iterations}: {report.accuracy:.1%} "
-            f"({low:.1%} to {high:.1%}) of {report.prompts} problems{tries}"
+            f"({low:.1%} to {high:.1%}) of {report.prompts} problems{tries}; answers found by "
+            f"{report.found_by_text()}"
         )
         return report.metrics()
 
@@ -140,6 +151,7 @@ class Evaluation:
             data_output_path=str(data_folder(online)),
         )
         rows = data.eval
-        if self.config.eval_samples is not None:
-            rows = rows.select(range(min(self.config.eval_samples, len(rows))))
+        if self.config.few_shot:
+            rows = with_worked_examples(data.train, rows, self.config.few_shot)[1]
+        rows = list(rows)[: self.config.eval_samples]
         return build_prompts(rows, tokenizer, online.max_prompt_seq_len)[0]

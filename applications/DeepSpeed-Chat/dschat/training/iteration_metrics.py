@@ -16,6 +16,7 @@ def iteration_metrics(
     metric_sums: dict[str, float],
     coefficient: float,
     device: torch.device,
+    group_size: int = 1,
 ) -> dict[str, float]:
     """Means over the responses that have a token, and over their tokens, of all ranks.
 
@@ -23,14 +24,17 @@ def iteration_metrics(
         metric_sums: the metrics of regulariser (`penalty/...`) and reward (`reward/...`) as sums
             over active positions and responses, and `positions`, the number of the former.
         coefficient: of the penalty.
+        group_size: responses to a prompt, neighbours by `rollout.places`.
 
     Returns:
         `reward` (what the reward function said) with its std, `penalised_reward`,
         `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
         (log pi - log rho of the sampled tokens), `entropy` (of pi, in nats, per token), lengths,
         shares and counts; `padding_share`, of the positions of the micro-batches, prompts and
-        responses, those that hold no token. The divergence is NaN (null in metrics.jsonl) where
-        the published Wasserstein penalty sees no distances: its plan then moves nothing.
+        responses, those that hold no token; `equal_groups`, of the groups (of 2 or more), those
+        whose rewards are all equal, which therefore say nothing about what is better. The
+        divergence is NaN (null in metrics.jsonl) where the published Wasserstein penalty sees no
+        distances: its plan then moves nothing.
     """
     sums = _local_sums(experiences)
     # A rank whose responses are all dropped has no metrics of the penalty.
@@ -45,9 +49,13 @@ def iteration_metrics(
     responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
     mean = total["reward"] / responses
     variance = max(total["reward_squared"] / responses - mean**2, 0.0)
+    groups = {}
+    if group_size > 1:
+        groups["equal_groups"] = _equal_groups(experiences, round(sampled), group_size, device)
     found = {
         "reward": mean,
         "reward_std": math.sqrt(variance),
+        **groups,
         "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
         "divergence": total["divergence"] / tokens,
         "divergence_per_response": total["divergence"] / responses,
@@ -66,6 +74,17 @@ def iteration_metrics(
     if sees_no_distances(found):
         found |= {"divergence": math.nan, "divergence_per_response": math.nan}
     return found
+
+
+def _equal_groups(
+    experiences: list[Experience], responses: int, group_size: int, device: torch.device
+) -> float:
+    """The share of all ranks' groups in which every reward is the same."""
+    rewards = torch.zeros(responses, dtype=torch.float64, device=device)
+    for e in experiences:
+        rewards[e.rollout.places] = e.scores.double()
+    groups = distributed.all_reduce(rewards).view(-1, group_size)
+    return float((groups == groups[:, :1]).all(dim=1).double().mean())
 
 
 def _local_sums(experiences: list[Experience]) -> dict[str, float]:

@@ -60,6 +60,7 @@ class Task:
         evaluate, evaluate_every: see `OnlineTrainer`.
         prepare: called once with the prompts, the references, the tokenizer and the device;
             returns the prompts to learn from.
+        rows: called with the training and the held-out rows; returns the rows to make prompts of.
         sample_coefficient: of the forward KL that the prompts' `samples` estimate.
         mixture: hold the policy near the mixture of the references, not near each of them.
         settings: what config.yaml shall hold, where the user's settings are others than those of
@@ -70,6 +71,7 @@ class Task:
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
     prepare: Callable[..., list[PromptExample]] = lambda prompts, *_: prompts
+    rows: Callable[[Any, Any], Any] = lambda train, _: train
     sample_coefficient: float = 0.0
     mixture: bool = False
     settings: Any = None
@@ -132,7 +134,7 @@ def build_trainer(
     if config.termination_condition == "parsing":
         parser = open_parser(config.parser)
         segment = partial(segment_by, parser, tokenizer, config.parser_cutoff)
-    prompts = load_prompts(config, tokenizer)
+    prompts = load_prompts(config, tokenizer, task.rows)
     steps = optimizer_steps(config, len(prompts))
     iterations = config.planned_iterations(len(prompts), prompts_per_iteration(config))
     mix = load_mix(config, tokenizer, iterations)

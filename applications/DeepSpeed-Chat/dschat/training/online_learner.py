@@ -116,7 +116,9 @@ class OnlineLearner(ExperienceMaker):
             return self._left_out(time.perf_counter() - started)
         seconds["update"] = time.perf_counter() - at
         self.iteration += 1
-        metrics = iteration_metrics(experiences, metric_sums, self.config.kl_ctl, self.device)
+        metrics = iteration_metrics(
+            experiences, metric_sums, self.config.kl_ctl, self.device, self.group_size
+        )
         seconds["total"] = time.perf_counter() - started
         tokens = metrics["response_tokens"]
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,8 +200,14 @@ def _with_lora(model: Any, role: str, config: OnlineConfig) -> Any:
     return add_lora(model, dim, name, config.only_optimize_lora, f"{role}_lora_module_name")
 
 
-def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
-    """The RL part of the data as prompts short enough."""
+def load_prompts(
+    config: OnlineConfig, tokenizer: Any, rows_of: Callable[[Any, Any], Any]
+) -> list[PromptExample]:
+    """The RL part of the data as prompts short enough.
+
+    Args:
+        rows_of: makes the rows to be used of the training and the held-out rows.
+    """
     data = load_data(
         config.data_path,
         phase="rl",
@@ -210,8 +217,9 @@ def load_prompts(config: OnlineConfig, tokenizer: Any) -> list[PromptExample]:
         apply_chat_template=config.apply_chat_template,
     )
     warn_of_missing_template(data.train, tokenizer)
+    rows = rows_of(data.train, data.eval)
     prompts, _ = build_prompts(
-        data.train, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
+        rows, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
     )
     return prompts
 

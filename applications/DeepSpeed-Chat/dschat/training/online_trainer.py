@@ -17,6 +17,7 @@ from dschat.training.online_learner import OnlineLearner
 from dschat.training.online_resume import save_resumable
 from dschat.training.profiling import StepProfiler, profiled_iterations
 from dschat.training.random_states import random_states, set_random_states
+from dschat.training.reward_variation import RewardVariation
 from dschat.training.run_files import MetricsLog
 from dschat.training.saving import save_step
 
@@ -50,6 +51,7 @@ class OnlineTrainer(OnlineLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.settings = self.settings or self.config
+        self.variation = RewardVariation()
 
     def train(self) -> bool:
         """Run to the planned end, saving models and checkpoints when due.
@@ -99,6 +101,9 @@ class OnlineTrainer(OnlineLearner):
                     metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
                 self.log.write(metrics)
                 self._report_first(metrics)
+                warning = self.variation.warning(metrics)
+                if warning:
+                    distributed.log_main(warning)
                 bar.set_postfix_str(progress_line(metrics), refresh=False)
                 bar.update()
                 self._after_iteration(total)

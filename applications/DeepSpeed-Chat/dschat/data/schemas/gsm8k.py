@@ -25,7 +25,7 @@ def gsm8k_rows(raw: RawRow, phase: Phase) -> list[Row]:
     """One row: a chat prompt, and a response in the format that the system text asks for."""
     question = text(raw.get("question"), "question")
     answer = text(raw.get("answer"), "answer")
-    reasoning, mark, final = answer.rpartition(FINAL_ANSWER_MARK)
+    _, mark, final = answer.rpartition(FINAL_ANSWER_MARK)
     if not mark or not final.strip():
         raise RowError(f"no final answer after {FINAL_ANSWER_MARK!r} in 'answer'")
     prompt = [
@@ -34,9 +34,14 @@ def gsm8k_rows(raw: RawRow, phase: Phase) -> list[Row]:
     ]
     if phase == "rl":
         return [Row(prompt, example={"question": question, "answer": answer})]
+    return [Row(prompt, worked_answer(answer))]
+
+
+def worked_answer(answer: str) -> str:
+    """The answer of a raw row in the format that the system text asks for."""
+    reasoning, _, final = answer.rpartition(FINAL_ANSWER_MARK)
     reasoning = CALCULATOR_NOTE.sub("", reasoning).strip()
-    response = f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n{final.strip()}\n</answer>"
-    return [Row(prompt, response)]
+    return f"<reasoning>\n{reasoning}\n</reasoning>\n<answer>\n{final.strip()}\n</answer>"
 
 
 def _matches(sample: Sequence[RawRow]) -> bool:
