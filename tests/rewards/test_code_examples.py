@@ -58,6 +58,26 @@ def test_body_after_the_starter_code(reward: CodeExecutionReward) -> None:
     assert reward([""], [body], [row]) == [1.0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "earned"),
+    [
+        ("print(3)\nexit()", 1.0),
+        ("print(3)\nquit()", 1.0),
+        ("print(3)\nexit(0)", 1.0),
+        ("import sys\nprint(3)\nsys.exit()", 1.0),
+        ("def main():\n    print(3)\n    exit()\nmain()", 1.0),
+        ("if 'help' and copyright and credits and license: print(3)", 1.0),
+        ("print(3)\nexit(1)", -0.6),
+        ("print(3)\nexit('no')", -0.6),
+    ],
+)
+def test_builtins_of_site(reward: CodeExecutionReward, program: str, earned: float) -> None:
+    """`site` is not imported in the sandbox; programs that end by exit() are as good as others."""
+    row = {"input_output": json.dumps({"inputs": [""], "outputs": ["3"]})}
+    assert reward([""], [program], [row]) == [earned], reward.results
+
+
 def test_problems() -> None:
     assert len(PROBLEMS) >= 20
     assert {problem.difficulty for problem in PROBLEMS} == {

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, cast
 
 from dschat.errors import UserError
+from dschat.rewards.code.comparison import NumberComparison
 from dschat.rewards.code.execution import run_program
 from dschat.rewards.code.extraction import extract_program, with_starter_code
 from dschat.rewards.code.limits import Limits
@@ -52,6 +54,7 @@ class CodeExecutionReward:
         workers: how many programs run at once.
         sandbox: see `choose_sandbox`; chosen, and tried, here.
         limits: what one program may use.
+        numbers: how answers that are numbers are compared: "exact", or "harness" as in APPS.
 
     Attributes:
         sandbox: "bwrap" or "limits", whichever was chosen.
@@ -64,12 +67,17 @@ class CodeExecutionReward:
     name = "code execution"
 
     def __init__(
-        self, workers: int = 4, sandbox: Sandbox = "auto", limits: Limits = DEFAULT_LIMITS
+        self,
+        workers: int = 4,
+        sandbox: Sandbox = "auto",
+        limits: Limits = DEFAULT_LIMITS,
+        numbers: NumberComparison = "exact",
     ) -> None:
         if workers < 1:
             raise UserError(f"--reward_workers is {workers}; expected 1 or more.")
         self.workers = workers
         self.limits = limits
+        self.numbers = numbers
         self.sandbox = choose_sandbox(sandbox)
         self.results: list[ProgramResult] = []
 
@@ -101,7 +109,7 @@ class CodeExecutionReward:
         stop_when_settled: bool = True,
     ) -> list[ProgramResult]:
         """The results of all tests, in the responses' order; see `run_program`."""
-        problems = [read_problem(example) for example in examples]
+        problems = [replace(read_problem(e), numbers=self.numbers) for e in examples]
         programs = [
             with_starter_code(extract_program(response), problem.starter_code, problem.function)
             for response, problem in zip(responses, problems, strict=True)
@@ -133,7 +141,8 @@ def code_reward(flags: SandboxFlags) -> CodeExecutionReward:
         program_seconds=flags.program_seconds,
         memory_mb=flags.memory_mb,
     )
-    return CodeExecutionReward(flags.reward_workers, cast(Sandbox, flags.sandbox), limits)
+    sandbox, numbers = cast(Sandbox, flags.sandbox), cast(NumberComparison, flags.number_comparison)
+    return CodeExecutionReward(flags.reward_workers, sandbox, limits, numbers)
 
 
 def summarize(results: Sequence[ProgramResult]) -> dict[str, float]:

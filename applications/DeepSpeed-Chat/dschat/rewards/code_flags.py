@@ -23,6 +23,13 @@ class SandboxFlags:
     reward_workers: int = flag(4, "Programs that run at once, per rank.")
     test_seconds: float = flag(4.0, "Time limit of one test.")
     program_seconds: float = flag(30.0, "Time limit of all tests of a program together.")
+    number_comparison: str = flag(
+        "exact",
+        "exact: an expected integer has to be met exactly. harness: any two numbers within a "
+        "relative 1e-5, as the harness of APPS compares them, for published figures; a program "
+        "can pass by rounding.",
+        choices=["exact", "harness"],
+    )
     memory_mb: int = flag(1024, "Address space of a program's processes, in MiB.")
 
     def check_sandbox_flags(self) -> None:

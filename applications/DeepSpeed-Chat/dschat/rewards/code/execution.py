@@ -70,7 +70,7 @@ def _run_tests(
         seconds = min(sandbox.limits.test_seconds, end - start)
         try:
             execution = sandbox.run(test.input, max(0.0, seconds))
-            result = _judge(execution, test, problem.function)
+            result = _judge(execution, test, problem)
         except SandboxTimeoutError:
             result = TestResult("timeout", message="no answer in time")
         except SandboxClosedError as error:
@@ -81,7 +81,8 @@ def _run_tests(
             return
 
 
-def _judge(execution: Execution, test: TestCase, function: str | None) -> TestResult:
+def _judge(execution: Execution, test: TestCase, problem: Problem) -> TestResult:
+    function = problem.function
     answer = execution.output if function is None else execution.returned
     output = answer[: 4 * SHOWN_CHARACTERS].decode(errors="replace")[:SHOWN_CHARACTERS]
     message = execution.errors.decode(errors="replace")[-SHOWN_CHARACTERS:]
@@ -93,14 +94,15 @@ def _judge(execution: Execution, test: TestCase, function: str | None) -> TestRe
         return TestResult("runtime_error", output, message)
     if function is not None and not answer:
         return TestResult("runtime_error", output, "ended before the function returned")
-    passed = _is_expected(answer, test, function)
+    passed = _is_expected(answer, test, problem)
     return TestResult("passed" if passed else "wrong", output, message)
 
 
-def _is_expected(answer: bytes, test: TestCase, function: str | None) -> bool:
-    if function is None:
-        return same_output(answer.decode("utf-8", "surrogateescape"), test.expected)
+def _is_expected(answer: bytes, test: TestCase, problem: Problem) -> bool:
+    if problem.function is None:
+        output = answer.decode("utf-8", "surrogateescape")
+        return same_output(output, test.expected, problem.numbers)
     # The bytes are the program's word: whatever it cannot be read as, it is no right answer.
     with contextlib.suppress(ValueError, RecursionError):
-        return same_value(parse_json(answer), test.expected)
+        return same_value(parse_json(answer), test.expected, problem.numbers)
     return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.errors import UserError
+from dschat.rewards.code.comparison import NumberComparison
 
 MAX_DIGITS = 4000
 """Python reads integers of up to 4,300 digits from a text by default."""
@@ -41,11 +42,13 @@ class Problem:
         function: the function, or the method of `class Solution`, to call; None for programs that
             read standard input.
         starter_code: may be empty.
+        numbers: how answers that are numbers are compared (`comparison`).
     """
 
     tests: tuple[TestCase, ...]
     function: str | None = None
     starter_code: str = ""
+    numbers: NumberComparison = "exact"
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -92,6 +92,20 @@ def set_limits(setup: dict[str, Any]) -> None:
     set_limit(resource.RLIMIT_NPROC, setup["processes"])
 
 
+def add_site_builtins() -> None:
+    """Define what `site`, which is left out here, adds to the builtins: exit() and its like."""
+    import _sitebuiltins
+    import builtins
+
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _sitebuiltins._Helper()
+    license_text = "See https://www.python.org/psf/license/"
+    texts = {"copyright": sys.copyright, "credits": sys.copyright, "license": license_text}
+    for name, text in texts.items():
+        setattr(builtins, name, _sitebuiltins._Printer(name, text))
+
+
 def names_in(program: CodeType) -> set[str]:
     """All names that a program uses, but inside texts."""
     names = set(program.co_names)
@@ -223,6 +237,7 @@ def contents(file: int, limit: int) -> bytes:
 
 def answer_tests(requests: int, answers: int, program: CodeType, setup: dict[str, Any]) -> None:
     """Run the program for each input until the other side closes."""
+    add_site_builtins()
     module = type(sys)("__main__")
     import_for(program, module.__dict__)
     gc.freeze()  # a collection in a child would touch, and so copy, every page
