@@ -37,11 +37,30 @@ GIVEN += ["--output", "o.jsonl"]
         ("A", "first"),
         (" B\n", "second"),
         ("E.", "tie"),
-        *((text, None) for text in ("", "AB", "A..", "Tie", "**A**", "A because", '{"a": "A"}')),
+        ("**A**", "first"),
+        ("**A**.", "first"),
+        ("**A.**", "first"),
+        ("[[B]]", "second"),
+        ("[B]", "second"),
+        ("(A)", "first"),
+        ('"E"', "tie"),
+        ("`B`", "second"),
+        ("*A*", "first"),
+        ('{"choice": "A"}', "first"),
+        ('{"choice": "[[B]]"}', "second"),
+        ('```json\n{"choice": "E"}\n```', "tie"),
+        *((text, None) for text in ("", "AB", "A..", "Tie", "A because", '{"a": "A"}', "a")),
+        *((text, None) for text in ("**A", "A**", "[[A]", "((A))", "**A** or **B**", "[[A]][[B]]")),
+        *((text, None) for text in ("(A) (B)", "****", "**C**", "[[]]", "A) B", "**A** is better")),
+        *((text, None) for text in ('{"choice": "A", "x": 1}', '{"choice": ["A"]}', '["A"]')),
+        *((text, None) for text in ('{"choice": "A"} {"choice": "B"}', '{"choice": "A or B"}')),
+        *((text, None) for text in ('{"choice": "A", "choice": "A"}', '{"choice": null}', "(A]")),
     ],
 )
-def test_letters(text: str, choice: str | None) -> None:
-    assert read_answer("summarize", text).choice == choice
+@pytest.mark.parametrize("dataset", ["summarize", "hh-rlhf"])
+def test_letters(dataset: str, text: str, choice: str | None) -> None:
+    """Closed forms of one letter; whatever is more than that, or two of them, is not read."""
+    assert read_answer(dataset, text).choice == choice
 
 
 @pytest.mark.parametrize(
@@ -58,13 +77,14 @@ def test_letters(text: str, choice: str | None) -> None:
         ('{"comparison": "x", "choice": "a"}', None),
         ('{"comparison": "x", "choice": ["A"]}', None),
         ('{"comparison": 1, "choice": "A"}', None),
-        ('{"choice": "A"}', None),
+        ('{"choice": "A"}', "first"),
+        ('{"comparison": "x", "choice": "(B)"}', "second"),
         ('{"comparison": "x", "choice": "A", "choice": "B"}', None),
         ('{"comparison": "x", "choice": "A", "more": 1}', None),
         ('{"comparison": "x", "choi', None),
         ("[" * 100_000, None),
         ('["A"]', None),
-        ("A", None),
+        ('{"comparison": "x"}', None),
     ],
 )
 def test_objects(text: str, choice: str | None) -> None:

@@ -145,3 +145,11 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         read_jsonl(tmp_path / "binary.jsonl")
+
+
+def test_byte_order_marks_of_windows_are_passed_over(tmp_path: Path) -> None:
+    """At the start of a file, and of each line where such files were joined."""
+    path = tmp_path / "rows.jsonl"
+    mark = "\ufeff".encode()
+    path.write_bytes(mark + b'{"a": 1}\r\n' + mark + b'{"a": "\xef\xbb\xbf2"}\n\r\n' + mark)
+    assert read_jsonl(path) == [{"a": 1}, {"a": "\ufeff2"}]

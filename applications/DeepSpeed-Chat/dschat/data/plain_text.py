@@ -32,7 +32,7 @@ class LineTable:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            self._lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The text file {path} cannot be read: {error}") from error
         self._name = path.name

@@ -96,7 +96,7 @@ def read_overrides(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"--deepspeed_config {path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):

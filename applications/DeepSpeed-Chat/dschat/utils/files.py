@@ -15,6 +15,7 @@ from typing import Any
 from dschat.errors import UserError
 
 # torch.save and safetensors raise errors of their own, without errno, when the disk is full.
+BYTE_ORDER_MARK = "\ufeff"
 NEARLY_FULL_BYTES = 1 << 20
 FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 REFUSED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -218,8 +219,10 @@ def read_jsonl(path: str | os.PathLike[str], drop_torn_end: bool = False) -> lis
     """
     rows: list[dict[str, Any]] = []
     try:
+        # Windows begins files with a byte order mark; joined files have it before other lines too.
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
+                line = line.removeprefix(BYTE_ORDER_MARK)
                 if drop_torn_end and not line.endswith("\n") and not _is_json(line):
                     break
                 if line.strip():
