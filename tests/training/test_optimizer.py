@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+from dschat.config import parse_config
+from dschat.errors import UserError
 from dschat.models.lora import add_lora
-from dschat.training.optimizer import adamw
+from dschat.training.dpo_config import DirectPreferenceConfig
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.optimizer import adamw, rates_text
+from dschat.training.penalty_config import DivergenceConfig
+from dschat.training.step12_config import (
+    RewardModelingConfig,
+    SupervisedConfig,
+    adapter_learning_rate,
+)
 from transformers import AutoModelForCausalLM
 
 
@@ -31,3 +43,62 @@ def test_frozen_weights_are_left_out(tiny_model_dir: Path) -> None:
     model.lm_head.weight.requires_grad_(True)
     (group,) = adamw(model, 1e-3, 0.1).param_groups
     assert [p is model.lm_head.weight for p in group["params"]] == [True]
+
+
+def test_the_line_at_the_start_says_which_parameters_learn_at_which_rate(
+    tiny_model_dir: Path,
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    every = sum(p.numel() for p in model.parameters())
+    line = rates_text(model, adamw(model, 1e-5, 0.1), "The actor")
+    assert line == f"The actor: {every:,} parameters learn at 1e-05."
+    model = add_lora(model, 2, "q_proj", only_optimize_lora=True)
+    adapters = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+    line = rates_text(model, adamw(model, 1e-5, 0.1, 5e-4), "The model")
+    assert f"{adapters:,} adapter parameters learn at 0.0005" in line
+    assert f"{every:,} other parameters are frozen" in line
+
+
+STEP3 = ["--actor_model_name_or_path", "m", "--critic_model_name_or_path", "c"]
+STEP3 += ["--output_dir", "o", "--data_path", "d"]
+LORA_SCRIPTS: list[tuple[Any, str, list[str]]] = [
+    (SupervisedConfig, "", ["--model_name_or_path", "m", "--output_dir", "o"]),
+    (RewardModelingConfig, "", ["--model_name_or_path", "m", "--output_dir", "o"]),
+    (DirectPreferenceConfig, "", ["--refs", "r", "--output_dir", "o"]),
+    (MultiReferenceConfig, "", ["--refs", "r", "--output_dir", "o"]),
+    (DivergenceConfig, "actor_", STEP3),
+    (DivergenceConfig, "critic_", STEP3),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ({}, 5e-4),
+        ({"learning_rate": "2e-5"}, 2e-5),
+        ({"lora_learning_rate": "3e-4"}, 3e-4),
+        ({"learning_rate": "2e-5", "lora_learning_rate": "3e-4"}, 3e-4),
+    ],
+)
+@pytest.mark.parametrize(("script", "role", "base"), LORA_SCRIPTS)
+def test_one_rule_for_the_rate_of_adapters(
+    script: Any, role: str, base: list[str], given: dict[str, str], rate: float
+) -> None:
+    """What the optimiser is given, in every script: the adapters' own rate, else the model's."""
+    flags = [word for name, value in given.items() for word in (f"--{role}{name}", value)]
+    config = parse_config(script, [*base, f"--{role}lora_dim", "4", *flags])
+    if script is DirectPreferenceConfig:
+        assert config.fine_tuning().lora_learning_rate == rate
+    elif script is MultiReferenceConfig:
+        assert config.online().actor_lora_learning_rate == rate
+    else:
+        assert adapter_learning_rate(config, role) == rate
+
+
+@pytest.mark.parametrize("script", [DirectPreferenceConfig, MultiReferenceConfig])
+def test_a_rate_of_adapters_needs_adapters(script: Any) -> None:
+    base = ["--refs", "r", "--output_dir", "o"]
+    with pytest.raises(UserError, match="--lora_learning_rate needs adapters"):
+        parse_config(script, [*base, "--lora_learning_rate", "1e-3"])
+    with pytest.raises(UserError, match="--lora_learning_rate 0.0: expected above 0"):
+        parse_config(script, [*base, "--lora_dim", "4", "--lora_learning_rate", "0"])

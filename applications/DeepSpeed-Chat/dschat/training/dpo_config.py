@@ -16,7 +16,7 @@ from dschat.training.reference_config import (
     reference_weights,
 )
 from dschat.training.resume_flags import ResumeFlags
-from dschat.training.step12_config import FineTuningConfig
+from dschat.training.step12_config import FineTuningConfig, adapter_learning_rate
 
 # Flags that users of other DPO scripts type -> what to use here.
 REPLACED_DPO_FLAGS: dict[str, str] = {
@@ -115,6 +115,7 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
         require(bool(self.dataset), "Give the preference pairs: --dataset NAME_OR_PATH.")
         self.validate_training()
+        self.check_lora_flags()
         self._refuse_idle_flags()
         for name in ("gamma", "max_log_ratio", "temperature"):
             value = getattr(self, name)
@@ -179,7 +180,7 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
             dtype=self.dtype,
             zero_stage=self.zero_stage,
             lora_dim=self.lora_dim,
-            lora_learning_rate=self.learning_rate if self.lora_dim else None,
+            lora_learning_rate=adapter_learning_rate(self) if self.lora_dim else None,
             enable_tensorboard=self.report_to == "tensorboard",
             end_of_conversation_token=self.end_of_conversation_token,
             pad_token=self.pad_token,

@@ -20,7 +20,7 @@ from dschat.models.loading import DTYPE_NAMES, check_model_path, load_tokenizer,
 from dschat.training.continuation import Beginning, begin
 from dschat.training.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.training.distributed import init_distributed, is_main, log_main, rank, world_size
-from dschat.training.optimizer import adamw
+from dschat.training.optimizer import adamw, rates_text
 from dschat.training.resumable_trainer import ResumableTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.step12_config import FineTuningConfig
@@ -172,12 +172,14 @@ class FineTuningTrainer(ResumableTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer asks for this; see `adamw`."""
         if self.optimizer is None:
+            model = self.model if model is None else model  # type: ignore[attr-defined]
             self.optimizer = adamw(
-                self.model if model is None else model,  # type: ignore[attr-defined]
+                model,
                 self.config.learning_rate,
                 self.config.weight_decay,
                 self.config.lora_learning_rate,
             )
+            log_main(rates_text(model, self.optimizer, "The model"))
             # ZeRO's optimisers have it: the Trainer asks it whether a step was taken.
             self.optimizer.overflow = False
         return self.optimizer

@@ -16,6 +16,7 @@ from dschat.training.group_flags import MultiReferenceFlags
 from dschat.training.online_config import OnlineConfig
 from dschat.training.penalty_config import DivergenceFlags, WassersteinFlags
 from dschat.training.reference_config import reference_weights
+from dschat.training.step12_config import adapter_learning_rate
 
 # The trainer's flags by their names in this script, for messages.
 FLAG_NAMES = {
@@ -123,6 +124,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             all(k >= 1 for k in self.pass_k) or self.pass_k == [0],
             f"--pass_k {' '.join(map(str, self.pass_k))}: expected numbers of 1 or more, or 0.",
         )
+        self.check_lora_flags()
         check_forms(self.answer_extraction)
         require(self.few_shot >= 0, f"--few_shot {self.few_shot}: expected 0 or more.")
         for name in ("eval_samples", "eval_batch_size", "generation_batch_size"):
@@ -209,7 +211,7 @@ class MultiReferenceConfig(MultiReferenceFlags):
             "ref_weights": [weight for _, weight in references],
             "per_device_generation_batch_size": self.generation_batch_size or step,
             "epochs": self.num_train_epochs,
-            "actor_lora_learning_rate": self.learning_rate if self.lora_dim else None,
+            "actor_lora_learning_rate": adapter_learning_rate(self) if self.lora_dim else None,
             "only_optimize_lora": self.lora_dim > 0,
             "dtype": self.dtype,
             # vLLM is sent one gathered weight at a time.

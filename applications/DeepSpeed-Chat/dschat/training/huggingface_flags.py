@@ -20,6 +20,11 @@ class HuggingFaceFlags:
     num_train_epochs: float = flag(1.0, "Passes over the training rows.")
     max_steps: int = flag(-1, "Optimiser steps, instead of epochs; -1: as the epochs say.")
     learning_rate: float = flag(1e-6, "Highest learning rate of AdamW (betas 0.9 and 0.95).")
+    lora_learning_rate: float | None = flag(
+        None,
+        "Learning rate of the adapters; unset: --learning_rate where it is given another "
+        "value than its default, else 5e-4.",
+    )
     weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
     lr_scheduler_type: str = flag(
         "linear", "Course of the learning rate after the warm-up.", choices=SCHEDULERS
@@ -53,6 +58,17 @@ class HuggingFaceFlags:
     def dtype(self) -> str:
         """What --bf16 and --fp16 say."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    def check_lora_flags(self) -> None:
+        """Refuse a rate for adapters that are not there; raises `UserError`."""
+        require(
+            self.lora_learning_rate is None or getattr(self, "lora_dim", 0) > 0,
+            "--lora_learning_rate needs adapters: add --lora_dim, for example --lora_dim 16.",
+        )
+        require(
+            self.lora_learning_rate is None or self.lora_learning_rate > 0,
+            f"--lora_learning_rate {self.lora_learning_rate}: expected above 0.",
+        )
 
     def validate_training(self) -> None:
         """Refuse values that cannot be meant; raises `UserError`."""

@@ -47,7 +47,7 @@ from dschat.training.resumable import (
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.same_run import check_same_run
 from dschat.training.saving import refuse_old_steps
-from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
+from dschat.training.step12_config import adapter_learning_rate
 from dschat.utils.files import require_folder
 
 
@@ -236,7 +236,7 @@ def resolved(
     for role in ("actor", "critic"):
         name = f"{role}_lora_learning_rate"
         if getattr(config, f"{role}_lora_dim") and getattr(config, name) is None:
-            values[name] = DEFAULT_LORA_LEARNING_RATE
+            values[name] = adapter_learning_rate(config, f"{role}_")
     # What is unset is left to the penalty's own default (see `regularizer_from_config`).
     for name, parameter in inspect.signature(type(regularizer)).parameters.items():
         if name in vars(config) and getattr(config, name) is None:

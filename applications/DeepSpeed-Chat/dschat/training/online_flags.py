@@ -109,12 +109,16 @@ class OptimizerFlags:
         "decoder.layers.", "Linear layers whose name contains this text get an adapter."
     )
     actor_lora_learning_rate: float | None = flag(
-        None, "Learning rate of the actor's adapters; unset: 5e-4."
+        None,
+        "Learning rate of the actor's adapters; unset: --actor_learning_rate where it is given "
+        "another value than its default, else 5e-4.",
     )
     critic_lora_dim: int = flag(0, "Rank of the critic's LoRA adapters; 0: none.")
     critic_lora_module_name: str = flag("decoder.layers.", "The same for the critic.")
     critic_lora_learning_rate: float | None = flag(
-        None, "Learning rate of the critic's adapters; unset: 5e-4."
+        None,
+        "Learning rate of the critic's adapters; unset: --critic_learning_rate where it is given "
+        "another value than its default, else 5e-4.",
     )
     only_optimize_lora: bool = flag(
         False,

@@ -39,10 +39,10 @@ from dschat.training.load_references import check_length, load_references, share
 from dschat.training.model_folder import on_all_ranks
 from dschat.training.online_checks import reference_is_the_policy, reward_is_the_critic
 from dschat.training.online_config import OnlineConfig
-from dschat.training.optimizer import adamw
+from dschat.training.optimizer import adamw, rates_text
 from dschat.training.run_files import data_folder
 from dschat.training.schedule import schedule
-from dschat.training.step12_config import DEFAULT_LORA_LEARNING_RATE
+from dschat.training.step12_config import adapter_learning_rate
 
 
 @dataclass
@@ -257,8 +257,9 @@ def make_engine(
         module,
         getattr(config, f"{role}_learning_rate"),
         getattr(config, f"{role}_weight_decay"),
-        getattr(config, f"{role}_lora_learning_rate") or DEFAULT_LORA_LEARNING_RATE,
+        adapter_learning_rate(config, f"{role}_"),
     )
+    distributed.log_main(rates_text(module, optimizer, f"The {role}"))
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,

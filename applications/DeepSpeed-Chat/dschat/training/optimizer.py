@@ -54,3 +54,25 @@ def adamw(
     """
     groups = parameter_groups(model, learning_rate, weight_decay, lora_learning_rate)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
+
+
+def rates_text(model: torch.nn.Module, optimizer: torch.optim.Optimizer, what: str) -> str:
+    """Which parameters learn at which highest rate, for the line at the start of a run.
+
+    Args:
+        what: whose parameters these are, the begin of the sentence.
+    """
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    counts: dict[tuple[str, float | None], int] = {}
+    for name, parameter in model.named_parameters():
+        kind = "adapter" if is_lora(name) else "other"
+        key = kind, rates.get(id(parameter))
+        # ZeRO 3 empties the shape.
+        counts[key] = counts.get(key, 0) + getattr(parameter, "ds_numel", parameter.numel())
+    adapted = any(kind == "adapter" for kind, _ in counts)
+    parts = [
+        f"{count:,} {kind + ' ' if adapted else ''}parameters "
+        + ("are frozen" if rate is None else f"learn at {rate:g}")
+        for (kind, rate), count in counts.items()
+    ]
+    return f"{what}: {'; '.join(parts)}."

@@ -5,7 +5,9 @@ Only the standard library and `dschat.config` are imported, so that `--help` ans
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from dschat.config import flag, require
 from dschat.training.resume_flags import ResumeFlags, require_resume
@@ -19,6 +21,24 @@ SCHEDULERS = [
     "constant_with_warmup",
 ]
 DEFAULT_LORA_LEARNING_RATE = 5e-4
+
+
+def adapter_learning_rate(settings: Any, role: str = "") -> float:
+    """The learning rate of adapters, by one rule for all scripts.
+
+    It is --lora_learning_rate where that is given; else --learning_rate where that is another than
+    its default; else 5e-4, as in DeepSpeed-Chat: what suits whole weights hardly moves an adapter.
+
+    Args:
+        settings: a dataclass with the flags of a script. role: their prefix, such as "actor_".
+    """
+    own = getattr(settings, f"{role}lora_learning_rate")
+    if own is not None:
+        return own
+    name = f"{role}learning_rate"
+    default = next(f.default for f in dataclasses.fields(settings) if f.name == name)
+    rate = getattr(settings, name)
+    return DEFAULT_LORA_LEARNING_RATE if rate == default else rate
 
 
 @dataclass
@@ -80,7 +100,9 @@ class FineTuningConfig(ResumeFlags):
         False, "Train the adapters only (and the reward head); else the base weights train as well."
     )
     lora_learning_rate: float | None = flag(
-        None, f"Learning rate of the adapters; unset: {DEFAULT_LORA_LEARNING_RATE}."
+        None,
+        "Learning rate of the adapters; unset: --learning_rate where it is given another "
+        "value than its default, else 5e-4.",
     )
     compute_fp32_loss: bool = flag(
         False,
@@ -167,7 +189,7 @@ class FineTuningConfig(ResumeFlags):
             "--add_eot_token needs the token: --end_of_conversation_token '<|end|>', for example.",
         )
         if self.lora_dim > 0 and self.lora_learning_rate is None:
-            self.lora_learning_rate = DEFAULT_LORA_LEARNING_RATE
+            self.lora_learning_rate = adapter_learning_rate(self)
 
 
 @dataclass
