@@ -202,5 +202,7 @@ class SinkhornDivergence:
         of_reference = self.epsilon * (solved.cross_reference - solved.self_reference)
         shift = (log_reference.exp() * of_reference).sum(1)
         divergence = (log_policy.exp() * variation).sum(1) + shift
+        # It is never negative; what rounding makes so is taken out of phi as well.
+        shift, divergence = shift - divergence.clamp(max=0), divergence.clamp(min=0)
         token = variation.gather(1, bins.unsqueeze(1)).squeeze(1) + shift
         return token, divergence, solved.marginal_error, solved.converged, solved.iterations

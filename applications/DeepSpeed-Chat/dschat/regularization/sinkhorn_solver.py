@@ -28,6 +28,12 @@ LARGEST_EXPONENT = 50.0
 SMALLEST_LOG_MASS = -80.0
 """Log-masses below this count as this: the masses are as good as 0, and all stays finite."""
 SYMMETRIC_STEP = 0.75
+NEAR = 0.1
+"""Distributions nearer than this (L1) are solved to a tolerance in proportion to their distance."""
+ROUNDINGS = 256
+"""The least tolerance, in units of the dtype's rounding."""
+LEAST_EXCESS = -1 + 1e-6
+"""A plan's mass minus 1 below this counts as this, so that its logarithm stays finite."""
 LOG_2 = 0.6931471805599453
 
 
@@ -37,7 +43,7 @@ class Potentials(NamedTuple):
     Attributes:
         cross_policy, cross_reference: [B, S], f and g of the problem (policy, reference).
         self_policy, self_reference: [B, S], of the problems of each distribution with itself.
-        marginal_error: [B], L1 marginal error of the cross problem's plan.
+        marginal_error: [B], L1 marginal error of the cross problem's plan before its shift.
         converged: [B] bool, whether all three problems met the tolerance.
         iterations: [B] int64, updates of the cross problem.
     """
@@ -68,30 +74,60 @@ def solve(
     Started there, the cross problem of identical distributions has the marginal error of the self
     problems and stops at once, whatever ``max_iter``: their divergence is exactly 0.
 
+    The potentials are shifted so that each plan has mass 1. An unfinished plan has not, and the
+    value of its potentials, <p, f> + <q, g>, is then off by its log-mass: by more than the whole
+    divergence where the distributions are near. What is left is of second order in the error.
+
     Args:
         log_policy, log_reference: [B, S], -inf at empty bins.
         costs: [B, S, S] or, alike for all positions, [1, S, S]; symmetric, over epsilon; its
             diagonal is 0 whatever it holds, and is overwritten.
         max_iter: updates at most, of each problem.
-        tol: L1 marginal error that counts as solved.
+        tol: L1 marginal error of a cross problem that counts as solved, twice that of a self
+            problem; near distributions are solved further, see `_aims`.
         kernel: what sums over the costs.
     """
     log_policy = log_policy.clamp(min=SMALLEST_LOG_MASS)
     log_reference = log_reference.clamp(min=SMALLEST_LOG_MASS)
     costs.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     log_sums = kernel(costs)
-    of_policy, policy_error = _solve_symmetric(log_policy, log_sums, max_iter, tol / 2)
-    of_reference, reference_error = _solve_symmetric(log_reference, log_sums, max_iter, tol / 2)
+    aim = _aims(log_policy, log_reference, tol)
+    of_policy, policy_error, policy_mass = _solve_symmetric(log_policy, log_sums, max_iter, aim / 2)
+    of_reference, reference_error, reference_mass = _solve_symmetric(
+        log_reference, log_sums, max_iter, aim / 2
+    )
     # More precision than the self problems have would be lost in the difference.
-    threshold = (policy_error + reference_error).clamp(min=tol)
-    f, g, error, iterations = _solve_cross(
+    threshold = torch.maximum(policy_error + reference_error, aim)
+    f, g, error, mass, iterations = _solve_cross(
         (log_policy, log_reference),
         (of_policy, of_reference),
         log_sums,
         threshold,
         max_iter,
     )
-    return Potentials(f, g, of_policy, of_reference, error, error <= tol, iterations)
+    # Half of it from either side, as from a self problem: for equal distributions all cancel.
+    half = (mass / 2).unsqueeze(1)
+    converged = (error <= tol) & (policy_error <= tol / 2) & (reference_error <= tol / 2)
+    return Potentials(
+        f - half,
+        g - half,
+        of_policy - (policy_mass / 2).unsqueeze(1),
+        of_reference - (reference_mass / 2).unsqueeze(1),
+        error,
+        converged,
+        iterations,
+    )
+
+
+def _aims(log_policy: Tensor, log_reference: Tensor, tol: float) -> Tensor:
+    """Marginal error [B] to solve to: ``tol``, and less where the distributions are near.
+
+    What moves between near distributions is itself less than ``tol``: at one tolerance for all
+    they would count as equal, and their penalty as 0.
+    """
+    least = min(tol, ROUNDINGS * torch.finfo(log_policy.dtype).eps)
+    distance = (log_policy.exp() - log_reference.exp()).abs().sum(1)
+    return (tol / NEAR * distance).clamp(min=least, max=tol)
 
 
 def _solve_cross(
@@ -100,16 +136,16 @@ def _solve_cross(
     log_sums: LogSums,
     threshold: Tensor,
     max_iter: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """f, g, marginal error and updates of the cross problem, from given potentials.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """f, g, marginal error, log-mass and updates of the cross problem, from given potentials.
 
     Positions that are done stay as they are until they are the half; then the others go on alone.
     """
     log_policy, log_reference = log_masses
     f, g = potentials
     x, y = log_sums(log_reference + g), log_sums(log_policy + f)
-    error = _error(log_policy, f, log_reference + g, x)
-    error = error + _error(log_reference, g, log_policy + f, y)
+    error, mass = _error(log_policy, f, log_reference + g, x)
+    error = error + _error(log_reference, g, log_policy + f, y)[0]
     done = error <= threshold
     iterations = torch.zeros(len(f), dtype=torch.int64, device=f.device)
     for update in range(max_iter):
@@ -124,8 +160,8 @@ def _solve_cross(
                 threshold[running],
                 max_iter - update,
             )
-            f[running], g[running], error[running] = others[:3]
-            iterations[running] += others[3]
+            f[running], g[running], error[running], mass[running] = others[:4]
+            iterations[running] += others[4]
             break
         active = ~done.unsqueeze(1)
         iterations += ~done
@@ -136,10 +172,10 @@ def _solve_cross(
         f, g = torch.where(active, new_f, f), torch.where(active, new_g, g)
         x = torch.where(active, log_sums(log_reference + g), x)
         y = torch.where(active, log_sums(log_policy + f), y)
-        error = _error(log_policy, f, log_reference + g, x)
-        error = error + _error(log_reference, g, log_policy + f, y)
+        error, mass = _error(log_policy, f, log_reference + g, x)
+        error = error + _error(log_reference, g, log_policy + f, y)[0]
         done = done | (error <= threshold)
-    return f, g, error, iterations
+    return f, g, error, mass, iterations
 
 
 def _solve_bins(log_p: Tensor, log_q: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,15 +202,15 @@ def _solve_bins(log_p: Tensor, log_q: Tensor, x: Tensor, y: Tensor) -> tuple[Ten
 
 
 def _solve_symmetric(
-    log_mass: Tensor, log_sums: LogSums, max_iter: int, tol: float
-) -> tuple[Tensor, Tensor]:
-    """Potential [B, S] of the problem of a distribution with itself, and its marginal error [B]."""
+    log_mass: Tensor, log_sums: LogSums, max_iter: int, tol: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Potential [B, S] of a distribution's problem with itself, marginal error and log-mass [B]."""
     mass = log_mass.exp()
     mass = mass / mass.sum(1, keepdim=True)
     f = _solve_own_bins(log_mass, log_sums(log_mass))
     for update in range(max_iter + 1):
         x = log_sums(log_mass + f)
-        error = _error(log_mass, f, log_mass + f, x)
+        error, plan_mass = _error(log_mass, f, log_mass + f, x)
         done = error <= tol
         if update == max_iter or bool(done.all()):
             break
@@ -184,7 +220,7 @@ def _solve_symmetric(
         mean_change = (mass * change).sum(1, keepdim=True)
         step = SYMMETRIC_STEP * (change - mean_change) + mean_change / 2
         f = torch.where(done.unsqueeze(1), f, f + step)
-    return f, error
+    return f, error, plan_mass
 
 
 def _solve_own_bins(log_mass: Tensor, x: Tensor) -> Tensor:
@@ -192,7 +228,10 @@ def _solve_own_bins(log_mass: Tensor, x: Tensor) -> Tensor:
     return LOG_2 - torch.logaddexp(x, torch.logaddexp(2 * x, 2 * LOG_2 + log_mass) / 2)
 
 
-def _error(log_mass: Tensor, potential: Tensor, weights: Tensor, sums: Tensor) -> Tensor:
-    """L1 distance [B] of a marginal of the plan from what it should be."""
+def _error(
+    log_mass: Tensor, potential: Tensor, weights: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L1 distance [B] of a marginal of the plan from what it should be, and the plan's log-mass."""
     excess = torch.expm1((potential + torch.logaddexp(weights, sums)).clamp(max=LARGEST_EXPONENT))
-    return (log_mass.exp() * excess.abs()).sum(1)
+    excess = log_mass.exp() * excess
+    return excess.abs().sum(1), torch.log1p(excess.sum(1).clamp(min=LEAST_EXCESS))

@@ -17,7 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dschat.regularization.sinkhorn_solver import SMALLEST_LOG_MASS, Potentials
+from dschat.regularization.sinkhorn_solver import (
+    LEAST_EXCESS,
+    NEAR,
+    ROUNDINGS,
+    SMALLEST_LOG_MASS,
+    Potentials,
+)
 
 ROWS_PER_TILE = 16
 LOG_2 = tl.constexpr(0.6931471805599453)
@@ -59,13 +65,17 @@ def solve(
             bins,
             max_iter,
             tol,
+            min(tol, ROUNDINGS * torch.finfo(torch.float32).eps),
+            NEAR=NEAR,
+            LEAST_EXCESS=LEAST_EXCESS,
             BINS=triton.next_power_of_2(bins),
             ROWS=ROWS_PER_TILE,
             num_warps=8,
         )
     f, g, own_policy, own_reference, _ = vectors.unbind()
-    error = errors[0]
-    return Potentials(f, g, own_policy, own_reference, error, error <= tol, iterations)
+    error, own_policy_error, own_reference_error = errors.unbind()
+    converged = (error <= tol) & (own_policy_error <= tol / 2) & (own_reference_error <= tol / 2)
+    return Potentials(f, g, own_policy, own_reference, error, converged, iterations)
 
 
 @triton.jit
@@ -101,9 +111,10 @@ def _log_sums(weights, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS:
 
 @triton.jit
 def _error(log_mass, potential, weights, sums, valid):
+    """L1 distance of a marginal of the plan from what it should be, and the mass above 1."""
     exponent = tl.minimum(potential + _logaddexp(weights, sums), LARGEST_EXPONENT)
-    excess = tl.exp(log_mass) * tl.abs(tl.exp(exponent) - 1)
-    return tl.sum(tl.where(valid, excess, 0.0), axis=0)
+    excess = tl.where(valid, tl.exp(log_mass) * (tl.exp(exponent) - 1), 0.0)
+    return tl.sum(tl.abs(excess), axis=0), tl.sum(excess, axis=0)
 
 
 @triton.jit
@@ -115,22 +126,22 @@ def _solve_own_bins(log_mass, x):
 def _solve_symmetric(
     log_mass, costs_ptr, scratch_ptr, offsets, valid, bins, max_iter, tol, BINS, ROWS: tl.constexpr
 ):
-    """Potential of a distribution with itself and its marginal error."""
+    """Potential of a distribution with itself, its marginal error and its mass above 1."""
     mass = tl.where(valid, tl.exp(log_mass), 0.0)
     mass = mass / tl.sum(mass, axis=0)
     x = _log_sums(log_mass, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
     f = _solve_own_bins(log_mass, x)
     x = _log_sums(log_mass + f, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
-    error = _error(log_mass, f, log_mass + f, x, valid)
+    error, excess = _error(log_mass, f, log_mass + f, x, valid)
     update = 0
     while (error > tol) & (update < max_iter):
         change = _solve_own_bins(log_mass, x) - f
         mean_change = tl.sum(mass * change, axis=0)
         f = f + SYMMETRIC_STEP * (change - mean_change) + mean_change / 2
         x = _log_sums(log_mass + f, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
-        error = _error(log_mass, f, log_mass + f, x, valid)
+        error, excess = _error(log_mass, f, log_mass + f, x, valid)
         update += 1
-    return f, error
+    return f, error, excess
 
 
 @triton.jit
@@ -170,6 +181,9 @@ def _solve_position(
     bins,
     max_iter,
     tol,
+    least_tol,
+    NEAR: tl.constexpr,
+    LEAST_EXCESS: tl.constexpr,
     BINS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -184,17 +198,21 @@ def _solve_position(
     log_p = tl.load(log_p_ptr + place + offsets, mask=valid, other=-80.0)
     log_q = tl.load(log_q_ptr + place + offsets, mask=valid, other=-80.0)
 
-    own_f, own_error_p = _solve_symmetric(
-        log_p, costs_ptr, scratch_ptr, offsets, valid, bins, max_iter, tol / 2, BINS, ROWS
+    gaps = tl.where(valid, tl.abs(tl.exp(log_p) - tl.exp(log_q)), 0.0)
+    aim = tl.maximum(tl.minimum(tol / NEAR * tl.sum(gaps, axis=0), tol), least_tol)
+    own_f, own_error_p, own_excess_p = _solve_symmetric(
+        log_p, costs_ptr, scratch_ptr, offsets, valid, bins, max_iter, aim / 2, BINS, ROWS
     )
-    own_g, own_error_q = _solve_symmetric(
-        log_q, costs_ptr, scratch_ptr, offsets, valid, bins, max_iter, tol / 2, BINS, ROWS
+    own_g, own_error_q, own_excess_q = _solve_symmetric(
+        log_q, costs_ptr, scratch_ptr, offsets, valid, bins, max_iter, aim / 2, BINS, ROWS
     )
-    threshold = tl.maximum(own_error_p + own_error_q, tol)
+    threshold = tl.maximum(own_error_p + own_error_q, aim)
     f, g = own_f, own_g
     x = _log_sums(log_q + g, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
     y = _log_sums(log_p + f, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
-    error = _error(log_p, f, log_q + g, x, valid) + _error(log_q, g, log_p + f, y, valid)
+    error, excess = _error(log_p, f, log_q + g, x, valid)
+    error_g, _ = _error(log_q, g, log_p + f, y, valid)
+    error += error_g
     update = 0
     while (error > threshold) & (update < max_iter):
         new_f, _ = _solve_bins(log_p, log_q, x, y)
@@ -202,11 +220,19 @@ def _solve_position(
         f, g = _solve_bins(log_p, log_q, x, y)
         x = _log_sums(log_q + g, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
         y = _log_sums(log_p + f, costs_ptr, scratch_ptr, offsets, valid, bins, BINS, ROWS)
-        error = _error(log_p, f, log_q + g, x, valid) + _error(log_q, g, log_p + f, y, valid)
+        error, excess = _error(log_p, f, log_q + g, x, valid)
+        error_g, _ = _error(log_q, g, log_p + f, y, valid)
+        error += error_g
         update += 1
-    tl.store(vectors_ptr + offsets, f, mask=valid)
-    tl.store(vectors_ptr + stride + offsets, g, mask=valid)
-    tl.store(vectors_ptr + 2 * stride + offsets, own_f, mask=valid)
-    tl.store(vectors_ptr + 3 * stride + offsets, own_g, mask=valid)
+    # Plans of mass 1, see `sinkhorn_solver.solve`.
+    half = tl.log(1 + tl.maximum(excess, LEAST_EXCESS)) / 2
+    own_half_p = tl.log(1 + tl.maximum(own_excess_p, LEAST_EXCESS)) / 2
+    own_half_q = tl.log(1 + tl.maximum(own_excess_q, LEAST_EXCESS)) / 2
+    tl.store(vectors_ptr + offsets, f - half, mask=valid)
+    tl.store(vectors_ptr + stride + offsets, g - half, mask=valid)
+    tl.store(vectors_ptr + 2 * stride + offsets, own_f - own_half_p, mask=valid)
+    tl.store(vectors_ptr + 3 * stride + offsets, own_g - own_half_q, mask=valid)
     tl.store(errors_ptr + position, error)
+    tl.store(errors_ptr + positions + position, own_error_p)
+    tl.store(errors_ptr + 2 * positions + position, own_error_q)
     tl.store(iterations_ptr + position, update)
