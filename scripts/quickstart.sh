@@ -68,6 +68,6 @@ python -m dschat.evaluation.run_comparison \
   --policies "SFT=$OUT/sft" "PPO + KL=$(last ppo_kl)/actor" "PPO + WPR=$(last ppo_wpr)/actor" \
   --runs "PPO + KL=$OUT/ppo_kl" "PPO + WPR=$OUT/ppo_wpr" \
   --data_path "$OUT/example/data" --num_prompts 256 --max_prompt_seq_len 120 \
-  --max_answer_seq_len 32 --seed "$SEED" --output_dir "$OUT"
+  --max_answer_seq_len 32 --epsilon 0.05 --seed "$SEED" --output_dir "$OUT"
 python -m dschat.example.judge "$OUT/comparison.json"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

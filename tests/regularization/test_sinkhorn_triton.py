@@ -54,7 +54,8 @@ def compare() -> None:
                 torch.testing.assert_close(
                     getattr(found, field), getattr(expected, field), rtol=1e-4, atol=1e-4
                 )
-            assert found.metrics["iterations"] == expected.metrics["iterations"]
+            for name in ("iterations", "converged"):
+                assert found.metrics[name] == expected.metrics[name], name
             assert float(found.token[3]) == float(found.divergence[3]) == 0.0
             cases += 1
     print(f"agrees in {cases} cases")

@@ -104,6 +104,30 @@ def test_what_is_refused(settings: Any, changes: dict[str, Any], message: str) -
         make_trainer(settings(**changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frozen_dtype": "bf16"}, "--frozen_dtype bf16 and a policy in fp32 with the Sinkhorn"),
+        (
+            {"dtype": "bf16", "reuse_rollout_logprobs": True},
+            "--reuse_rollout_logprobs in bf16 with the Sinkhorn",
+        ),
+        ({"frozen_dtype": "bf16", **ACTOR_LORA}, None),  # the reference is the policy
+        ({"reuse_rollout_logprobs": True}, None),
+        ({"dtype": "bf16"}, None),
+    ],
+)
+def test_rounding_in_16_bits_is_no_drift_to_the_sinkhorn_divergence(
+    settings: Any, changes: dict[str, Any], message: str | None
+) -> None:
+    given = settings(transport="sinkhorn_divergence", **changes)
+    if message is None:
+        make_trainer(given, wasserstein=True)
+        return
+    with pytest.raises(UserError, match=message):
+        make_trainer(given, wasserstein=True)
+
+
 def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
     settings: Any, capsys: Any
 ) -> None:

@@ -30,10 +30,10 @@ class ComparisonConfig:
     max_prompt_seq_len: int = flag(256, "Longer prompts are left out.")
     max_answer_seq_len: int = flag(64, "Responses stop at this many tokens.")
     temperature: float = flag(1.0, "Sampling temperature.")
-    epsilon: float = flag(
-        0.05,
+    epsilon: float | None = flag(
+        None,
         "Entropic regularisation of the Wasserstein column (a Sinkhorn divergence), in units of "
-        "the mean distance of two tokens.",
+        "the mean distance of two tokens; unset: as for --transport sinkhorn_divergence.",
     )
     num_samples: int = flag(3, "Prompts whose responses are shown side by side.")
     seed: int = flag(1234, "Seed of sampling.")

@@ -18,6 +18,9 @@ from dschat.regularization.truncation import Truncation, truncate
 NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
+LEAST_EPSILON, EPSILONS_TO_NEAREST = 0.05, 3.0
+FAR_EPSILONS = 6.0
+"""Nearest tokens farther away than so many epsilon are as far as all others: see `warning`."""
 SHARED_COSTS_UP_TO = 1024
 """On a CPU, vocabularies up to this share one block of costs. Measured with 143 of 288 tokens in a
 position's bins: 3 times faster."""
@@ -56,7 +59,8 @@ class SinkhornDivergence:
     Args:
         token_embeddings: [V', D], input embeddings of the frozen reference model, V' >= V.
         top_k: tokens of each distribution that get a bin of their own.
-        epsilon: entropic regularisation, as a share of the mean distance of tokens.
+        epsilon: entropic regularisation, as a share of the mean distance of tokens; None for a
+            third of the median distance of a token from its nearest other one, at least 0.05.
         max_iter: updates at most.
         tol: L1 marginal error of the plan at which a position stops.
         cost_type: ``L2`` distance or ``cos`` for 1 - cosine, divided by their mean.
@@ -74,19 +78,22 @@ class SinkhornDivergence:
         self,
         token_embeddings: Tensor,
         top_k: int = 128,
-        epsilon: float = 0.05,
+        epsilon: float | None = None,
         max_iter: int = 200,
         tol: float = 1e-3,
         cost_type: str = "L2",
         solver: Solver | None = None,
     ) -> None:
-        if not (top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol > 0):
+        in_range = epsilon is None or epsilon > 0
+        if not (top_k >= 1 and max_iter >= 1 and in_range and tol > 0):
             raise ValueError(
                 f"given top_k = {top_k}, max_iter = {max_iter}, epsilon = {epsilon}, tol = {tol}, "
                 "expected the first two at least 1 and the others above 0"
             )
-        self.top_k, self.epsilon, self.max_iter, self.tol = top_k, epsilon, max_iter, tol
+        self.top_k, self.max_iter, self.tol = top_k, max_iter, tol
         self.distance = TokenDistance(token_embeddings, cost_type)
+        self._fitting = max(LEAST_EPSILON, self.distance.nearest / EPSILONS_TO_NEAREST)
+        self.epsilon = self._fitting if epsilon is None else epsilon
         self._solver = solver
         self._shared_costs: Tensor | None = None
 
@@ -125,6 +132,7 @@ class SinkhornDivergence:
             "iterations": mean(iterations),
             "bins": mean(tokens + 1),
             "tail_mass": mean((cut.log_policy[:, -1].exp() + cut.log_reference[:, -1].exp()) / 2),
+            "nearest_cost_over_epsilon": self.distance.nearest / self.epsilon * (len(actions) > 0),
         }
         if len(actions) and metrics["converged"] < 1 - UNCONVERGED_SHARE:
             warnings.warn(
@@ -135,6 +143,35 @@ class SinkhornDivergence:
                 stacklevel=2,
             )
         return checked_penalty(token, divergence, metrics)
+
+    def diagnose(self) -> dict[str, float]:
+        """Epsilon and the median nearest cost in units of the mean distance of tokens, and that."""
+        nearest = self.distance.nearest
+        return {
+            "epsilon": self.epsilon,
+            "median_nearest_cost": nearest,
+            "nearest_cost_over_epsilon": nearest / self.epsilon,
+            "mean_cost": self.distance.mean,
+        }
+
+    def warning(self) -> str | None:
+        """What to tell the user if epsilon is far below all distances; None if it is not.
+
+        Transport is then all but unregularised in a metric that is all but uniform: the penalty
+        is near half the sign of pi - rho, which does not shrink as the policy nears its reference.
+        """
+        nearest = self.distance.nearest
+        ratio = nearest / self.epsilon
+        if ratio <= FAR_EPSILONS:
+            return None
+        return (
+            f"--epsilon {self.epsilon:g} is far below the distances of this model's tokens: the "
+            f"nearest other token lies {nearest:.3g} away (median, in units of the mean distance), "
+            f"{ratio:.0f} times epsilon. The penalty is then close to the total variation, in "
+            "which near tokens are as far as others, and does not shrink near the reference: "
+            f"rounding moves it as much as training. Leave --epsilon unset "
+            f"({self._fitting:.2g} here)."
+        )
 
     def _shares_costs(self, vocabulary: int, actions: Tensor) -> bool:
         """Whether one block of costs for all positions is the faster way."""

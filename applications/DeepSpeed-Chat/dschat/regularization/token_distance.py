@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dschat.regularization.token_points import COST_TYPES, cos_points
+from dschat.regularization.token_points import COST_TYPES, token_points
+from dschat.regularization.used_tokens import median_nearest_cost, used_tokens
 
 SAMPLED_TOKENS = 1024
 SAMPLE_SEED = 0
@@ -15,10 +16,10 @@ ROWS_PER_BLOCK = 4096
 class TokenDistance:
     """Cost blocks over tokens and one tail bin that stands for all other tokens.
 
-    Costs are divided by the mean distance of random pairs of tokens, so that 1 means the same for
-    every model. The tail has cost 0 to itself and, to a token, the mean distance from that token
-    to a fixed random sample of tokens. Such costs are conditionally negative definite, as the
-    distances themselves are, which keeps a Sinkhorn divergence above 0.
+    Costs are divided by the mean distance of random pairs of tokens in use (`used_tokens`), so that
+    1 means the same for every model. The tail has cost 0 to itself and, to a token, the mean
+    distance from that token to a fixed random sample of tokens. Such costs are conditionally
+    negative definite, as the distances themselves are, which keeps a Sinkhorn divergence above 0.
 
     Args:
         embeddings: [V, D] floating point, finite; float64 stays, all else becomes float32.
@@ -26,6 +27,7 @@ class TokenDistance:
 
     Attributes:
         mean: mean distance of random pairs of tokens, in the unit of the embeddings.
+        nearest: median distance of a token from its nearest other token, in units of the mean.
 
     Raises:
         ValueError: on embeddings that give no distances.
@@ -41,27 +43,26 @@ class TokenDistance:
                 f"given embeddings {tuple(embeddings.shape)} of {embeddings.dtype}, expected a "
                 "floating-point matrix [V, D] with V >= 2: pass the input embedding weight"
             )
-        points = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
-        points = cos_points(points) if cost_type == "cos" else points
-        # Distances do not change with the origin, and small norms lose less to cancellation.
-        self._points = points - points.mean(0)
-        self._norms = self._points.square().sum(1)
+        self._points, self._norms = token_points(embeddings, cost_type)
         self._is_cos = cost_type == "cos"
-        vocabulary = len(points)
+        used = used_tokens(embeddings)
+        vocabulary, in_use = len(used), int(used.sum())
         generator = torch.Generator().manual_seed(SAMPLE_SEED)
-        sample = torch.randperm(vocabulary, generator=generator)[:SAMPLED_TOKENS].to(points.device)
-        tokens = torch.arange(vocabulary, device=points.device)
+        order = torch.randperm(vocabulary, generator=generator).to(used.device)
+        sample = order[used[order]][:SAMPLED_TOKENS]
+        tokens = torch.arange(vocabulary, device=used.device)
         means = [self._between(ids, sample).mean(-1) for ids in tokens.split(ROWS_PER_BLOCK)]
         tail = torch.cat(means)
         # The sample meets itself at distance 0: leave those pairs out of the mean.
-        pairs = vocabulary * len(sample) - len(sample)
-        self.mean = float(tail.double().sum()) * len(sample) / pairs
+        pairs = in_use * len(sample) - len(sample)
+        self.mean = float(tail[used].double().sum()) * len(sample) / pairs
         if not 0 < self.mean < float("inf"):
             raise ValueError(
                 f"given embeddings with mean distance {self.mean}, expected a finite one above 0: "
                 "the model folder is damaged or its embedding was not gathered"
             )
         self._tail = tail / self.mean
+        self.nearest = median_nearest_cost(embeddings, cost_type) / self.mean
 
     def __len__(self) -> int:
         return len(self._points)

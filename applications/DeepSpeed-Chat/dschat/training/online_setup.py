@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.data.text import warn_of_missing_template
@@ -124,6 +125,7 @@ def load_models(
     actor_path = config.actor_model_name_or_path
     assert actor_path is not None
     frozen_dtype = _frozen_dtype(config, dtype, device)
+    _refuse_rounding(config, dtype, frozen_dtype)
     references = load_references(config, tokenizer, frozen_dtype, device)
     shared = reward is None and reward_is_the_critic(config)
     batch = config.per_device_training_batch_size
@@ -171,6 +173,28 @@ def _frozen_dtype(config: OnlineConfig, dtype: torch.dtype, device: torch.device
             "rounding of the references as well."
         )
     return frozen
+
+
+def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dtype) -> None:
+    """Refuse 16-bit rounding between equal policies under the Sinkhorn divergence.
+
+    Measured on SmolLM2 (docs/log.md): its penalty is then half of that of a trained policy.
+    """
+    if getattr(config, "transport", "published") == "published":
+        return
+    name = DTYPE_NAMES[dtype]
+    require(
+        dtype == torch.float32 or not config.reuse_rollout_logprobs,
+        f"--reuse_rollout_logprobs in {name} with the Sinkhorn divergence: sampling rounds another "
+        "way than the reference's pass, and the penalty of that is half of a trained policy's. "
+        "Remove the flag, or use --dtype fp32.",
+    )
+    require(
+        frozen == dtype or reference_is_the_policy(config),
+        f"--frozen_dtype {DTYPE_NAMES[frozen]} and a policy in {name} with the Sinkhorn "
+        "divergence: the penalty of their rounding is half of a trained policy's. Remove "
+        "--frozen_dtype.",
+    )
 
 
 def _classifier(

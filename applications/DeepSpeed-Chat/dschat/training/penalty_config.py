@@ -79,7 +79,10 @@ class WassersteinFlags:
         choices=["L2", "cos"],
     )
     epsilon: float | None = flag(
-        None, "Entropic regularisation; unset: 0.01 (published), 0.05 (sinkhorn_divergence)."
+        None,
+        "Entropic regularisation; unset: 0.01 (published); for sinkhorn_divergence, in units of "
+        "the mean token distance, a third of the median distance to the nearest other token, at "
+        "least 0.05.",
     )
     max_iter: int | None = flag(
         None, "Most Sinkhorn iterations; unset: 10 (published), 200 (sinkhorn_divergence)."
