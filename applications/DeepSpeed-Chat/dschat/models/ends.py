@@ -35,6 +35,10 @@ class Ends:
     ids: tuple[int, ...]
     is_new: bool = False
 
+    def new_rows(self) -> tuple[int, ...]:
+        """Tokens whose rows of the embeddings are not trained yet."""
+        return self.ids[:1] if self.is_new else ()
+
     def close(self, response: Sequence[int]) -> bool:
         """Whether a response (token ids) ended by itself."""
         return ended(response, self.ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ def add_lora(
     module_name: str,
     only_optimize_lora: bool = False,
     flag: str = "lora_module_name",
+    new_rows: Sequence[int] = (),
 ) -> Any:
     """Give the linear layers named so an adapter; the model's function is at first unchanged.
 
@@ -67,6 +68,8 @@ def add_lora(
         module_name: see `lora_targets`.
         only_optimize_lora: freeze the base weights. A reward head stays trainable.
         flag: the flag that gave `module_name`, for messages.
+        new_rows: tokens that are new to the model: frozen, they could never be learnt (see
+            `train_rows`).
 
     Returns:
         The `PeftModel` around `model`.
@@ -84,7 +87,40 @@ def add_lora(
         is_head = name.removeprefix(PEFT_PREFIX).split(".")[0] in HEAD_NAMES
         if "lora_" in name or is_head or not only_optimize_lora:
             parameter.requires_grad_(True)
+    if only_optimize_lora and new_rows:
+        train_rows(model, new_rows)
     return peft_model
+
+
+def train_rows(model: Any, rows: Sequence[int]) -> None:
+    """Train these rows of the embeddings and of the output layer, and none of their others.
+
+    The others get no gradient, so that Adam leaves them as they are bit for bit; `adamw` gives such
+    a weight no decay and the adapters' learning rate. (PEFT's `trainable_token_indices` puts a
+    layer around the weight, which everything here that reads the output layer's weight itself, the
+    chunked log-probabilities and ZeRO 3's gathering, would read past.)
+
+    Args:
+        model: a transformers model, with adapters in its layers or not.
+        rows: token ids.
+    """
+
+    def only(gradient: torch.Tensor) -> torch.Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[list(rows)] = gradient[list(rows)]
+        return kept
+
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    weights = [getattr(layer, name, None) for layer in layers for name in ("weight", "bias")]
+    for parameter in {id(p): p for p in weights if p is not None}.values():  # tied ones once
+        parameter.requires_grad_(True)
+        parameter.register_hook(only)
+        parameter.trained_rows = tuple(rows)
+
+
+def is_new_rows(parameter: torch.nn.Parameter) -> bool:
+    """Whether `train_rows` has made this weight trainable."""
+    return hasattr(parameter, "trained_rows")
 
 
 def is_lora(name: str) -> bool:

@@ -102,8 +102,12 @@ def require_algorithm(config: Any) -> None:
 
 
 def reference_is_the_policy(config: Any) -> bool:
-    """Whether the actor with its adapters off is the reference: no second model is loaded."""
-    return config.refs is None and config.actor_lora_dim > 0 and config.only_optimize_lora
+    """Whether the actor with its adapters off is the reference: no second model is loaded.
+
+    A new token's row is trained beside the adapters (`train_rows`): then there are two models.
+    """
+    frozen = config.only_optimize_lora and not config.add_eot_token
+    return config.refs is None and config.actor_lora_dim > 0 and frozen
 
 
 def reward_is_the_critic(config: Any) -> bool:
@@ -112,7 +116,8 @@ def reward_is_the_critic(config: Any) -> bool:
     Then no reward model is loaded. (Where programs are run there is none anyway.)
     """
     trained = config.algorithm == "ppo" and not config.critic_head_may_be_new
-    return trained and config.critic_lora_dim > 0 and config.only_optimize_lora
+    frozen = config.only_optimize_lora and not config.add_eot_token
+    return trained and config.critic_lora_dim > 0 and frozen
 
 
 def require_references(config: Any) -> None:

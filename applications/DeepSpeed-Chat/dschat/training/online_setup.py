@@ -15,6 +15,7 @@ from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.data.text import warn_of_missing_template
+from dschat.models.ends import ends_of
 from dschat.models.loading import (
     DTYPE_NAMES,
     check_same_vocabulary,
@@ -150,10 +151,10 @@ def load_models(
         classifier = _classifier(config, tokenizer, dtype, config.critic_dropout)
         _checkpointing(classifier, config.critic_gradient_checkpointing)
         head = frozen_head(classifier) if shared else None
-        critic = ValueModel(_with_lora(classifier, "critic", config))
+        critic = ValueModel(_with_lora(classifier, "critic", config, tokenizer))
         if head is not None:
             reward = CriticWithoutAdapters(critic, head, tokenizer.pad_token_id, batch, device)
-    policy = PolicyModel(_with_lora(actor, "actor", config), config.temperature)
+    policy = PolicyModel(_with_lora(actor, "actor", config, tokenizer), config.temperature)
     if reference_is_the_policy(config):
         references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, tokens_of(tokenizer))
@@ -216,12 +217,13 @@ def _checkpointing(model: Any, enabled: bool) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _with_lora(model: Any, role: str, config: OnlineConfig) -> Any:
+def _with_lora(model: Any, role: str, config: OnlineConfig, tokenizer: Any) -> Any:
     dim = getattr(config, f"{role}_lora_dim")
     if dim == 0:
         return model
     name = getattr(config, f"{role}_lora_module_name")
-    return add_lora(model, dim, name, config.only_optimize_lora, f"{role}_lora_module_name")
+    flag, new_rows = f"{role}_lora_module_name", ends_of(tokenizer).new_rows()
+    return add_lora(model, dim, name, config.only_optimize_lora, flag, new_rows)
 
 
 def load_prompts(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dschat.models.lora import is_lora
+from dschat.models.lora import is_lora, is_new_rows
 
 BETAS = (0.9, 0.95)
 
@@ -19,19 +19,22 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters in up to four groups: base or LoRA, decayed or not.
 
-    Biases and norms (everything with fewer than two dimensions) have no weight decay.
+    Biases and norms (everything with fewer than two dimensions) have no weight decay. Nor have
+    weights of which new tokens' rows are trained (`train_rows`): the other rows stay as they are.
 
     Args:
         model: with or without adapters, partitioned by ZeRO 3 or not.
         learning_rate: of the base weights.
         weight_decay: of matrices.
-        lora_learning_rate: of the adapters; None: `learning_rate`.
+        lora_learning_rate: of the adapters and of new tokens' rows; None: `learning_rate`.
     """
     members: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 empties the shape
-            members.setdefault((is_lora(name), len(shape) >= 2), []).append(parameter)
+            adapts, new_rows = is_lora(name), is_new_rows(parameter)
+            group = (adapts or new_rows, len(shape) >= 2 and not new_rows)
+            members.setdefault(group, []).append(parameter)
     return [
         {
             "params": parameters,

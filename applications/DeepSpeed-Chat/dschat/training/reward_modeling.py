@@ -15,6 +15,7 @@ from trl.trainer.reward_trainer import (
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.context import check_context
+from dschat.models.ends import ends_of
 from dschat.models.loading import load_reward_model
 from dschat.models.lora import add_lora
 from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
@@ -116,7 +117,9 @@ def load_model(config: RewardModelingConfig, begun: Start) -> Any:
         model.register_forward_hook(_scores_in_fp32)
     if config.lora_dim == 0:
         return model
-    return add_lora(model, config.lora_dim, config.lora_module_name, config.only_optimize_lora)
+    new_rows = ends_of(begun.tokenizer).new_rows()
+    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
+    return add_lora(model, *adapters, new_rows=new_rows)
 
 
 def _scores_in_fp32(module: Any, inputs: Any, output: Any) -> Any:

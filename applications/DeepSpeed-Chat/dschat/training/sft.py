@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.context import check_context
+from dschat.models.ends import ends_of
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import add_lora
 from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
@@ -117,7 +118,9 @@ def load_model(config: SupervisedConfig, begun: Start) -> Any:
     check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
     if config.lora_dim == 0:
         return model
-    return add_lora(model, config.lora_dim, config.lora_module_name, config.only_optimize_lora)
+    new_rows = ends_of(begun.tokenizer).new_rows()
+    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
+    return add_lora(model, *adapters, new_rows=new_rows)
 
 
 def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
