@@ -6,12 +6,14 @@ Its folder is DSCHAT_SMOLLM2, else where `bash scripts/get_model.sh smollm2` put
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from launch import ROOT
+from real_stages import fine_tune, train_reward, write_rows
 
 Make = Callable[[str, Callable[[Path], object]], Path]
 
@@ -37,9 +39,28 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Make:
         path = base / f"real-{name}"
         with FileLock(str(path) + ".lock"):
             if not (path / "made").exists():
+                shutil.rmtree(path, ignore_errors=True)  # of a failed attempt
                 path.mkdir()
                 make(path)
                 (path / "made").touch()
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(made_once: Make) -> Path:
+    """See `write_rows`."""
+    return made_once("data", write_rows)
+
+
+@pytest.fixture(scope="session")
+def tuned(smollm2: Path, data: Path, made_once: Make) -> Path:
+    """SmolLM2 after a step of fine-tuning."""
+    return made_once("sft", lambda out: fine_tune(smollm2, data, out))
+
+
+@pytest.fixture(scope="session")
+def reward_model(tuned: Path, data: Path, made_once: Make) -> Path:
+    """A classifier on that."""
+    return made_once("reward", lambda out: train_reward(tuned, data, out)) / "step_1"

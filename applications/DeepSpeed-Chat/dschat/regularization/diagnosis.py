@@ -67,8 +67,8 @@ def diagonal_warning(diagnosis: Mapping[str, float], epsilon: float, max_iter: i
         f"{max_iter - 1} log(pi / rho)], in effect a reverse KL of {epsilon * (max_iter - 1):.3g} "
         "times the coefficient that also pays for entropy, and its divergence is about 0 however "
         "the policy drifts. For a penalty by distances take --transport sinkhorn_divergence; for a "
-        "KL, the KL penalty. A larger --epsilon alone makes distances count, but also what the potential pays or "
-        "charges for every token: that is measured at the first iteration."
+        "KL, the KL penalty. A larger --epsilon alone makes distances count, but also what the "
+        "potential pays or charges for every token: that is measured at the first iteration."
     )
 
 

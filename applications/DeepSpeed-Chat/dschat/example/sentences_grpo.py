@@ -1,0 +1,51 @@
+"""GRPO on the sentence task: the settings of gsm8k_grpo.py with a reward of one's own.
+
+    python -m dschat.example.sentences_grpo --refs MODEL --dataset DIR --output_dir RUN \
+        --lora_dim 16 --learning_rate 1e-3 --max_steps 30
+
+The model and its one reference are --refs; DIR is what `dschat.example.sentences` has written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dschat.config import parse_config, require, run_script
+from dschat.training.group_config import MultiReferenceConfig
+from dschat.training.group_flags import REPLACED_GROUP_FLAGS
+
+NOT_HERE = ("eval_steps", "eval_samples", "pass_k")
+
+
+def check_flags(config: MultiReferenceConfig) -> None:
+    """Refuse flags of checked answers, which would do nothing here; raises `UserError`."""
+    for field in dataclasses.fields(config):
+        if field.name.endswith("_reward") or field.name in NOT_HERE:
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            require(
+                getattr(config, field.name) == default,
+                f"--{field.name} is about answers to problems; this task has its own reward.",
+            )
+
+
+def main() -> None:
+    """Parse the flags and train."""
+    config = parse_config(
+        MultiReferenceConfig, description=__doc__, replaced_flags=REPLACED_GROUP_FLAGS
+    )
+    check_flags(config)
+
+    from dschat.example.sentence_check import SentenceReward
+    from dschat.training.group_config import own_flag_names
+    from dschat.training.group_run import task_of
+    from dschat.training.online import train_online
+
+    task = dataclasses.replace(task_of(config), reward=SentenceReward(), evaluate=None)
+    with own_flag_names(config):
+        train_online(config.online(), task)
+
+
+if __name__ == "__main__":
+    run_script(main)
