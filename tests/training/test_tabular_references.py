@@ -126,7 +126,9 @@ def expected_update(
 
 def expected_sample_loss(logprobs: Tensor, world: World, gamma: float, algorithm: str) -> Tensor:
     """The loss of one sample per prompt, over all samples by their probability."""
-    config: Any = SimpleNamespace(group_size=lambda: 2, algorithm=algorithm)
+    config: Any = SimpleNamespace(
+        group_size=lambda: 2, algorithm=algorithm, loss_normalization="token"
+    )
     weights = torch.tensor(world.weights, dtype=torch.float64)
     mixture = (weights.unsqueeze(1) * world.sequences).sum(0)
     total = logprobs.new_zeros(())
@@ -233,7 +235,9 @@ def test_scaling_divides_advantages_and_sample_weights_by_one_standard_deviation
     logprobs = logprobs_of(world.references[0])
     token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
     order = torch.tensor([0, 3, 5, 5])  # the second group's rewards are equal
-    config: Any = SimpleNamespace(group_size=lambda: 2, algorithm="grpo")
+    config: Any = SimpleNamespace(
+        group_size=lambda: 2, algorithm="grpo", loss_normalization="token"
+    )
     prompt = PromptExample([1], "", {}, ([1, 0],))
     batch = experience(order, logprobs, token, world.rewards)
     batches = with_samples([batch], [prompt] * 4, 0.7, config, TOKENIZER, CPU)
@@ -253,7 +257,9 @@ def test_a_tiny_spread_scales_rewards_penalties_and_samples_by_the_same_floor() 
     rewards[[0, 3]] = torch.tensor([1.0, 1.001], dtype=rewards.dtype)
     logprobs = logprobs_of(world.references[0])
     token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
-    config: Any = SimpleNamespace(group_size=lambda: 2, algorithm="grpo")
+    config: Any = SimpleNamespace(
+        group_size=lambda: 2, algorithm="grpo", loss_normalization="token"
+    )
     batch = experience(torch.tensor([0, 3, 0, 5]), logprobs, token, rewards)
     prompt = PromptExample([1], "", {}, ([1, 0],))
     batches = with_samples([batch], [prompt] * 4, 0.7, config, TOKENIZER, CPU)

@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 class PromptExample:
     """One prompt: its token ids, its text, and the raw fields a reward function needs.
 
-    `samples` are responses of the references to it, where the run learns from some (token ids).
+    `samples` are responses of the references to it, where the run learns from some (token ids), and
+    `sample_rows` the numbers of the rows of random numbers that they were drawn with.
     """
 
     ids: list[int]
     text: str
     example: dict[str, Any]
     samples: tuple[list[int], ...] = ()
+    sample_rows: tuple[int, ...] = ()
 
 
 def build_prompts(

@@ -67,6 +67,7 @@ class Experience:
         advantages, returns: filled in before the update (returns with a critic only).
         samples: responses of the references to prompts of this micro-batch, to be learnt from.
         sample_weights: [rows of samples] float32, filled in before the update.
+        sample_control: what the samples' control variate takes off the advantages; None once done.
         entropy: of the distributions that the sampled tokens were drawn from, in nats; 0 where
             masked.
     """
@@ -82,6 +83,7 @@ class Experience:
     returns: Tensor | None = None
     samples: Rollout | None = None
     sample_weights: Tensor | None = None
+    sample_control: Tensor | None = None
     entropy: Tensor | None = None
 
     def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> Experience:

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from dschat.models.ends import EndIds
 from dschat.rollout.experience import Rollout, make_rollout
+from dschat.rollout.generation import uniform_numbers
+
+SEED_OF_SAMPLES = 7_919
+"""Added to the run's seed, so that references do not share the policy's random numbers."""
 
 
 def samples_of(
@@ -54,6 +58,42 @@ def samples_of(
         [places[i] for i in chosen],
         keep_empty=True,
     )
+
+
+def uniform_numbers_of_samples(length: int, seed: int, rows: Sequence[int]) -> Tensor:
+    """[rows, length] numbers in [0, 1), a row for each sample: not those of the policy's responses.
+
+    Args:
+        seed: the run's. rows: numbers of samples, see `PromptExample`.
+    """
+    return torch.cat([uniform_numbers(1, length, seed + SEED_OF_SAMPLES, row) for row in rows])
+
+
+def positions_in_common(
+    actions: Tensor,
+    mask: Tensor,
+    samples: Sequence[Sequence[list[int]]],
+    places: Sequence[int],
+    group_size: int,
+) -> Tensor:
+    """[B, T] bool: a response's tokens before which it is the references' sample, word for word.
+
+    Whether a position is one of them is settled before its token is drawn, so that the mean of
+    grad log pi(token) over these positions is 0, however response and sample depend on each other.
+
+    Args:
+        actions, mask: [B, T] the responses' tokens.
+        samples: per response those of its prompt that it may be compared with; its place within
+            its group says with which.
+    """
+    found = torch.zeros_like(mask)
+    for i, (row, place) in enumerate(zip(actions.tolist(), places, strict=True)):
+        member = place % group_size
+        if member < len(samples[i]):
+            pairs = enumerate(zip(row, samples[i][member], strict=False))
+            parted = (t for t, (own, other) in pairs if own != other)
+            found[i, : next(parted, len(row)) + 1] = True
+    return found & mask
 
 
 def joined(first: Rollout, second: Rollout, pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,6 +21,7 @@ from dschat.rewards import RewardFunction, check_rewards, first_raising
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.reference_samples import uniform_numbers_of_samples
 from dschat.rollout.references import FrozenPolicy
 from dschat.rollout.sampled_states import SampledStates
 from dschat.rollout.scoring import PenaltyScorer, to_experience
@@ -84,6 +85,13 @@ class ExperienceMaker:
         numbers = uniform_numbers(
             len(batch), config.max_answer_seq_len, config.seed, self.generation_step
         )
+        for i in share:
+            # A response with the random numbers of the references' sample that goes with it.
+            member, rows = (start + i) % config.group_size(), batch[i].sample_rows
+            if member < len(rows):
+                numbers[i] = uniform_numbers_of_samples(
+                    config.max_answer_seq_len, config.seed, [rows[member]]
+                )[0]
         self.generation_step += 1
         kept = None
         if config.reuse_rollout_logprobs:

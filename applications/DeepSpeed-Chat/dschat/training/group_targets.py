@@ -46,7 +46,8 @@ def with_group_targets(
         scale: divide by the standard deviation of the group's scores.
 
     Returns:
-        The experiences with `advantages` [B, T], and `sample_weights` divided in the same way.
+        The experiences with `advantages` [B, T], and `sample_weights` divided in the same way, as
+        is the samples' control variate, which is taken off the advantages.
     """
     device = experiences[0].scores.device
     to_go = [
@@ -94,8 +95,11 @@ def _scores(experiences: Sequence[Experience], responses: int, score_clip: float
 
 def _take(experience: Experience, advantages: Tensor, divisor: Tensor) -> Experience:
     """Rows of this micro-batch from those of the iteration."""
-    mask = experience.rollout.response_mask
-    mine = advantages[experience.rollout.places, : mask.shape[1]].float()
+    rollout, mask = experience.rollout, experience.rollout.response_mask
+    mine = advantages[rollout.places, : mask.shape[1]].float()
+    if experience.sample_control is not None:
+        mine = mine - experience.sample_control / divisor[rollout.places].float().unsqueeze(1)
+        experience = replace(experience, sample_control=None)
     result = experience.with_advantages(torch.where(mask, mine, torch.zeros_like(mine)))
     if result.samples is None or result.sample_weights is None:
         return result

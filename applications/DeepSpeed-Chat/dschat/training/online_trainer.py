@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,11 @@ class OnlineTrainer(OnlineLearner):
             while self.iteration < total:
                 epoch, place = divmod(self.iteration, per_epoch)
                 batch = prompt_batches(len(self.prompts), size, self.config.seed, epoch)[place]
+                chosen = [self.prompts[i] for i in batch]
+                if epoch > 0:  # the policy has learnt from these random numbers
+                    chosen = [replace(prompt, sample_rows=()) for prompt in chosen]
                 with profiler.watching(self.iteration + 1):
-                    metrics = self._run_whole_iteration([self.prompts[i] for i in batch])
+                    metrics = self._run_whole_iteration(chosen)
                 self.log.write(metrics)
                 self._report_first(metrics)
                 warning = self.variation.warning(metrics)

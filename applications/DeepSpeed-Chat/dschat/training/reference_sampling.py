@@ -15,14 +15,12 @@ import torch
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.models.ends import Ends, decode_responses, ends_of
 from dschat.models.policy import PolicyModel
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.generation import generate
+from dschat.rollout.reference_samples import SEED_OF_SAMPLES, uniform_numbers_of_samples
 from dschat.rollout.references import FrozenPolicy
 from dschat.training import distributed
 from dschat.training.model_folder import on_all_ranks
 from dschat.utils.files import read_jsonl, write_jsonl
-
-SEED_OF_SAMPLES = 7_919
-"""Added to the run's seed, so that references do not share the policy's random numbers."""
 
 
 def draw_reference_samples(
@@ -87,8 +85,12 @@ def draw_reference_samples(
                 write_jsonl(path, rows)
     _report(rows, path, ends_of(tokenizer))
     return [
-        replace(prompt, samples=tuple(row["response_ids"]))
-        for prompt, row in zip(prompts, rows, strict=True)
+        replace(
+            prompt,
+            samples=tuple(row["response_ids"]),
+            sample_rows=tuple(_row(i, m) for m in range(per_prompt)),
+        )
+        for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
     ]
 
 
@@ -127,13 +129,9 @@ def _draw(
         with reference.on_device() as policy:
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
-                numbers = torch.stack(
-                    [
-                        # A response's own row: it does not depend on batches or ranks.
-                        uniform_numbers(1, max_new_tokens, seed + SEED_OF_SAMPLES, _row(i, m))[0]
-                        for i, m in batch
-                    ]
-                )
+                # A response's own row: it does not depend on batches or ranks.
+                rows = [_row(i, m) for i, m in batch]
+                numbers = uniform_numbers_of_samples(max_new_tokens, seed, rows)
                 ids, attention = collate_prompts(
                     [prompts[i] for i, _ in batch], tokenizer.pad_token_id
                 )

@@ -11,7 +11,7 @@ import torch
 from dschat.data.prompts import PromptExample
 from dschat.models.ends import ends_of
 from dschat.rollout.experience import Experience
-from dschat.rollout.reference_samples import samples_of
+from dschat.rollout.reference_samples import positions_in_common, samples_of
 from dschat.training.online_config import OnlineConfig
 
 
@@ -29,6 +29,13 @@ def with_samples(
     sample weighs group size / M times a response. GRPO's baseline contains the response's own
     reward, which takes 1 / group size off the reward's gradient (see `group_centred`); as much is
     taken off here.
+
+    Where a prompt knows its samples' random numbers, its first responses were drawn with the same
+    ones, and -log pi of a sample gets a control variate: + log pi of the response's tokens as long
+    as it has been the sample, word for word. Its gradient has mean 0 (see `positions_in_common`),
+    and takes away what both have in common: all of it where the policy is the reference. It enters
+    through the advantages and costs nothing. Not where every response's loss is divided by its
+    length, which would give it a mean.
 
     Args:
         prompts: those of all ranks' responses of the iteration, at their places, with `samples`.
@@ -53,5 +60,11 @@ def with_samples(
             weight *= 1 - 1 / group_size
         rows = 0 if samples is None else len(samples.places)
         weights = torch.full((rows,), weight, device=device)
-        result.append(replace(e, samples=samples, sample_weights=weights))
+        control = None
+        if config.loss_normalization == "token":
+            known = [p.samples[: len(p.sample_rows)] for p in batch]
+            r = e.rollout
+            common = positions_in_common(r.actions, r.response_mask, known, places, group_size)
+            control = weight * common.float()
+        result.append(replace(e, samples=samples, sample_weights=weights, sample_control=control))
     return result
