@@ -88,20 +88,19 @@ def metrics(**values: float) -> dict[str, float]:
 
 
 def test_the_report_gives_the_bonus_in_this_models_numbers():
-    words = length_report(metrics(**{"penalty/expected_potential": -1.99}), 0.01, False)
+    words = length_report(metrics(**{"penalty/expected_potential": -1.99}), 0.01)
     assert words.startswith("WARNING")
     assert "pays 0.02 per token, 1.5 per response of 75 tokens" in words
     assert "0.035" in words
     assert "longer responses" in words
     assert "--transport sinkhorn_divergence" in words
-    charged = length_report(metrics(**{"penalty/expected_potential": 11.0}), 0.01, True)
+    charged = length_report(metrics(**{"penalty/expected_potential": 11.0}), 0.01)
     assert "charges 0.11 per token, 8.2 per response" in charged
     assert "shorter responses" in charged
-    assert "leave out --normalize" in charged
-    small = length_report(metrics(**{"penalty/expected_potential": -0.001}), 0.01, False)
+    small = length_report(metrics(**{"penalty/expected_potential": -0.001}), 0.01)
     assert not small.startswith("WARNING")
     first = metrics(**{"penalty/expected_potential": -1.0, "token_penalty": 0.0})
-    assert "This iteration's penalty is 0" in length_report(first, 0.01, False)
+    assert "This iteration's penalty is 0" in length_report(first, 0.01)
 
 
 def test_several_references_are_reported_by_their_weights(rng):

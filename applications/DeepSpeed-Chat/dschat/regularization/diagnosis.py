@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from dschat.regularization.base import mean
 from dschat.regularization.nearest_table import NearestTable
@@ -85,7 +84,7 @@ def sees_no_distances(metrics: Mapping[str, float]) -> bool:
     return bool(effects) and max(effects) < NO_EFFECT
 
 
-def length_report(metrics: Mapping[str, float], coefficient: float, normalized: bool) -> str:
+def length_report(metrics: Mapping[str, float], coefficient: float) -> str:
     """What the potential's mean pays or charges per token and response, after an iteration.
 
     A penalty whose mean over the policy is its divergence is never negative and small near the
@@ -93,7 +92,6 @@ def length_report(metrics: Mapping[str, float], coefficient: float, normalized: 
 
     Args:
         metrics: of the iteration. coefficient: of the penalty.
-        normalized: whether the potential was centred over the support.
 
     Returns:
         In words, beginning with WARNING where it is large beside the reward's deviation.
@@ -116,10 +114,8 @@ def length_report(metrics: Mapping[str, float], coefficient: float, normalized: 
     if abs(response) <= SHARE_OF_REWARD * deviation:
         return words
     longer = "longer" if response > 0 else "shorter"
-    advice = "--transport sinkhorn_divergence, whose mean is its divergence"
-    if normalized and response < 0:
-        advice += " (or leave out --normalize and look at this line again)"
     return (
-        f"WARNING: {words} Expect {longer} responses for that alone. Take {advice}; or a lower "
-        "coefficient, which weakens the whole penalty. Watch response_length."
+        f"WARNING: {words} Expect {longer} responses for that alone. Take --transport "
+        "sinkhorn_divergence, whose mean is its divergence; or a lower coefficient, which weakens "
+        "the whole penalty. Watch response_length."
     )

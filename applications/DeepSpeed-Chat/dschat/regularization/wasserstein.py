@@ -274,7 +274,7 @@ class TruncatedWasserstein:
 
     def first_report(self, metrics: Mapping[str, float], coefficient: float) -> str:
         """What to tell the user after the first iteration, see ``length_report``."""
-        return length_report(metrics, coefficient, self.normalize)
+        return length_report(metrics, coefficient)
 
 
 class _KernelOnSupport(NamedTuple):
