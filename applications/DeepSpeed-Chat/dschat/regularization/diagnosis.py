@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from dschat.regularization.base import mean
 from dschat.regularization.nearest_table import NearestTable
