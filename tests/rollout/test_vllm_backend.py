@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
+import math
 import sys
 import weakref
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.lora import add_lora
+from dschat.rollout.backends.agreement import Agreement, agreement
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.registry import make_backend
 from dschat.rollout.backends.whole_weights import whole_weights
@@ -50,6 +52,7 @@ class LLM:
 
     made: list[LLM] = []  # noqa: RUF012
     broken = False
+    noise = 0.0
 
     def __init__(self, model: str, **options: Any) -> None:
         self.options, self.calls, self.asked = options, [], []
@@ -81,10 +84,14 @@ class LLM:
 
     def _one(self, prompt: list[int], params: SamplingParams) -> Any:
         self.asked.append(params)
-        logprobs = self.model(input_ids=torch.tensor([prompt])).logits[0].log_softmax(-1)
+        logits = self.model(input_ids=torch.tensor([prompt])).logits[0]
+        logprobs = (logits + LLM.noise * torch.randn(logits.shape)).log_softmax(-1)
         found: list[Any] = [None]
         for at, token in enumerate(prompt[1:]):
-            found.append({token: SimpleNamespace(logprob=float(logprobs[at, token]))})
+            likeliest = logprobs[at].topk(params.prompt_logprobs or 0).indices.tolist()
+            each = {t: SimpleNamespace(logprob=float(logprobs[at, t])) for t in likeliest}
+            each[token] = SimpleNamespace(logprob=float(logprobs[at, token]))
+            found.append(each)
         text: list[int] = []
         while len(text) < (params.max_tokens or 0):
             logits = self.model(input_ids=torch.tensor([prompt + text])).logits[0, -1]
@@ -101,7 +108,7 @@ def fake(monkeypatch: Any) -> type[LLM]:
     module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    LLM.made, LLM.broken = [], False
+    LLM.made, LLM.broken, LLM.noise = [], False, 0.0
     return LLM
 
 
@@ -135,9 +142,8 @@ def test_weights_are_sent_when_they_have_changed_and_only_then(fake: Any) -> Non
         assert backend(engine, request(greedy=True)) == native(engine, request(greedy=True))
     (llm,) = LLM.made
     assert llm.calls.count("weights") == 3
-    assert llm.calls[:4] == ["weights", "reset", "generate", "generate"]  # one is the check
-    assert llm.calls[4:] == ["reset", "generate", "weights", "reset", "generate",
-                             "reset", "generate", "weights", "reset", "generate"]  # fmt: skip
+    sent = ["weights", "reset", "generate", "reset", "generate"]  # the first generate is the check
+    assert llm.calls == [*sent, "reset", "generate", *sent, "reset", "generate", *sent]
     assert llm.options["load_format"] == "dummy"
     assert llm.options["max_model_len"] == 20
     assert llm.options["gpu_memory_utilization"] == 0.25
@@ -196,10 +202,56 @@ def test_adapters_are_sent_merged_and_stay_what_they_were(fake: Any, kind: str) 
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_do_not_arrive_are_noticed(fake: Any) -> None:
+def test_weights_that_do_not_arrive_are_noticed_at_every_sending(fake: Any) -> None:
     LLM.broken = True
-    with pytest.raises(UserError, match="computes other probabilities than the policy"):
+    with pytest.raises(UserError, match="other probabilities than the policy, at optimiser step 0"):
         make_backend("vllm", 20, 0.3)(engine_around(small_model("llama")), request())
+    LLM.broken = False
+    backend: Any = make_backend("vllm", 20, 0.3)
+    model = small_model("llama")
+    backend(engine_around(model), request())
+    assert backend.metrics["vllm/logprob_mean"] < 1e-6
+    LLM.broken = True
+    with torch.no_grad():  # an update that shifts log-probabilities by hundredths of a nat
+        for parameter in model.parameters():
+            parameter.mul_(1.005)
+    with pytest.raises(UserError, match="at optimiser step 1: .* differs by 0.0"):
+        backend(engine_around(model, steps=1), request())
+
+
+def test_the_difference_is_logged_and_bounded_by_dtype(fake: Any) -> None:
+    torch.manual_seed(0)
+    backend: Any = make_backend("vllm", 20, 0.3)
+    LLM.noise = 0.02  # as rounding in bf16: 10 times less than what was let through before
+    with pytest.raises(UserError, match=r"in float32 expected at most 0.002, 0.02 and 1e-05"):
+        backend(engine_around(small_model("llama")), request())
+    model = small_model("llama").to(torch.bfloat16)
+    backend = make_backend("vllm", 20, 0.3)
+    backend(engine_around(model), request())
+    found = backend.metrics
+    assert set(found) == {f"vllm/logprob_{name}" for name in ("mean", "largest", "kl")}
+    assert 0.005 < found["vllm/logprob_mean"] < 0.05
+    assert 0 < found["vllm/logprob_kl"] < 1e-3
+    LLM.noise = 0.2
+    with pytest.raises(UserError, match="in bfloat16 expected"):
+        backend(engine_around(model, steps=1), request())
+
+
+def test_the_agreement_is_the_kl_where_all_tokens_are_listed() -> None:
+    torch.manual_seed(0)
+    mu, pi = (torch.randn(4, 12).double().log_softmax(-1) for _ in range(2))
+    whole = [dict(enumerate(row.tolist())) for row in mu]
+    found = agreement(pi, whole)
+    per_token = mu.exp() * (mu - pi)
+    assert found.kl == pytest.approx(float(per_token.sum(1).mean()), rel=1e-9)
+    assert found.mean == pytest.approx(float(per_token.abs().sum(1).mean()), rel=1e-9)
+    assert found.largest == pytest.approx(float((mu - pi)[mu.exp() >= 0.01].abs().max()))
+    fewer = [{t: row[t] for t in sorted(row, key=row.__getitem__)[-5:]} for row in whole]
+    assert 0 < agreement(pi, fewer).kl < found.kl
+    assert agreement(mu, fewer).kl == pytest.approx(0.0, abs=1e-12)
+    for broken in (math.nan, math.inf):
+        bad = agreement(pi, [{**row, 0: broken} for row in fewer])
+        assert not bad.within(Agreement(1e9, 1e9, 1e9))
 
 
 def test_errors_of_the_package_are_one_line(fake: Any, monkeypatch: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
+from dschat.models.dropout import configure_dropout, set_dropout
 from dschat.models.ends import settle_ends
 from dschat.models.generation_settings import generation_settings
 from dschat.models.refusals import why_not_loaded
@@ -20,16 +21,6 @@ from dschat.models.v_head import LOADING_ERRORS, check_not_v_head
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-DROPOUT_FIELDS = (
-    "dropout",
-    "attention_dropout",
-    "hidden_dropout",
-    "activation_dropout",
-    "classifier_dropout",
-    "embd_pdrop",
-    "resid_pdrop",
-    "attn_pdrop",
-)
 
 
 def resolve_dtype(name: str | None, device: torch.device, flag: str = "dtype") -> torch.dtype:
@@ -146,17 +137,6 @@ def load_tokenizer(
     return tokenizer
 
 
-def configure_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout probability of a model config; None keeps the model's own."""
-    if dropout is None:
-        return
-    if not 0.0 <= dropout < 1.0:
-        raise UserError(f"Dropout {dropout} is not a probability in [0, 1).")
-    for name in DROPOUT_FIELDS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-
-
 def _load_config(path: str, flag: str, tokenizer: Any, dropout: float | None) -> Any:
     from transformers import AutoConfig
 
@@ -223,6 +203,7 @@ def load_causal_lm(
     if quantization is None:  # quantised layers have other names
         _check_whole(info["missing_keys"], path, flag)
     fit_vocabulary(model, tokenizer, path, may_grow)
+    set_dropout(model, dropout)
     return model
 
 
@@ -305,6 +286,7 @@ def load_reward_model(
     if missing and new_head_is_zero:
         torch.nn.init.zeros_(model.score.weight)
     fit_vocabulary(model, tokenizer, path, may_grow)
+    set_dropout(model, dropout)
     return model
 
 

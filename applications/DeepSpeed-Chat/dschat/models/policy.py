@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dschat.errors import UserError
+from dschat.models.dropout import probe_tokens
 from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import OutputLayer
 from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
@@ -22,6 +23,10 @@ from dschat.models.shared_prompts import (
     recomputes,
     response_states,
 )
+
+PADDING_ERROR, PADDING_ERROR_16_BITS = 1e-3, 5e-2
+"""What padding may change of a text's logits, relative to the largest: the rounding of sums in
+another order."""
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -183,25 +188,46 @@ class ValueModel(nn.Module):
 
 
 def check_output_layer(model: Any) -> None:
-    """Refuse an architecture whose logits are not what `OutputLayer` computes.
+    """Refuse an architecture that is not computed here as it computes itself.
+
+    Two rows go through the body, whole and left-padded; the plain model sees the whole one.
 
     Raises:
-        UserError: this architecture does something else after its last hidden state.
+        UserError: its logits are not what `OutputLayer` makes of its last hidden state, padding
+            changes what it says about a text, or it does not take what it is given here.
     """
-    size = model.get_input_embeddings().weight.shape[0]
-    device = model.get_input_embeddings().weight.device
-    ids = torch.arange(1, 6, device=device).remainder(size).unsqueeze(0)
-    mask = torch.ones_like(ids)
+    name, count, padding = type(model).__name__, 5, 2
+    ids = probe_tokens(model, count)
+    rows, mask = torch.cat([ids, ids.roll(padding, dims=1)]), torch.ones_like(ids).repeat(2, 1)
+    mask[1, :padding] = 0
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        hidden = _last_hidden(backbone(model), ids, mask)
-        ours = OutputLayer.of(model).logits(hidden[0]).float()
-    model.train(was_training)
-    error = (ours - expected[0]).abs().max()
-    if not error <= 1e-2 * expected.abs().max().clamp(min=1.0):
+    try:
+        with torch.no_grad():
+            plain = model(input_ids=ids, attention_mask=mask[:1], use_cache=False).logits[0].float()
+            hidden = _last_hidden(backbone(model), rows, mask)
+            whole, padded = OutputLayer.of(model).logits(hidden).float()
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
         raise UserError(
-            f"{type(model).__name__} does more than a linear layer after its last hidden state "
-            f"(logits differ by {error:.3g}); this architecture is not supported."
+            f"{name} cannot be used: a pass over two tokenised rows, one of them padded, fails "
+            f"({' '.join(str(error).split())[:200]}). Expected a causal language model whose body "
+            "takes input_ids, attention_mask and position_ids."
+        ) from error
+    finally:
+        model.train(was_training)
+    size = plain.abs().max().clamp(min=1.0)
+    off = float((whole - plain).abs().max() / size)
+    if not off <= 1e-2:
+        raise UserError(
+            f"{name} does more than a linear layer after its last hidden state, or counts "
+            f"positions otherwise (logits differ by {off:.3g} of the largest); this architecture "
+            "is not supported."
+        )
+    off = float((padded[padding:] - plain[:-padding]).abs().max() / size)
+    if not off <= (PADDING_ERROR if model.dtype == torch.float32 else PADDING_ERROR_16_BITS):
+        raise UserError(
+            f"{name} ignores the attention mask, or looks at later tokens: with padding before it "
+            f"and less text behind it a text gets other logits (they differ by {off:.3g} of the "
+            "largest). Batches of several lengths would be wrong; this architecture is not "
+            "supported."
         )

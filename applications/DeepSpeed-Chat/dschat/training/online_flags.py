@@ -101,7 +101,8 @@ class OptimizerFlags:
     warmup_ratio: float = flag(0.1, "Warm-up as a share of all optimiser steps, instead.")
     actor_dropout: float | None = flag(
         None,
-        "Every dropout probability of the actor; unset: its own (0.0: PPO's ratios start at 1).",
+        "Every dropout probability of the actor; unset: its own. 0: and nothing else that is "
+        "random in training (layers left out, noise of routers), so that ratios start at 1.",
     )
     critic_dropout: float | None = flag(None, "The same for the critic.")
     actor_lora_dim: int = flag(0, "Rank of the actor's LoRA adapters; 0: none. Merged when saved.")

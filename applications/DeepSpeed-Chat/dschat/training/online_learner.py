@@ -126,6 +126,7 @@ class OnlineLearner(ExperienceMaker):
             "iteration": self.iteration,
             **metrics,
             **self._group_metrics(experiences),
+            **self.backend.metrics,
             **update_metrics,
             "skipped": float(not update_metrics),
             "bad_steps": float(self.bad_steps.total),

@@ -15,6 +15,7 @@ from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.data.text import warn_of_missing_template
+from dschat.models.dropout import largest_dropout
 from dschat.models.ends import ends_of
 from dschat.models.loading import (
     DTYPE_NAMES,
@@ -144,6 +145,12 @@ def load_models(
         config.add_eot_token,
     )
     check_output_layer(actor)
+    if config.actor_dropout is None and (dropout := largest_dropout(actor)) > 0:
+        distributed.log_main(
+            f"WARNING: the actor drops with a probability of up to {dropout:g} in training and not "
+            "in scoring: probability ratios do not start at 1, and part of what is clipped is "
+            "noise. --actor_dropout 0 turns it off."
+        )
     check_length(actor.config, config)
     _checkpointing(actor, config.actor_gradient_checkpointing)
     critic = None

@@ -63,9 +63,11 @@ class GenerationBackend(Protocol):
 
     Attributes:
         name: as in `--generation_backend`.
+        metrics: what the last batch showed of the backend itself, the same on all ranks.
     """
 
     name: str
+    metrics: dict[str, float]
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """B lists of response ids, the end token included where the response ended by itself.

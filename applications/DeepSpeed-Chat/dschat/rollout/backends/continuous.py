@@ -88,6 +88,9 @@ class ContinuousBackend:
 
     name = "continuous"
 
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
         with whole_model(engine, request.gather) as model, _silent():

@@ -15,6 +15,9 @@ class NativeBackend:
     own_decoding = True
     static_length: int | None = None
 
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
         with whole_model(engine, request.gather) as model:
@@ -59,4 +62,5 @@ class StaticBackend(TransformersBackend):
     name = "static"
 
     def __init__(self, max_length: int) -> None:
+        super().__init__()
         self.static_length = max_length

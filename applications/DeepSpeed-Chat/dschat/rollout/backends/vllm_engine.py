@@ -7,7 +7,8 @@ loads a checkpoint's weights into the running model. vLLM's weight transfer engi
 
 The engine runs in this process, so weights are handed over as they are, one at a time. It starts
 from the configuration of the model in training with random weights, and is sent the real ones
-before the first batch and after every optimiser step.
+before the first batch and after every optimiser step. Each time its log-probabilities of a prompt
+are compared with the policy's: weights that do not arrive show nowhere else.
 """
 
 from __future__ import annotations
@@ -25,15 +26,13 @@ import torch
 from dschat.errors import UserError
 from dschat.models.ends import end_ids
 from dschat.models.key_values import plain_model
+from dschat.rollout.backends.agreement import BOUNDS, LISTED, Agreement, agreement
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.whole_weights import whole_weights
 from dschat.rollout.generation import whole_model
 
 LEAST_TEMPERATURE = 0.01
 """Lower ones are raised to this by vLLM."""
-
-TOLERANCE = 0.2
-"""Mean difference of a prompt's log-probabilities that rounding in 16 bits may make."""
 
 
 class VLLMBackend:
@@ -60,6 +59,7 @@ class VLLMBackend:
         self.gpu_memory_utilization = gpu_memory_utilization
         self.llm: Any = None
         self.sent_at: int | None = None  # the engine's optimiser steps when weights were sent last
+        self.metrics: dict[str, float] = {}
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
@@ -68,15 +68,14 @@ class VLLMBackend:
                 f"--temperature {request.temperature}: vLLM samples at {LEAST_TEMPERATURE} or "
                 "above. Raise it, or use --generation_backend native."
             )
-        first = self.llm is None
-        if first:
+        if self.llm is None:
             self.llm = self._new_engine(engine, request)
         if self.sent_at != engine.global_steps:
             self._send_weights(engine)
+            self.llm.reset_prefix_cache()
+            self._check_probabilities(engine, request)
         # What is left of another batch would change how prompts are computed, and so rounding.
         self.llm.reset_prefix_cache()
-        if first:
-            self._check_probabilities(engine, request)
         text = plain_model(engine.module.model).config.get_text_config()
         return self._responses(request, text.vocab_size)
 
@@ -146,34 +145,38 @@ class VLLMBackend:
 
     @torch.no_grad()
     def _check_probabilities(self, engine: Any, request: GenerationRequest) -> None:
-        """That both compute one policy: weights that a layer of vLLM did not take would not show.
+        """That both compute one policy, by the longest prompt of each rank; sets `metrics`.
 
         Raises:
-            UserError: the log-probabilities of the longest prompt's tokens differ.
+            UserError: (on all ranks) they do not.
         """
         from vllm import SamplingParams
 
         row = int(request.attention_mask.sum(dim=1).argmax())
         prompt = request.prompts()[row]
-        asked = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        asked = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=LISTED, detokenize=False
+        )
         (output,) = self.llm.generate([{"prompt_token_ids": prompt}], asked, use_tqdm=False)
         ids = torch.tensor([prompt], device=request.input_ids.device)
         with whole_model(engine, request.gather) as model:
-            logits = model(input_ids=ids).logits[0, :-1].float()
-        ours = logits.log_softmax(dim=-1).gather(1, ids[0, 1:, None]).squeeze(1).tolist()
+            ours = model(input_ids=ids).logits[0, :-1].float().log_softmax(dim=-1)
         theirs = [
-            found[token].logprob
-            for found, token in zip(output.prompt_logprobs[1:], prompt[1:], strict=True)
+            {token: found.logprob for token, found in listed.items()}
+            for listed in output.prompt_logprobs[1:]
         ]
-        if not ours:
-            return
-        difference = sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
-        if not difference <= TOLERANCE:
+        found = agreement(ours, theirs) if theirs else Agreement(0.0, 0.0, 0.0)
+        found = _of_all_ranks(found, ids.device)
+        self.metrics = found.metrics("vllm")
+        dtype = plain_model(engine.module.model).dtype
+        if not found.within(BOUNDS[dtype]):
             raise UserError(
-                f"vLLM computes other probabilities than the policy: the log-probabilities of a "
-                f"prompt's tokens differ by {difference:.3g} on average (expected at most "
-                f"{TOLERANCE}). This model cannot be sampled by this version of vLLM; use "
-                "--generation_backend native."
+                f"vLLM computes other probabilities than the policy, at optimiser step "
+                f"{engine.global_steps}: the log-probability of a token that it samples differs by "
+                f"{found.mean:.3g} on average and {found.largest:.3g} at most, KL {found.kl:.3g} "
+                f"(in {str(dtype).removeprefix('torch.')} expected at most {BOUNDS[dtype].mean}, "
+                f"{BOUNDS[dtype].largest} and {BOUNDS[dtype].kl}). This model cannot be sampled by "
+                "this version of vLLM; use --generation_backend native."
             )
 
     def _responses(self, request: GenerationRequest, vocabulary_size: int) -> list[list[int]]:
@@ -223,6 +226,16 @@ def _with_output_layer(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor
         if name == embeddings:
             yield output, tensor
+
+
+def _of_all_ranks(found: Agreement, device: torch.device) -> Agreement:
+    """The worst of each number over all ranks."""
+    values = torch.tensor(list(vars(found).values()), dtype=torch.float64, device=device)
+    # What is not a number has to win.
+    values = values.nan_to_num(nan=torch.inf)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return Agreement(*values.tolist())
 
 
 def _one_line(error: Exception) -> str:
