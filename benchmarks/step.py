@@ -12,9 +12,10 @@ more than others. "of peak" is the arithmetic that the step needs (`step_needs.p
 parts of what a large product reaches between the steps of this same run.
 
 Peak memory is that of a whole process beyond its imports: models, optimiser and two steps. On a CPU
-it comes from processes of its own, in which the C library gives freed blocks back at once (else
-what its heap keeps is measured, hundreds of MiB in some runs and not in others); on a GPU it is
-`torch.cuda.max_memory_allocated`, and processes run one after the other.
+it comes from processes of its own, in which the C library gives freed blocks back at once; "with
+heap" is that of the timed processes, in which its heap keeps them (hundreds of MiB in some runs and
+not in others). On a GPU it is `torch.cuda.max_memory_allocated`, and processes run one after the
+other. "needed" is the count of weights, gradients, moments and frozen copies.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def measure(size: Size, names: list[str], rounds: int, folder: Path) -> dict[str
                         found[name]["products"].append(products_per_second(size))
             for name in group:
                 found[name]["peak_mib"] = running[name].end()["peak_mib"]
+                found[name]["with_heap"] = found[name]["peak_mib"]
     if not on_gpu:
         commands = {n: _command(n, size, folder, "memory", STEPS_FOR_MEMORY + 1) for n in names}
         with workers(commands, folder, GIVE_BACK) as running:
@@ -94,24 +96,22 @@ def show(size: Size, found: dict[str, dict[str, Any]]) -> None:
     )
     print(
         f"  {'':14} {'s/step':>8} {'least to most':>15} {'CPU s':>7} {'tokens/s':>9} "
-        f"{'of peak':>8} {'peak MiB':>9}"
+        f"{'of peak':>8} {'needed':>7} {'peak MiB':>9} {'with heap':>10}"
     )
     for name, each in found.items():
         middle, cpu = statistics.median(each["seconds"]), statistics.median(each["cpu"])
         low, high = min(each["seconds"]), max(each["seconds"])
-        peak = "?" if each["peak_mib"] is None else f"{each['peak_mib']:.0f}"
-        spread = f"{low:.2f} to {high:.2f}"
-        needed = operations(size, "ppo" if "ppo" in name else "grpo")
-        share = needed / middle / max(each["products"])
+        algorithm = "ppo" if "ppo" in name else "grpo"
+        share = operations(size, algorithm) / middle / max(each["products"])
         print(
-            f"  {name:14} {middle:8.3f} {spread:>15} {cpu:7.2f} {tokens / middle:9.0f} "
-            f"{share:8.0%} {peak:>9}"
+            f"  {name:14} {middle:8.3f} {f'{low:.2f} to {high:.2f}':>15} {cpu:7.2f} "
+            f"{tokens / middle:9.0f} {share:8.0%} {floor_mib(size, algorithm):7.0f} "
+            f"{_mib(each['peak_mib']):>9} {_mib(each['with_heap']):>10}"
         )
     products = max(max(each["products"]) for each in found.values())
     print(
-        f"  needed by GRPO: {operations(size, 'grpo') / 1e12:.2f} TFLOP (products here reach "
-        f"{products / 1e9:.0f} GFLOP/s) and {floor_mib(size, 'grpo'):.0f} MiB of weights, "
-        "gradients, moments and reference"
+        f"  a GRPO step needs {operations(size, 'grpo') / 1e12:.3g} TFLOP; products here reach "
+        f"{products / 1e9:.0f} GFLOP/s"
     )
     for name, each in found.items():
         if not each["phases"][0]:
@@ -119,6 +119,10 @@ def show(size: Size, found: dict[str, dict[str, Any]]) -> None:
         print(f"  {name}, seconds: " + ", ".join(_phase(p, each["phases"]) for p in ORDER))
     if "TRL grpo" in found:
         _compare(found, floor_mib(size, "grpo"))
+
+
+def _mib(value: float | None) -> str:
+    return "?" if value is None else f"{value:.0f}"
 
 
 def _phase(name: str, rows: list[dict[str, float]]) -> str:

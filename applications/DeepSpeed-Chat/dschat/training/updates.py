@@ -33,6 +33,7 @@ from dschat.training.faults import (
     discard_gradients,
 )
 from dschat.training.policy_terms import policy_terms
+from dschat.utils.heap import give_back_freed_memory
 
 VALUE_CLIP = 0.2
 
@@ -139,6 +140,7 @@ def update(
             scaled = parts["unsupervised_loss"] * settings.text_coefficient
             actor.backward(scaled * actor_factor)
         if critic is not None:
+            give_back_freed_memory()  # of the actor's pass: the critic's has blocks of other sizes
             parts["value_loss"] = _critic_loss(critic, experience, tokens)
             critic.backward(parts["value_loss"] * factor)
         for name, value in parts.items():
