@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +14,11 @@ import pytest
 import torch
 from dpo_fixtures import configured, long_way
 from dschat.models.loading import load_causal_lm
+from dschat.training import dpo, reference_scoring
 from dschat.training.dpo import encode_preference, load_pairs, load_policy, train_dpo
+from dschat.training.dpo_trainer import MultiReferenceTrainer
 from dschat.training.fine_tuning import FineTuningTrainer, start, trainer_arguments
+from dschat.training.planned_rows import planned_rows
 from dschat.training.progress import Progress
 from preferences import rows
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -198,3 +203,106 @@ def test_a_pair_is_cut_as_its_texts(tiny_tokenizer: Any) -> None:
     same = {**row, "rejected": " brown fox jumps"}
     two = len(whole["chosen_ids"]) - 1
     assert not encode_preference(tiny_tokenizer, same, "<eos>", length + two, None)["keep"]
+
+
+@pytest.mark.parametrize("flags", [{"max_steps": 2}, {"num_train_epochs": 0.5}])
+def test_only_rows_that_are_trained_or_evaluated_on_are_scored(
+    flags: dict[str, Any],
+    dpo_models: dict[str, str],
+    dpo_settings: Settings,
+    read_metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The steps are those of a run that scores everything: same rows, same losses."""
+    given = dpo_settings(
+        ref_a=dpo_models["a"],
+        ref_b=dpo_models["b"],
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **flags,
+    )
+    planned: list[list[int] | None] = []
+    trained: list[list[int]] = []
+    plan, loss = dpo.rows_to_train_on, MultiReferenceTrainer.compute_loss
+
+    def rows_to_train_on(config: Any, count: int) -> list[int] | None:
+        planned.append(plan(config, count))
+        return planned[-1]
+
+    def compute_loss(self: Any, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        trained.append(inputs["input_ids"].tolist())
+        return loss(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(dpo, "rows_to_train_on", rows_to_train_on)
+    monkeypatch.setattr(MultiReferenceTrainer, "compute_loss", compute_loss)
+    train_dpo(configured({**given, "output_dir": given["output_dir"] + "-some"}))
+    some, trained[:] = list(trained), []
+    monkeypatch.setattr(dpo, "rows_to_train_on", lambda config, count: None)
+    train_dpo(configured({**given, "output_dir": given["output_dir"] + "-all"}))
+    assert some == trained
+    assert planned[0] is not None
+    assert len(planned[0]) == len(set(planned[0])) == 2 * len(some)
+    rows = [read_metrics(given["output_dir"] + name) for name in ("-some", "-all")]
+    assert len(rows[0]) == len(rows[1]) == 3
+    for mine, theirs in zip(*rows, strict=True):
+        for name in ("loss", "eval_loss", "rewards/margins", "log_ratio/ref_1"):
+            assert (name in mine) == (name in theirs)
+            # The references score the rows in other batches, with other padding.
+            assert mine.get(name, 0) == pytest.approx(theirs.get(name, 0), abs=1e-5), name
+
+
+def test_rows_of_whole_epochs_are_all_planned() -> None:
+    assert planned_rows(10, -1, 1.0, 2, 2, 1, 0) is None
+    assert planned_rows(10, 3, 1.0, 2, 2, 1, 0) is None  # 12 rows: the epoch's last step is short
+    found = planned_rows(10, 2, 1.0, 2, 2, 1, 0)
+    assert found is not None
+    assert len(set(found)) == 8
+    assert planned_rows(10, 2, 1.0, 2, 1, 2, 0) == found  # two ranks take the same rows
+    assert planned_rows(10, 1, 1.0, 2, 2, 1, 0) == found[:4]
+    assert planned_rows(10, 2, 1.0, 2, 2, 1, 1) != found
+    assert planned_rows(10, -1, 0.4, 2, 2, 1, 0) == found  # 2 of 3 steps: the rest of one counts
+
+
+def test_sigterm_while_references_score_leaves_in_order(
+    dpo_models: dict[str, str],
+    dpo_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is trained or saved, and the same command begins again and ends as ever."""
+    flags = dpo_settings(ref_a=dpo_models["a"], ref_b=dpo_models["b"], max_steps=1)
+    score = reference_scoring.sequence_logprobs
+    calls: list[int] = []
+
+    def signalled(model: Any, batch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return score(model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_scoring, "sequence_logprobs", signalled)
+        assert train_dpo(configured(flags)) == {}
+    assert len(calls) == 2  # the batch is finished, and no other begun
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "Stopped by SIGTERM before the first step" in capsys.readouterr().out
+    assert not (Path(flags["output_dir"]) / "config.json").exists()
+    assert train_dpo(configured({**flags, "resume_from_checkpoint": "auto"}))
+    assert (Path(flags["output_dir"]) / "config.json").exists()
+
+
+def test_sigterm_while_the_policy_loads_is_heard_at_the_first_step(
+    dpo_models: dict[str, str], dpo_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = dpo_settings(ref_a=dpo_models["a"], ref_b=dpo_models["b"], max_steps=3)
+    load = dpo.load_policy
+
+    def signalled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo, "load_policy", signalled)
+        train_dpo(configured(flags))
+    assert (Path(flags["output_dir"]) / "resumable-1").is_dir()
+    assert not (Path(flags["output_dir"]) / "config.json").exists()

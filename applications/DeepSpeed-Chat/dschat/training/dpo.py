@@ -19,11 +19,17 @@ from dschat.models.loading import load_causal_lm
 from dschat.models.lora import LORA_ALPHA, lora_targets
 from dschat.models.vocabulary import cut_vocabulary
 from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
-from dschat.training.distributed import is_main, log_main, shut_down
+from dschat.training.distributed import is_main, log_main, shut_down, world_size
 from dschat.training.dpo_config import DirectPreferenceConfig
 from dschat.training.dpo_trainer import MultiReferenceTrainer, PairObjective, evaluate_pairs
 from dschat.training.fine_tuning import Start, start, tokenised, trainer_arguments
+from dschat.training.interruption import (
+    STOPPED_BEFORE_TRAINING,
+    StopRequest,
+    StopRequestedError,
+)
 from dschat.training.model_folder import check_save, save_model_folder
+from dschat.training.planned_rows import planned_rows
 from dschat.training.reference_config import reference_weights
 from dschat.training.reference_scoring import (
     PairCollator,
@@ -126,10 +132,23 @@ def _train(
     size, settings = config.per_device_eval_batch_size, config.fine_tuning()
     facts = checked_facts(begun.beginning, *pairs)
     put_back_metrics(begun.beginning, begun.log)
-    with begun.log:
-        train, held_out = add_reference_logprobs(
-            pairs, references, begun.tokenizer, width, begun.dtype, begun.device, size
-        )
+    stop = StopRequest()
+    with begun.log, stop.listening():
+        try:
+            train, held_out = add_reference_logprobs(
+                pairs,
+                references,
+                begun.tokenizer,
+                width,
+                begun.dtype,
+                begun.device,
+                size,
+                needed=[rows_to_train_on(config, len(pairs[0])), None],
+                stop=stop,
+            )
+        except StopRequestedError:
+            log_main(STOPPED_BEFORE_TRAINING)
+            return {}, False
         trainer = _trainer(config, begun, train, width)
         check_save([trainer.model], begun.tokenizer, begun.output_dir)
 
@@ -146,13 +165,26 @@ def _train(
 
         progress = StepProgress(begun.log, evaluate, save, config.eval_steps, config.save_steps)
         trainer.use(settings, progress)
-        if not trainer.run(begun.beginning, progress, facts):
+        if not trainer.run(begun.beginning, progress, facts, stop):
             return progress.result, False
     save_model_folder(trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True)
     steps = trainer.state.global_step
     mark_finished(begun.beginning.settings, steps, begun.output_dir, progress.result)
     log_main(f"Saved the trained model to {begun.output_dir}")
     return progress.result, True
+
+
+def rows_to_train_on(config: DirectPreferenceConfig, count: int) -> list[int] | None:
+    """Those of the `count` training pairs that the run comes to; None: all."""
+    return planned_rows(
+        count,
+        config.max_steps,
+        config.num_train_epochs,
+        config.per_device_train_batch_size,
+        config.gradient_accumulation_steps,
+        world_size(),
+        config.seed,
+    )
 
 
 def _trainer(

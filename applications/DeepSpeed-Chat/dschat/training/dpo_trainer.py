@@ -95,6 +95,8 @@ class MultiReferenceTrainer(FineTuningTrainer, DPOTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean loss of this rank's pairs; what is logged is the mean over all ranks'."""
+        if bool(inputs["reference_logps"].isnan().any()):
+            raise AssertionError("a pair is trained on that no reference has scored")
         losses, statistics = self.objective.losses(
             sequence_logprobs(model, inputs), inputs["reference_logps"]
         )

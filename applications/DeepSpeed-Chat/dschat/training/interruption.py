@@ -81,6 +81,12 @@ def _alive(pid: int) -> bool:
     return status not in ("Z", "X")
 
 
+STOPPED_BEFORE_TRAINING = (
+    "Stopped by SIGTERM before the first step of training; nothing is to be kept. Begin again: the "
+    "same command."
+)
+
+
 def how_to_go_on(folder: object) -> str:
     """The line a stopped run ends with."""
     return (

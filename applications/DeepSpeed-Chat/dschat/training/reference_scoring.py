@@ -8,6 +8,7 @@ batch x length x vocabulary is made.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from dschat.errors import UserError
 from dschat.models.loading import check_same_vocabulary, load_causal_lm, load_pretrained
 from dschat.models.vocabulary import cut_vocabulary
 from dschat.training.distributed import all_reduce, is_main, log_main, rank, world_size
+from dschat.training.interruption import StopRequest, StopRequestedError
 
 CHOSEN, REJECTED = "reference_chosen_logps", "reference_rejected_logps"
 
@@ -101,6 +103,8 @@ def add_reference_logprobs(
     dtype: torch.dtype,
     device: torch.device,
     batch_size: int,
+    needed: Sequence[list[int] | None] | None = None,
+    stop: StopRequest | None = None,
 ) -> list[Any]:
     """Add the columns `reference_chosen_logps` and `reference_rejected_logps`, K numbers a row.
 
@@ -113,20 +117,24 @@ def add_reference_logprobs(
         references: (path, flag that named it).
         tokenizer, width: see `check_references`.
         batch_size: pairs in one forward pass.
+        needed: for each data set the rows that will be used, None for all; the others get NaN.
+        stop: asked before every forward pass.
 
     Raises:
+        StopRequestedError: (on all ranks) a rank was asked to stop.
         UserError: a reference cannot be loaded, or gives a log-probability that is no number.
     """
     scores: list[list[Tensor]] = [[] for _ in datasets]
     seen: dict[str, list[Tensor]] = {}
+    wanted = needed or [None] * len(datasets)
     for path, flag in references:
         if path not in seen:
             model = load_causal_lm(path, tokenizer, dtype, flag)
             model = cut_vocabulary(model, width).to(device).eval().requires_grad_(False)
             add_fused_lm_head(model)
             seen[path] = [
-                _score(model, rows, tokenizer.pad_token_id, device, batch_size, path)
-                for rows in datasets
+                _score(model, rows, chosen, tokenizer.pad_token_id, device, batch_size, path, stop)
+                for rows, chosen in zip(datasets, wanted, strict=True)
             ]
             del model
             gc.collect()
@@ -139,15 +147,30 @@ def add_reference_logprobs(
 
 @torch.no_grad()
 def _score(
-    model: Any, rows: Any, pad_token_id: int, device: torch.device, batch_size: int, path: str
+    model: Any,
+    rows: Any,
+    chosen: list[int] | None,
+    pad_token_id: int,
+    device: torch.device,
+    batch_size: int,
+    path: str,
+    stop: StopRequest | None,
 ) -> Tensor:
-    """[n, 2] float64 on CPU: chosen and rejected log-probabilities of all rows, on every rank."""
+    """[n, 2] float64 on CPU: chosen and rejected log-probabilities of the chosen rows, on every
+    rank; NaN for the others.
+    """
     collate = PairCollator(pad_token_id)
     found = torch.zeros(len(rows), 2, dtype=torch.float64, device=device)
-    mine = list(range(rank(), len(rows), world_size()))
-    starts = range(0, len(mine), batch_size)
+    every = range(len(rows)) if chosen is None else sorted(chosen)
+    mine = list(every[rank() :: world_size()])
+    # As many on all ranks, for they ask each other whether to stop.
+    starts = range(0, math.ceil(len(every) / world_size()), batch_size)
     for start in tqdm(starts, f"scoring by {path}", unit="batch", disable=not is_main()):
+        if stop is not None and stop.on_any_rank(device):
+            raise StopRequestedError
         indices = mine[start : start + batch_size]
+        if not indices:
+            continue
         batch = {name: t.to(device) for name, t in collate([rows[i] for i in indices]).items()}
         found[indices] = torch.stack(sequence_logprobs(model, batch).double().chunk(2), dim=1)
     all_reduce(found)
@@ -158,6 +181,10 @@ def _score(
             f"{len(bad)} of {len(rows)} pairs (the first is number {bad[0]}). Without --fp16 or "
             "with --bf16 numbers have more range; otherwise give another reference."
         )
+    if chosen is not None:
+        left_out = torch.ones(len(rows), dtype=torch.bool, device=device)
+        left_out[chosen] = False
+        found[left_out] = torch.nan
     return found.cpu()
 
 

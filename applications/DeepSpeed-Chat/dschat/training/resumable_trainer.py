@@ -7,6 +7,7 @@ what is skipped and counted when it goes on; what is saved and how it is read is
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,18 @@ class ResumableTrainer:
     facts: dict[str, Any]
     careful: CarefulEngine
 
-    def run(self, beginning: Beginning, progress: Progress, facts: dict[str, Any]) -> bool:
+    def run(
+        self,
+        beginning: Beginning,
+        progress: Progress,
+        facts: dict[str, Any],
+        stop: StopRequest | None = None,
+    ) -> bool:
         """Train from where `beginning` says, with `progress` among the callbacks.
 
         Args:
             facts: see `dschat.training.continuation.checked_facts`.
+            stop: where the signal is listened for already; None: from here on.
 
         Returns:
             Whether the end was reached; False: SIGTERM came, and a checkpoint was saved.
@@ -80,11 +88,14 @@ class ResumableTrainer:
         trainer: Any = self
         settings = beginning.settings
         progress.bad_steps = BadSteps(settings.output_dir, settings.max_bad_steps, "step")
-        stop = StopRequest()
+        listening: Any = contextlib.nullcontext()
+        if stop is None:
+            stop = StopRequest()
+            listening = stop.listening()
         due = CheckpointsDue(settings.checkpoint_steps, stop, trainer.args.device)
         trainer.add_callback(due)
         checkpoint = beginning.checkpoint
-        with stop.listening():
+        with listening:
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.folder))
         if due.stopped:
             log_main(how_to_go_on(self._folder()))
