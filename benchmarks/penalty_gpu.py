@@ -61,12 +61,12 @@ def run_preset(preset: Preset) -> None:
     points = torch.randn(preset.vocabulary, preset.dimension, device=device)
     stages: dict[str, list[float]] = {}
     solver = Stopwatch(stages)
-    regulariser = SinkhornDivergence(points, preset.top_k, solver=solver)
+    regulariser = SinkhornDivergence(points, preset.top_k, 0.05, solver=solver)
     regulariser.distance.block = watched(  # type: ignore[method-assign]
         regulariser.distance.block, "costs", stages
     )
     whole = watched(regulariser, "whole, with stages watched", stages)
-    plain = watched(SinkhornDivergence(points, preset.top_k), "whole penalty", stages)
+    plain = watched(SinkhornDivergence(points, preset.top_k, 0.05), "whole penalty", stages)
     kl = watched(KLDivergence("exact"), "KL, exact", stages)
     cut = watched(_truncated, "truncation", stages)
     penalty, memory = None, 0.0

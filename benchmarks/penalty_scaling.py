@@ -57,7 +57,7 @@ def penalties(vocabulary: int, top_k: int) -> dict[str, Callable[..., Any]]:
     return {
         "KL, exact": KLDivergence("exact"),
         "TruncatedWasserstein": truncated,
-        "SinkhornDivergence": SinkhornDivergence(points, top_k),
+        "SinkhornDivergence": SinkhornDivergence(points, top_k, 0.05),
     }
 
 

@@ -311,3 +311,25 @@ def test_tokens_of_negligible_mass_join_the_tail_and_change_nothing(rng):
     assert expected.metrics["bins"] == 61
     torch.testing.assert_close(found.divergence.double(), expected.divergence, atol=2e-4, rtol=1e-2)
     torch.testing.assert_close(found.token.double(), expected.token, atol=2e-3, rtol=1e-2)
+
+
+def test_what_moves_within_the_tail_is_a_metric_with_a_warning(rng):
+    """The tail keeps its mass, but holds it on half of its tokens: no bin shows that."""
+    points = torch.randn(40, 8, generator=rng)
+    reference = torch.full((3, 40), 0.3 / 36)
+    reference[:, :4] = 0.7 / 4
+    policy = reference.clone()
+    policy[:, 4:22], policy[:, 22:] = 0.3 / 18, 0.0
+    regularizer, actions = SinkhornDivergence(points, 4, 0.2), torch.tensor([0, 1, 2])
+    with pytest.warns(UserWarning, match="15.0% of the policy's mass .* raise --top_k"):
+        found = regularizer(policy.log(), reference.log(), actions)
+    assert found.metrics["tail_drift"] == pytest.approx(0.15, abs=1e-6)
+    assert found.divergence.max() < 1e-6
+    # What the tail gains as a whole is seen, and a tail that only grows does not drift.
+    policy = reference.clone()
+    policy[:, :4], policy[:, 4:] = 0.5 / 4, 0.5 / 36
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grown = regularizer(policy.log(), reference.log(), actions)
+    assert grown.metrics["tail_drift"] == pytest.approx(0, abs=1e-6)
+    assert grown.divergence.min() > 1e-3

@@ -18,6 +18,8 @@ from dschat.regularization.truncation import Truncation, truncate
 NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
 UNCONVERGED_SHARE = 0.01
+UNSEEN_DRIFT = 0.05
+"""Share of the policy's mass that may move within the tail before a warning says so."""
 LEAST_EPSILON, EPSILONS_TO_NEAREST = 0.05, 3.0
 FAR_EPSILONS = 6.0
 """Nearest tokens farther away than so many epsilon are as far as all others: see `warning`."""
@@ -132,6 +134,7 @@ class SinkhornDivergence:
             "iterations": mean(iterations),
             "bins": mean(tokens + 1),
             "tail_mass": mean((cut.log_policy[:, -1].exp() + cut.log_reference[:, -1].exp()) / 2),
+            "tail_drift": mean(cut.tail_drift),
             "nearest_cost_over_epsilon": self.distance.nearest / self.epsilon * (len(actions) > 0),
         }
         if len(actions) and metrics["converged"] < 1 - UNCONVERGED_SHARE:
@@ -140,6 +143,13 @@ class SinkhornDivergence:
                 f"--max_iter {self.max_iter} updates at {1 - metrics['converged']:.1%} of the "
                 f"positions (mean error {metrics['marginal_error']:.2g}): raise --max_iter, or "
                 f"--epsilon above {self.epsilon:g}",
+                stacklevel=2,
+            )
+        if metrics["tail_drift"] > UNSEEN_DRIFT:
+            warnings.warn(
+                f"{metrics['tail_drift']:.1%} of the policy's mass has moved between tokens beyond "
+                f"the --top_k {self.top_k} likeliest, where the penalty does not see it: raise "
+                "--top_k, or lower --temperature",
                 stacklevel=2,
             )
         return checked_penalty(token, divergence, metrics)

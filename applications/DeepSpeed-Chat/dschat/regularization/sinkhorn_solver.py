@@ -144,8 +144,9 @@ def _solve_cross(
     log_policy, log_reference = log_masses
     f, g = potentials
     x, y = log_sums(log_reference + g), log_sums(log_policy + f)
-    error, mass = _error(log_policy, f, log_reference + g, x)
-    error = error + _error(log_reference, g, log_policy + f, y)[0]
+    policy, reference = log_policy.exp(), log_reference.exp()
+    error, mass = _error(policy, f, log_reference + g, x)
+    error = error + _error(reference, g, log_policy + f, y)[0]
     done = error <= threshold
     iterations = torch.zeros(len(f), dtype=torch.int64, device=f.device)
     for update in range(max_iter):
@@ -172,8 +173,8 @@ def _solve_cross(
         f, g = torch.where(active, new_f, f), torch.where(active, new_g, g)
         x = torch.where(active, log_sums(log_reference + g), x)
         y = torch.where(active, log_sums(log_policy + f), y)
-        error, mass = _error(log_policy, f, log_reference + g, x)
-        error = error + _error(log_reference, g, log_policy + f, y)[0]
+        error, mass = _error(policy, f, log_reference + g, x)
+        error = error + _error(reference, g, log_policy + f, y)[0]
         done = done | (error <= threshold)
     return f, g, error, mass, iterations
 
@@ -206,18 +207,18 @@ def _solve_symmetric(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Potential [B, S] of a distribution's problem with itself, marginal error and log-mass [B]."""
     mass = log_mass.exp()
-    mass = mass / mass.sum(1, keepdim=True)
+    shares = mass / mass.sum(1, keepdim=True)
     f = _solve_own_bins(log_mass, log_sums(log_mass))
     for update in range(max_iter + 1):
         x = log_sums(log_mass + f)
-        error, plan_mass = _error(log_mass, f, log_mass + f, x)
+        error, plan_mass = _error(mass, f, log_mass + f, x)
         done = error <= tol
         if update == max_iter or bool(done.all()):
             break
         change = _solve_own_bins(log_mass, x) - f
         # Undamped, the mean would overshoot by turns for ever; the rest does so among tokens that
         # lie far from all others.
-        mean_change = (mass * change).sum(1, keepdim=True)
+        mean_change = (shares * change).sum(1, keepdim=True)
         step = SYMMETRIC_STEP * (change - mean_change) + mean_change / 2
         f = torch.where(done.unsqueeze(1), f, f + step)
     return f, error, plan_mass
@@ -228,10 +229,8 @@ def _solve_own_bins(log_mass: Tensor, x: Tensor) -> Tensor:
     return LOG_2 - torch.logaddexp(x, torch.logaddexp(2 * x, 2 * LOG_2 + log_mass) / 2)
 
 
-def _error(
-    log_mass: Tensor, potential: Tensor, weights: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor]:
+def _error(mass: Tensor, potential: Tensor, weights: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     """L1 distance [B] of a marginal of the plan from what it should be, and the plan's log-mass."""
-    excess = torch.expm1((potential + torch.logaddexp(weights, sums)).clamp(max=LARGEST_EXPONENT))
-    excess = log_mass.exp() * excess
+    excess = (potential + torch.logaddexp(weights, sums)).clamp_(max=LARGEST_EXPONENT)
+    excess = excess.expm1_().mul_(mass)
     return excess.abs().sum(1), torch.log1p(excess.sum(1).clamp(min=LEAST_EXCESS))

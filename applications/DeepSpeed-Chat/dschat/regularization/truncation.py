@@ -29,11 +29,14 @@ class Truncation(NamedTuple):
             that is in both has its mass at its first place and none at its second; what has no
             mass at all may be named by `NO_TOKEN`.
         log_policy, log_reference: [N, S], log-masses of the bins, the tail last; -inf if empty.
+        tail_drift: [N, 1], mass that would have to move between tokens of the tail to make the
+            policy the reference there, beyond what the tails' masses differ by. No bin shows it.
     """
 
     tokens: Tensor
     log_policy: Tensor
     log_reference: Tensor
+    tail_drift: Tensor
 
     @classmethod
     def joined(cls, parts: Iterable[Truncation]) -> Truncation:
@@ -53,7 +56,7 @@ class Truncation(NamedTuple):
         least = math.log(mass)
         heavy = (self.log_policy[:, :-1] >= least) | (self.log_reference[:, :-1] >= least)
         merged = (_light_into_tail(each, heavy) for each in (self.log_policy, self.log_reference))
-        return Truncation(self.tokens, *merged), heavy.sum(1)
+        return Truncation(self.tokens, *merged, self.tail_drift), heavy.sum(1)
 
     def without_empty_bins(self) -> Truncation:
         """The same distributions with as few bins as the position with most tokens needs."""
@@ -67,6 +70,7 @@ class Truncation(NamedTuple):
             tokens.gather(1, order),
             self.log_policy.gather(1, bins),
             self.log_reference.gather(1, bins),
+            self.tail_drift,
         )
 
     def on_vocabulary(self, size: int) -> tuple[Tensor, Tensor]:
@@ -106,14 +110,20 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
     repeated = torch.cat(
         [torch.zeros_like(of_policy, dtype=torch.bool), in_policy.gather(1, of_reference)], dim=1
     )
-    both = (_log_masses(each, tokens, repeated) for each in (policy_logits, reference_logits))
-    return Truncation(tokens, *both)
+    policy, rest = _masses(policy_logits, tokens, repeated)
+    reference, reference_rest = _masses(reference_logits, tokens, repeated)
+    drift = rest.sub_(reference_rest).abs_().sum(1, keepdim=True)
+    drift = (drift - (policy[:, -1:] - reference[:, -1:]).abs()) / 2
+    return Truncation(tokens, policy.log_(), reference.log_(), drift.clamp_(min=0))
 
 
-def _log_masses(logits: Tensor, tokens: Tensor, repeated: Tensor) -> Tensor:
-    """[N, S]: log-probabilities of ``tokens`` [N, S - 1], none where repeated, and of the rest."""
+def _masses(logits: Tensor, tokens: Tensor, repeated: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, S], masses of ``tokens`` [N, S - 1], 0 where repeated, and of the rest; the rest [N, V].
+
+    The second has 0 at the tokens.
+    """
     # One tensor over the vocabulary, in the wider dtype. Masses below its range count as none.
     masses = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     inside = masses.gather(1, tokens).masked_fill_(repeated, 0.0)
     tail = masses.scatter_(1, tokens, 0.0).sum(1, keepdim=True)
-    return torch.cat([inside, tail], dim=1).log_()
+    return torch.cat([inside, tail], dim=1), masses
