@@ -55,8 +55,9 @@ class Truncation(NamedTuple):
         """
         least = math.log(mass)
         heavy = (self.log_policy[:, :-1] >= least) | (self.log_reference[:, :-1] >= least)
-        merged = (_light_into_tail(each, heavy) for each in (self.log_policy, self.log_reference))
-        return Truncation(self.tokens, *merged, self.tail_drift), heavy.sum(1)
+        policy = _light_into_tail(self.log_policy, heavy)
+        reference = _light_into_tail(self.log_reference, heavy)
+        return Truncation(self.tokens, policy, reference, self.tail_drift), heavy.sum(1)
 
     def without_empty_bins(self) -> Truncation:
         """The same distributions with as few bins as the position with most tokens needs."""
