@@ -65,6 +65,10 @@ def test_dropout_ratios_and_padding(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again[0], scored, rtol=0, atol=1e-6)
     assert torch.equal(again[0], again[1])
     assert largest_dropout(model) == 0.0
+    for module in model.modules():
+        for name, value in vars(module).items():
+            random = "drop" in name or "jitter" in name
+            assert not (random and isinstance(value, float) and value), name
     if kind in WITHOUT_DROPOUT:
         return
     # Another value goes to every probability, and layers and routers keep their own.
