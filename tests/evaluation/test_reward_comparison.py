@@ -20,7 +20,7 @@ from dschat.evaluation.reward_comparison import (
     mean_reward,
     win_rate,
 )
-from dschat.evaluation.text_reward import TextReward
+from dschat.rewards.text_reward import TextReward
 from preferences import rows
 from scipy.stats import binomtest, norm
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification

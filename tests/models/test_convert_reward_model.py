@@ -100,7 +100,7 @@ def test_scores_stay_the_same(tiny_tokenizer: Any, tmp_path: Path, kind: str, pr
 
 
 def test_an_old_folder_is_answered_with_the_command(tiny_tokenizer: Any, tmp_path: Path) -> None:
-    from dschat.evaluation.text_reward import TextReward
+    from dschat.rewards.text_reward import TextReward
 
     save_old(tmp_path / "old", tiny_tokenizer)
     path, command = str(tmp_path / "old"), "dschat.models.convert_reward_model"

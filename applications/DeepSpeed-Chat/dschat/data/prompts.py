@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dschat.data.rows import decode_example
-from dschat.data.text import conversation_text, prompt_ids
+from dschat.data.text import Prompt, conversation_text, prompt_ids
 from dschat.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class PromptExample:
     """One prompt: its token ids, its text, and the raw fields a reward function needs.
 
     `samples` are responses of the references to it, where the run learns from some (token ids), and
-    `sample_rows` the numbers of the rows of random numbers that they were drawn with.
+    `sample_rows` the numbers of the rows of random numbers that they were drawn with;
+    `conversation` is the prompt as it is in the data, for those with another chat template.
     """
 
     ids: list[int]
@@ -33,6 +34,7 @@ class PromptExample:
     example: dict[str, Any]
     samples: tuple[list[int], ...] = ()
     sample_rows: tuple[int, ...] = ()
+    conversation: Prompt = ""
 
 
 def build_prompts(
@@ -53,7 +55,10 @@ def build_prompts(
     encoded = prompt_ids(tokenizer, [row["prompt"] for row in rows], num_padding_at_beginning)
     prompts = [
         PromptExample(
-            ids, conversation_text(row["prompt"], tokenizer), decode_example(row.get("example"))
+            ids,
+            conversation_text(row["prompt"], tokenizer),
+            decode_example(row.get("example")),
+            conversation=row["prompt"],
         )
         for row, ids in zip(rows, encoded, strict=True)
         if len(ids) <= max_prompt_seq_len

@@ -26,7 +26,8 @@ def verbatim(prompt: Prompt) -> list[Message]:
     return [{"role": VERBATIM_ROLE, "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _is_plain(prompt: Prompt) -> bool:
+def is_plain(prompt: Prompt) -> bool:
+    """Whether a prompt is rendered as it is, without a chat template."""
     return isinstance(prompt, str) or (len(prompt) == 1 and prompt[0]["role"] == VERBATIM_ROLE)
 
 
@@ -41,7 +42,7 @@ def conversation_text(prompt: Prompt, tokenizer: Any) -> str:
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses the messages.
     """
-    if _is_plain(prompt):
+    if is_plain(prompt):
         return prompt if isinstance(prompt, str) else prompt[0]["content"]
     assert not isinstance(prompt, str)
     if getattr(tokenizer, "chat_template", None) is None:
@@ -63,7 +64,7 @@ def _in_template(prompt: list[Message], tokenizer: Any, **options: Any) -> Any:
         return _render(prompt, tokenizer, **options)
     except (TemplateError, ValueError) as error:
         refusal = error
-        merged = _without_system(prompt)
+        merged = without_system(prompt)
         try:
             if merged != prompt:
                 return _render(merged, tokenizer, **options)
@@ -119,7 +120,8 @@ def with_response(prompt: list[Message], response: str) -> list[Message]:
     return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + response}]
 
 
-def _without_system(messages: list[Message]) -> list[Message]:
+def without_system(messages: list[Message]) -> list[Message]:
+    """The messages with the system's text before the first user's; themselves where it has none."""
     if len(messages) < 2 or messages[0]["role"] != "system":
         return messages
     system, first, *rest = messages
@@ -168,9 +170,9 @@ def prompt_ids(
     rows = []
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     for prompt, ids in zip(prompts, encoded, strict=True):
-        if not isinstance(prompt, str) and not _is_plain(prompt):
+        if not isinstance(prompt, str) and not is_plain(prompt):
             ids = _chat_ids(tokenizer, prompt, ids)
-        begins = ids[:1] == bos or not _is_plain(prompt)
+        begins = ids[:1] == bos or not is_plain(prompt)
         ids = list(ids) if begins else bos + list(ids)
         rows.append(_with_leading_pads(tokenizer, ids, num_padding_at_beginning))
     return rows

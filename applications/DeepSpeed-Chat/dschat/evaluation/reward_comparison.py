@@ -20,12 +20,12 @@ from dschat.config import require
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.data.text import conversation_text, prompt_ids
 from dschat.evaluation.answer_accuracy import wilson_interval
-from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
 from dschat.models.ends import decode_responses, ends_of
 from dschat.models.loading import load_causal_lm
 from dschat.models.vocabulary import cut_vocabulary, tokens_of
 from dschat.rewards import check_rewards
+from dschat.rewards.text_reward import TextReward
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.training.distributed import is_main, log_main, rank, world_size
 from dschat.utils.files import atomic_write_text

@@ -47,6 +47,7 @@ def choose_prompts(config: InferenceConfig, tokenizer: Any) -> list[PromptExampl
             ids,
             conversation_text(row["prompt"], tokenizer),
             {name: row[name] for name in names},
+            conversation=row["prompt"],
         )
         for (_, ids), row in zip(chosen, rows.select([i for i, _ in chosen]), strict=True)
     ]

@@ -7,26 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from dschat.data.prompts import PromptExample
-from dschat.data.text import prompt_ids
-from dschat.evaluation.text_reward import TextReward
 from dschat.inference.partial import Rows
 from dschat.inference.stages import Batch
 from dschat.rewards import check_rewards
-
-
-def reads_tokens(rewards: TextReward, tokenizer: Any, prompts: Sequence[PromptExample]) -> bool:
-    """Whether the reward model can read the policy's own tokens.
-
-    Its tokenizer then has the same tokens and end, and makes the same of each prompt (a chat
-    template may differ where the vocabulary does not).
-    """
-    own = rewards.tokenizer
-    if own.get_vocab() != tokenizer.get_vocab() or own.eos_token != tokenizer.eos_token:
-        return False
-    conversations = [prompt.example["prompt"] for prompt in prompts]
-    if any(not isinstance(c, str) for c in conversations) and not own.chat_template:
-        return False
-    return prompt_ids(own, conversations) == [prompt.ids for prompt in prompts]
+from dschat.rewards.text_reward import TextReward
 
 
 def texts_of_responses(
@@ -37,11 +21,9 @@ def texts_of_responses(
     Where it has the policy's tokenizer these are the very tokens that were sampled; else the texts
     are written in its own way.
     """
-    if reads_tokens(rewards, tokenizer, prompts):
+    if rewards.reads_tokens(tokenizer, prompts):
         return [p.ids + responses[i]["response_ids"] for i, p in enumerate(prompts)]
-    return [
-        rewards.encode(p.example["prompt"], responses[i]["response"]) for i, p in enumerate(prompts)
-    ]
+    return [rewards.encode(p.conversation, responses[i]["response"]) for i, p in enumerate(prompts)]
 
 
 @contextmanager

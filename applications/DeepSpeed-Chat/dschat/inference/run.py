@@ -8,7 +8,6 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from dschat.data.prompts import PromptExample
-from dschat.evaluation.text_reward import TextReward
 from dschat.inference.config import InferenceConfig
 from dschat.inference.partial import PartialResults, freeze_clock
 from dschat.inference.policy import Policy, diverging, responding
@@ -19,6 +18,7 @@ from dschat.inference.setup import choose_device, policy_tokenizer, quiet_librar
 from dschat.inference.stages import run_stage
 from dschat.inference.table import figures_table, response_figures
 from dschat.models.loading import check_same_vocabulary, load_pretrained, resolve_dtype
+from dschat.rewards.text_reward import TextReward
 from dschat.training.distributed import log_main, shut_down
 
 DIVERGENCES = ("KL", "Sinkhorn")

@@ -4,7 +4,9 @@
 
 OLD_FOLDER holds config.json (of the base model), the tokenizer's files and pytorch_model.bin with
 the weights rwtransformer.* (or rwtranrsformer.*) and v_head.weight. The scores stay the same: the
-head reads the last token's state in both formats, and neither has a bias.
+head reads the last token's state in both formats, and neither has a bias. Where DeepSpeed-Chat was
+run with an end token that pads as well, it read the token before the end; the new folder is read
+at the end like all others, and has another padding token.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor
 from dschat.config import require, run_script
 from dschat.errors import UserError
 from dschat.models.loading import load_pretrained
+from dschat.models.score_reading import as_reward_model
 from dschat.models.v_head import HEAD, WEIGHTS_FILE, is_v_head, read_weights
 from dschat.utils.files import atomic_directory
 
@@ -54,7 +57,7 @@ def convert(old: Path, new: Path, tokenizer: str | None = None) -> None:
         "model of DeepSpeed-Chat. A Hugging Face classifier needs no conversion.",
     )
     body = {BODY.sub("", name): w for name, w in weights.items() if BODY.match(name)}
-    config.pad_token_id = encoder.pad_token_id
+    encoder = as_reward_model(config, encoder)
     model = build(config, body, weights[HEAD], file)
     with atomic_directory(new) as folder:
         model.save_pretrained(folder)

@@ -17,6 +17,7 @@ from dschat.models.dropout import configure_dropout, set_dropout
 from dschat.models.ends import settle_ends
 from dschat.models.generation_settings import generation_settings
 from dschat.models.refusals import why_not_loaded
+from dschat.models.score_reading import padding_apart, reading, set_padding
 from dschat.models.v_head import LOADING_ERRORS, check_not_v_head
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,7 +130,7 @@ def load_tokenizer(
             raise UserError(f"--pad_token {pad_token!r} is not a token of {path}.")
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None:
-        suggestion = tokenizer.unk_token or tokenizer.eos_token
+        suggestion = padding_apart(tokenizer) or tokenizer.eos_token
         raise UserError(
             f"The tokenizer of {path} has no padding token. Name one of its tokens with "
             f"--pad_token, for example --pad_token {suggestion!r}."
@@ -249,6 +250,8 @@ def load_reward_model(
 ) -> Any:
     """An `AutoModelForSequenceClassification` with one output: a reward model or a critic.
 
+    Its attribute `skipped_token` is that of the folder's `Reading`.
+
     Args:
         head_may_be_new: True in step 2, where the head is trained; otherwise a checkpoint without
             a score head is refused, because its scores would be random.
@@ -258,10 +261,13 @@ def load_reward_model(
     Raises:
         UserError: the path is no reward model, or tokenizer and embeddings do not fit.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     check_not_v_head(path, flag)
+    on_disk = load_pretrained(AutoConfig, path, flag)
     config = _load_config(path, flag, tokenizer, dropout)
+    # Not the end token: transformers does not train the embedding of the padding token.
+    set_padding(config, tokenizer)
     is_classifier = any("Classification" in name for name in config.architectures or [])
     if is_classifier and config.num_labels != 1:
         raise UserError(
@@ -285,13 +291,21 @@ def load_reward_model(
         )
     if missing and new_head_is_zero:
         torch.nn.init.zeros_(model.score.weight)
+    model.skipped_token = None
+    if not head_may_be_new:
+        model.skipped_token = reading(path, on_disk, tokenizer.eos_token_id).skipped
     fit_vocabulary(model, tokenizer, path, may_grow)
     set_dropout(model, dropout)
     return model
 
 
-def check_same_vocabulary(tokenizer: Any, other: Any, path: str, other_path: str) -> None:
+def check_same_vocabulary(
+    tokenizer: Any, other: Any, path: str, other_path: str, advice: str = ""
+) -> None:
     """Refuse two models whose token ids do not mean the same tokens.
+
+    Args:
+        advice: what else the user can do, as a sentence.
 
     Raises:
         UserError: names the first tokens that differ.
@@ -304,5 +318,5 @@ def check_same_vocabulary(tokenizer: Any, other: Any, path: str, other_path: str
     raise UserError(
         f"{path} and {other_path} have different vocabularies ({len(mine)} and {len(theirs)} "
         f"tokens; for example {examples}). Actor, critic, reference and reward model must share "
-        "one tokenizer: train the reward model from the same base model."
+        f"one tokenizer: train the reward model from the same base model. {advice}".rstrip()
     )

@@ -17,7 +17,8 @@ class RewardFunction(Protocol):
         prompts: the prompts' texts. responses: the responses' texts, without the end token.
         examples: for each response the data row its prompt came from, and what the trainer adds:
             `prompt_ids` and `response_ids` (token ids without padding; the end token included
-            where the response ended with it) for rewards that score tokens.
+            where the response ended with it) for rewards that score tokens; in training also
+            `conversation` (the prompt as it is in the data) for those with another chat template.
 
     Returns:
         One finite number per response, in order.

@@ -6,9 +6,11 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dschat.models.policy import ValueModel
-from dschat.rewards.reward_model import RewardModel, scores_of
+from dschat.models.score_reading import at_last_tokens
+from dschat.rewards.reward_model import ReadsText, RewardModel, in_batches, what_is_read
 from dschat.training import distributed
 
 
@@ -27,7 +29,7 @@ class CriticWithoutAdapters:
     Args:
         critic: around a `PeftModel` of which only adapters and head are trained; not moved.
         head: see `frozen_head`.
-        pad_token_id, batch_size, device: as of `RewardModel`.
+        pad_token_id, batch_size, device, texts: as of `RewardModel`.
     """
 
     name = RewardModel.name
@@ -39,9 +41,11 @@ class CriticWithoutAdapters:
         pad_token_id: int,
         batch_size: int,
         device: torch.device,
+        texts: ReadsText | None = None,
     ) -> None:
         self.critic, self.head = critic, head.to(device)
         self.pad_token_id, self.batch_size, self.device = pad_token_id, batch_size, device
+        self.texts = texts
 
     @property
     def collective(self) -> bool:
@@ -53,12 +57,18 @@ class CriticWithoutAdapters:
     def __call__(
         self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
     ) -> list[float]:
-        """One score per response; reads `prompt_ids` and `response_ids` of the examples."""
+        """One score per response; see `RewardModel`."""
+        read = what_is_read(self.texts, responses, examples)
         was_training = self.critic.training
         self.critic.eval()
         try:
             with self.critic.model.disable_adapter():
-                pad, size = self.pad_token_id, self.batch_size
-                return scores_of(self.critic, self.head, examples, pad, size, self.device)
+                return in_batches(
+                    self._score, read, self.pad_token_id, self.batch_size, self.device
+                )
         finally:
             self.critic.train(was_training)
+
+    def _score(self, ids: Tensor, mask: Tensor) -> Tensor:
+        skipped = getattr(self.critic.model.get_base_model(), "skipped_token", None)
+        return self.head(at_last_tokens(self.critic(ids, mask), ids, mask, skipped))

@@ -13,11 +13,11 @@ from dschat.config import require
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.evaluation.reward_comparison import Model, RewardComparison, Sampling
-from dschat.evaluation.text_reward import TextReward
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.lora import LORA_ALPHA, lora_targets
 from dschat.models.vocabulary import cut_vocabulary
+from dschat.rewards.text_reward import TextReward
 from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.training.distributed import is_main, log_main, shut_down, world_size
 from dschat.training.dpo_config import DirectPreferenceConfig

@@ -12,8 +12,10 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from dschat.algorithms.preferences import dpo_margins, implicit_rewards, mix_sequence_logprobs
 from dschat.training.distributed import log_main, sum_over_ranks
-from dschat.training.fine_tuning import FineTuningTrainer, held_out_batches
+from dschat.training.fine_tuning import held_out_batches
+from dschat.training.pair_training import PairTrainer
 from dschat.training.reference_scoring import PairCollator, sequence_logprobs
+from dschat.training.whole_rounds import PAIRS
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,22 @@ class PairObjective:
     gamma: float
     max_log_ratio: float
 
-    def losses(self, logps: Tensor, reference_logps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, logps: Tensor, reference_logps: Tensor, pairs: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """-log sigmoid(margin) of each pair, and statistics.
 
         Args:
             logps: [2 B] log pi of B chosen and then B rejected responses, differentiable.
             reference_logps: [K, 2 B] of the references.
+            pairs: how many of the B count, from the first; None: all.
 
         Returns:
             losses [B], and by name detached sums over the pairs (see `pair_metrics`).
         """
+        if pairs is not None:
+            logps = logps.unflatten(0, (2, -1))[:, :pairs].flatten()
+            reference_logps = reference_logps.unflatten(1, (2, -1))[..., :pairs].flatten(1)
         mixed = mix_sequence_logprobs(reference_logps, self.weights, self.kl_type)
         chosen, rejected = logps.chunk(2)
         better, worse = mixed.chunk(2)
@@ -56,7 +64,7 @@ class PairObjective:
                 "rewards/accuracies": (margins > 0).sum(),
                 "logps/chosen": chosen.sum(),
                 "logps/rejected": rejected.sum(),
-                "guard_share": guarded * len(chosen),
+                "guard_share": guarded.nan_to_num() * len(chosen),  # a share of none is no number
                 **{f"log_ratio/ref_{k}": ratio.sum() for k, ratio in enumerate(ratios)},
             }
         return -F.logsigmoid(margins), statistics
@@ -72,7 +80,7 @@ def mean_over_ranks(sums: dict[str, float], count: int, device: torch.device) ->
     return {name: total / n for name, total in zip(sums, totals, strict=True)}
 
 
-class MultiReferenceTrainer(FineTuningTrainer, DPOTrainer):
+class MultiReferenceTrainer(PairTrainer, DPOTrainer):
     """DPO on rows that hold their references' log-probabilities; no reference is in memory."""
 
     objective: PairObjective
@@ -94,17 +102,17 @@ class MultiReferenceTrainer(FineTuningTrainer, DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Mean loss of this rank's pairs; what is logged is the mean over all ranks'."""
-        if bool(inputs["reference_logps"].isnan().any()):
+        """This micro-batch's part of the mean over the optimiser step's pairs."""
+        pairs = int(inputs[PAIRS])
+        # A blank micro-batch's text need not have been scored: nothing of it counts.
+        if pairs and bool(inputs["reference_logps"].isnan().any()):
             raise AssertionError("a pair is trained on that no reference has scored")
         losses, statistics = self.objective.losses(
-            sequence_logprobs(model, inputs), inputs["reference_logps"]
+            sequence_logprobs(model, inputs), inputs["reference_logps"], pairs
         )
         sums = {name: float(value) for name, value in statistics.items()}
-        means = mean_over_ranks(sums, len(losses), losses.device)
-        for name, value in means.items():
-            self._metrics["train"][name].append(value)
-        return losses.mean()
+        self.log_sums(sums, num_items_in_batch, losses.device)
+        return self.part_of_step(losses, num_items_in_batch)
 
 
 @torch.no_grad()

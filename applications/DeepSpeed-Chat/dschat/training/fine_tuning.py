@@ -24,6 +24,7 @@ from dschat.training.optimizer import adamw, rates_text
 from dschat.training.resumable_trainer import ResumableTrainer
 from dschat.training.run_files import MetricsLog, data_folder, write_config
 from dschat.training.step12_config import FineTuningConfig
+from dschat.training.whole_rounds import BlankCollator, share_whole_rounds
 from dschat.utils.files import require_folder
 
 
@@ -168,6 +169,14 @@ class FineTuningTrainer(ResumableTrainer):
         self.config = config
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
         self.add_callback(progress)  # type: ignore[attr-defined]
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer asks for this once: every row once, whatever the number of ranks."""
+        trainer: Any = self
+        trainer.data_collator = BlankCollator(trainer.data_collator, trainer.train_dataset[0])
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        share_whole_rounds(loader, world_size())
+        return loader
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer asks for this; see `adamw`."""

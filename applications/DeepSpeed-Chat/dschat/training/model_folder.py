@@ -14,6 +14,7 @@ import torch
 from dschat.errors import UserError
 from dschat.models.generation_settings import settle_generation_config
 from dschat.models.lora import merged_state_dict
+from dschat.models.score_reading import as_reward_model
 from dschat.training.distributed import first_failure, is_main
 from dschat.utils.files import (
     atomic_directory,
@@ -60,13 +61,18 @@ def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def write_model(
     model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: str | Path
 ) -> None:
-    """Write a model folder from gathered weights (rank 0); LoRA adapters are merged."""
+    """Write a model folder from gathered weights (rank 0); LoRA adapters are merged.
+
+    A reward model's (or critic's) padding token is never its end token; see `score_reading`.
+    """
     from peft import PeftModel
 
     base: Any = model
     if isinstance(model, PeftModel):
         base, state = model.get_base_model(), merged_state_dict(model, state)
     settle_generation_config(base, tokenizer)
+    if "SequenceClassification" in type(base).__name__:
+        tokenizer = as_reward_model(base.config, tokenizer)
     base.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
 

@@ -142,7 +142,7 @@ def build_trainer(
     facts = run_facts(prompts, mix, config.deepspeed_config)
     if checkpoint is not None:
         check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
-    models = load_models(config, tokenizer, dtype, device, task.reward)
+    models = load_models(config, tokenizer, dtype, device, task.reward, prompts)
     trained = [models.actor.model] + ([models.critic.model] if models.critic else [])
     check_save(trained, tokenizer, config.output_dir)
     actor_class = type(plain_model(models.actor.model)).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.vocabulary import tokens_of
 from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
+from dschat.rewards.text_reward import TextReward
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.registry import make_backend
 from dschat.rollout.references import FrozenPolicy, WithoutAdapters
@@ -88,26 +89,26 @@ def tokenizer_options(config: OnlineConfig) -> dict[str, Any]:
 
 
 def load_tokenizers(config: OnlineConfig) -> Any:
-    """The actor's tokenizer, after a look at those of the other models.
+    """The actor's tokenizer, after a look at those of the critic and the references.
 
     Raises:
         UserError: the critic's or a reference's vocabulary is another one.
     """
-    options = tokenizer_options(config)
     from transformers import AutoTokenizer
 
     actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
     assert actor is not None
-    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **options)
-    if critic is not None:
-        other = load_tokenizer(critic, "critic_model_name_or_path", **options)
-        check_same_vocabulary(tokenizer, other, actor, critic)
-    for path in config.refs or []:
+    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **tokenizer_options(config))
+    others = [(path, "refs", "") for path in config.refs or []]
+    if critic is not None and config.algorithm == "ppo":
+        advice = "With --algorithm grpo or rloo, which have no critic, it may have any tokenizer."
+        others.append((critic, "critic_model_name_or_path", advice))
+    for path, flag, advice in others:
         # Whatever tokens it pads and ends with: the vocabulary is what counts.
-        other = load_pretrained(AutoTokenizer, path, "refs")
+        other = load_pretrained(AutoTokenizer, path, flag)
         if config.add_eot_token:
             other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
-        check_same_vocabulary(tokenizer, other, actor, path)
+        check_same_vocabulary(tokenizer, other, actor, path, advice)
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -118,11 +119,16 @@ def load_models(
     dtype: torch.dtype,
     device: torch.device,
     reward: RewardFunction | None = None,
+    prompts: Sequence[PromptExample] = (),
 ) -> Models:
     """Actor, references, critic (for PPO) and, unless one is given, the reward model.
 
     The frozen models go to their device before the next is loaded, so that the host's memory holds
     one model per rank at a time.
+
+    Args:
+        prompts: what is answered; a reward model that reads other tokens in them, or that has
+            another tokenizer, scores texts.
     """
     actor_path = config.actor_model_name_or_path
     assert actor_path is not None
@@ -131,10 +137,14 @@ def load_models(
     references = load_references(config, tokenizer, frozen_dtype, device)
     shared = reward is None and reward_is_the_critic(config)
     batch = config.per_device_training_batch_size
+    texts = None
+    if reward is None:
+        texts = _reads_texts(config, tokenizer, frozen_dtype, device, prompts)
     if reward is None and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
-        classifier = _classifier(config, tokenizer, frozen_dtype, None)
-        reward = RewardModel(classifier, tokenizer.pad_token_id, batch, device, resting)
+        own = tokenizer if texts is None else texts.tokenizer
+        classifier = _classifier(config, own, frozen_dtype, None)
+        reward = RewardModel(classifier, own.pad_token_id, batch, device, resting, texts)
     torch.manual_seed(config.seed)
     actor = load_causal_lm(
         actor_path,
@@ -160,7 +170,8 @@ def load_models(
         head = frozen_head(classifier) if shared else None
         critic = ValueModel(_with_lora(classifier, "critic", config, tokenizer))
         if head is not None:
-            reward = CriticWithoutAdapters(critic, head, tokenizer.pad_token_id, batch, device)
+            pad = tokenizer.pad_token_id
+            reward = CriticWithoutAdapters(critic, head, pad, batch, device, texts)
     policy = PolicyModel(_with_lora(actor, "actor", config, tokenizer), config.temperature)
     if reference_is_the_policy(config):
         references = [WithoutAdapters(policy)]
@@ -203,6 +214,27 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
         "divergence: the penalty of their rounding is half of a trained policy's. Remove "
         "--frozen_dtype.",
     )
+
+
+def _reads_texts(
+    config: OnlineConfig,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    prompts: Sequence[PromptExample],
+) -> TextReward | None:
+    """What writes texts for the reward model, where it cannot read the policy's tokens."""
+    path, flag = config.critic_model_name_or_path, "critic_model_name_or_path"
+    assert path is not None
+    size, pads = config.per_device_training_batch_size, config.num_padding_at_beginning
+    texts = TextReward(path, flag, dtype, device, size, pads)
+    if texts.reads_tokens(tokenizer, prompts):
+        return None
+    distributed.log_main(
+        f"The reward model {path} has another tokenizer or chat template than the policy: it "
+        "scores the responses' texts."
+    )
+    return texts
 
 
 def _classifier(

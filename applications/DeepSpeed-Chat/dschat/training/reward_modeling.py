@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import (
     DataCollatorForPreference,
@@ -18,10 +20,10 @@ from dschat.models.context import check_context
 from dschat.models.ends import ends_of
 from dschat.models.loading import load_reward_model
 from dschat.models.lora import add_lora
+from dschat.models.score_reading import read_at_last_token
 from dschat.training.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.training.distributed import log_main, shut_down, sum_over_ranks
 from dschat.training.fine_tuning import (
-    FineTuningTrainer,
     Start,
     held_out_batches,
     start,
@@ -29,13 +31,56 @@ from dschat.training.fine_tuning import (
     trainer_arguments,
 )
 from dschat.training.model_folder import check_save, save_model_folder
+from dschat.training.pair_training import PairTrainer
 from dschat.training.progress import Progress
 from dschat.training.run_files import data_folder
 from dschat.training.step12_config import RewardModelingConfig
+from dschat.training.whole_rounds import PAIRS
 
 
-class PreferenceTrainer(FineTuningTrainer, RewardTrainer):
+class PreferenceTrainer(PairTrainer, RewardTrainer):
     """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """This micro-batch's part of the mean over the optimiser step's pairs.
+
+        Logged are TRL's statistics, over all ranks: sums and means of pairs, and the micro-batches'
+        lowest and highest score.
+        """
+        pairs = int(inputs[PAIRS])
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        scores = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.squeeze(-1)
+        chosen, rejected = scores.unflatten(0, (2, -1))[:, :pairs]
+        margins = chosen - rejected
+        with torch.no_grad():
+            sums = {
+                "mean_reward": float(chosen.sum() + rejected.sum()) / 2,
+                "accuracy": float((margins > 0).sum()),
+                "margin": float(margins.sum()),
+            }
+            self.log_sums(sums, num_items_in_batch, scores.device)
+            every = self.accelerator.gather(torch.stack(_range(chosen, rejected)))
+            lowest, highest = every.view(-1, 2).unbind(1)
+            self._metrics["train"]["min_reward"].append(lowest.min().item())
+            self._metrics["train"]["max_reward"].append(highest.max().item())
+        (tokens,) = sum_over_ranks([int(mask.sum()) * (pairs > 0)], scores.device)
+        self._total_train_tokens += int(tokens)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return self.part_of_step(-F.logsigmoid(margins), num_items_in_batch)
+
+
+def _range(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest score; what changes neither where there is none."""
+    scores = torch.cat([chosen, rejected]).float()
+    if len(scores) == 0:
+        return scores.new_tensor(float("inf")), scores.new_tensor(float("-inf"))
+    return scores.min(), scores.max()
 
 
 def run_reward_modeling(config: RewardModelingConfig) -> None:
@@ -48,7 +93,7 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
     """Train a model with one score per text so that chosen scores exceed rejected ones.
 
     The loss is -log sigmoid(score(chosen) - score(rejected)) (Bradley-Terry; Ouyang et al. 2022,
-    arXiv 2203.02155). The score is read at a text's last token.
+    arXiv 2203.02155). The score is read at a text's last token; see `dschat.models.score_reading`.
 
     Returns:
         The last evaluation; see `pairwise_accuracy`. After SIGTERM that may be an earlier one, or
@@ -113,6 +158,7 @@ def load_model(config: RewardModelingConfig, begun: Start) -> Any:
             may_grow=config.add_eot_token,
         )
     check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
+    read_at_last_token(model)
     if config.compute_fp32_loss:
         model.register_forward_hook(_scores_in_fp32)
     if config.lora_dim == 0:

@@ -84,7 +84,7 @@ def micro_batches(
             list(responses[i : i + size]),
             [p.text for p in prompts[i : i + size]],
             texts[i : i + size],
-            [p.example for p in prompts[i : i + size]],
+            [{**p.example, "conversation": p.conversation} for p in prompts[i : i + size]],
             ends,
             tokenizer.pad_token_id,
             device,

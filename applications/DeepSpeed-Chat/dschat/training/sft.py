@@ -30,12 +30,20 @@ from dschat.training.model_folder import check_save, save_model_folder
 from dschat.training.progress import Progress
 from dschat.training.run_files import data_folder
 from dschat.training.step12_config import SupervisedConfig
-
-IGNORED = -100
+from dschat.training.whole_rounds import IGNORED
 
 
 class SupervisedTrainer(FineTuningTrainer, SFTTrainer):
     """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+        """TRL's loss and statistics; a blank micro-batch's tokens (`whole_rounds`) do not count."""
+        blank = int(inputs["attention_mask"].sum()) * bool((inputs["labels"] == IGNORED).all())
+        loss = super().compute_loss(model, inputs, *rest, **options)
+        (tokens,) = sum_over_ranks([blank], model.device)
+        self._total_train_tokens -= int(tokens)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return loss
 
 
 def run_sft(config: SupervisedConfig) -> None:
