@@ -21,7 +21,7 @@ class PairTrainer(FineTuningTrainer):
     """Mixed into TRL's trainers of preference pairs, before their class."""
 
     # The Trainer shall not divide by the number of micro-batches as well.
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: Any = True
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         """The Trainer asks for this once per optimiser step: its pairs, over all ranks."""

@@ -1,0 +1,129 @@
+"""Step 3 with a reward model that has another tokenizer or chat template than the policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from dschat.errors import UserError
+from dschat.rewards.reward_model import RewardModel
+from dschat.rewards.text_reward import TextReward
+from online_fixtures import make_trainer, online_settings
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
+
+TEMPLATE = (
+    "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
+)
+OTHER_TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<eos>{% endfor %}"
+GROUPS = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+
+
+def save(folder: Path, kind: Any, tokenizer: Any, template: str | None) -> Path:
+    torch.manual_seed(3)
+    tokenizer.chat_template = template
+    config = tiny.tiny_config(tokenizer, num_labels=1, initializer_range=0.3)
+    kind(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def other_tokenizer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(tiny, "TINY_VOCABULARY", 120)
+    return tiny.build_tiny_tokenizer()
+
+
+def chats(folder: Path) -> Path:
+    folder.mkdir()
+    for name, count in (("train", 32), ("test", 4)):
+        lines = []
+        for i in range(count):
+            talk = [{"role": "user", "content": f"{name} {i}: an egg?"}]
+            answers = [[*talk, {"role": "assistant", "content": text}] for text in ("Yes.", "No.")]
+            lines.append(json.dumps(dict(zip(("chosen", "rejected"), answers, strict=True))))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@torch.no_grad()
+def expected(folder: Path, texts: list[str]) -> list[float]:
+    """Plain transformers on the texts, one at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer(text, add_special_tokens=False, return_tensors="pt") for text in texts]
+    return [model(input_ids=part["input_ids"]).logits.item() for part in ids]
+
+
+def scored(trainer: Any) -> tuple[list[Any], list[float]]:
+    rollouts = trainer.sample(trainer.prompts[:2] * 4)
+    experiences, _ = trainer.score(rollouts)
+    return rollouts, torch.cat([e.scores for e in experiences]).tolist()
+
+
+def test_another_tokenizer_reads_the_texts(
+    tmp_path: Path, tiny_model_dir: Path, other_tokenizer: Any
+) -> None:
+    reward = save(tmp_path / "rm", LlamaForSequenceClassification, other_tokenizer, None)
+    trainer = make_trainer(online_settings(tmp_path, tiny_model_dir, reward, **GROUPS))
+    rollouts, found = scored(trainer)
+    both = [(p, r) for part in rollouts for p, r in zip(part.prompts, part.responses, strict=True)]
+    assert found == pytest.approx(expected(reward, [f"{p}{r}<eos>" for p, r in both]), abs=1e-4)
+    # As inference does, by the same code.
+    texts = TextReward(str(reward), "reward-model", torch.float32, trainer.device, 3)
+    again = texts([p for p, _ in both], [r for _, r in both])
+    assert found == pytest.approx(again, abs=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+@pytest.mark.parametrize("template", [TEMPLATE, OTHER_TEMPLATE])
+def test_a_public_model_reads_its_whole_template(
+    tmp_path: Path, algorithm: str, template: str
+) -> None:
+    """What follows the end token, too, and conversations written in another way."""
+    policy = save(tmp_path / "policy", LlamaForCausalLM, tiny.build_tiny_tokenizer(), TEMPLATE)
+    reward = save(
+        tmp_path / "rm", LlamaForSequenceClassification, tiny.build_tiny_tokenizer(), template
+    )
+    changes: dict[str, Any] = GROUPS if algorithm == "grpo" else {}
+    data = {"data_path": [str(chats(tmp_path / "chats"))]}
+    trainer = make_trainer(online_settings(tmp_path, policy, reward, **{**changes, **data}))
+    rollouts, found = scored(trainer)
+    tokenizer = AutoTokenizer.from_pretrained(reward)
+    texts = [
+        tokenizer.apply_chat_template(
+            [*e["conversation"], {"role": "assistant", "content": r}], tokenize=False
+        )
+        for part in rollouts
+        for e, r in zip(part.examples, part.responses, strict=True)
+    ]
+    assert found == pytest.approx(expected(reward, texts), abs=1e-4)
+
+
+def test_a_model_of_ours_reads_the_policys_tokens(tmp_path: Path, tiny_model_dir: Path) -> None:
+    tokenizer = tiny.build_tiny_tokenizer()
+    policy = save(tmp_path / "policy", LlamaForCausalLM, tokenizer, TEMPLATE)
+    reward = save(tmp_path / "rm", LlamaForSequenceClassification, tokenizer, TEMPLATE)
+    config = json.loads((reward / "config.json").read_text())
+    (reward / "config.json").write_text(json.dumps({**config, "scored_text": "to_end_token"}))
+    data = {"data_path": [str(chats(tmp_path / "chats"))]}
+    trainer = make_trainer(online_settings(tmp_path, policy, reward, **{**GROUPS, **data}))
+    assert isinstance(trainer.reward, RewardModel)
+    assert trainer.reward.texts is None
+
+
+def test_a_critic_needs_the_policys_tokenizer(
+    tmp_path: Path, tiny_model_dir: Path, other_tokenizer: Any
+) -> None:
+    reward = save(tmp_path / "rm", LlamaForSequenceClassification, other_tokenizer, None)
+    with pytest.raises(UserError, match="different vocabularies.*--algorithm grpo or rloo"):
+        make_trainer(online_settings(tmp_path, tiny_model_dir, reward))
