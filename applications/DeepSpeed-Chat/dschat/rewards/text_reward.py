@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from dschat.config import require
 from dschat.data.prompts import PromptExample
-from dschat.data.text import Prompt, encode_pair, is_plain, without_system
+from dschat.data.text import Prompt, encode_pair, is_plain, prompt_ids, without_system
 from dschat.models.loading import load_pretrained, load_reward_model
 from dschat.models.score_reading import reading
 from dschat.models.v_head import check_not_v_head
@@ -97,19 +97,22 @@ class TextReward:
     def reads_tokens(self, tokenizer: Any, prompts: Sequence[PromptExample]) -> bool:
         """Whether the reward model can read the policy's own tokens.
 
-        Its tokenizer then has the same tokens and end, and `encode` makes the same of some prompts
-        (a chat template may differ where the vocabulary does not, or write something after the end
-        token that the model was trained to be read at).
+        Its tokenizer then has the same tokens and end, makes the same of the (first) prompts (a
+        chat template may differ where the vocabulary does not), and writes nothing after the end
+        token that the model was trained to be read at.
         """
         own = self.tokenizer
         if own.get_vocab() != tokenizer.get_vocab() or own.eos_token != tokenizer.eos_token:
             return False
-        said = "Yes."
-        end = [*own(said, add_special_tokens=False)["input_ids"], own.eos_token_id]
         compared = prompts[:PROMPTS_COMPARED]
-        if any(not is_plain(p.conversation) for p in compared) and not own.chat_template:
+        talks = [p.conversation for p in compared]
+        if any(not is_plain(talk) for talk in talks) and not own.chat_template:
             return True  # it cannot write them at all: the tokens are what it has
-        return all(self.encode(p.conversation, said) == p.ids + end for p in compared)
+        if prompt_ids(own, talks, self.leading_pads) != [p.ids for p in compared]:
+            return False
+        whole = [self.encode(talk, "Yes.") for talk in talks]
+        end = own.eos_token_id
+        return all(end not in ids or ids[-1] == end for ids in whole)
 
     def __call__(self, prompts: list[Prompt], responses: list[str]) -> list[float]:
         """One score per response; the model is loaded for this call.
