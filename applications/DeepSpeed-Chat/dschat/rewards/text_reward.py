@@ -12,7 +12,15 @@ from transformers import AutoConfig, AutoTokenizer
 
 from dschat.config import require
 from dschat.data.prompts import PromptExample
-from dschat.data.text import Prompt, encode_pair, is_plain, prompt_ids, without_system
+from dschat.data.text import (
+    Prompt,
+    encode_pair,
+    is_plain,
+    prompt_ids,
+    render_chat,
+    with_response,
+    without_system,
+)
 from dschat.models.loading import load_pretrained, load_reward_model
 from dschat.models.score_reading import reading
 from dschat.models.v_head import check_not_v_head
@@ -87,10 +95,9 @@ class TextReward:
         if not getattr(self.tokenizer, "chat_template", None):
             return None
         for begun in (messages, without_system(messages)):
-            whole = [*begun, {"role": "assistant", "content": response}]
             try:
-                return self.tokenizer.apply_chat_template(whole, tokenize=False)
-            except TemplateError:  # it may refuse the system's turn
+                return render_chat(with_response(begun, response), self.tokenizer)
+            except (TemplateError, ValueError):  # it may refuse the system's turn
                 continue
         return None
 
