@@ -137,9 +137,18 @@ def load_models(
     references = load_references(config, tokenizer, frozen_dtype, device)
     shared = reward is None and reward_is_the_critic(config)
     batch = config.per_device_training_batch_size
-    texts = None
+    texts: TextReward | None = None
     if reward is None:
-        texts = _reads_texts(config, tokenizer, frozen_dtype, device, prompts)
+        flag, pads = "critic_model_name_or_path", config.num_padding_at_beginning
+        path = config.critic_model_name_or_path
+        assert path is not None
+        texts = TextReward(path, flag, frozen_dtype, device, batch, pads)
+        texts = None if texts.reads_tokens(tokenizer, prompts) else texts
+    if texts is not None:
+        distributed.log_main(
+            f"The reward model {texts.path} has another tokenizer or chat template than the "
+            "policy: it scores the responses' texts."
+        )
     if reward is None and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
         own = tokenizer if texts is None else texts.tokenizer
@@ -214,27 +223,6 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
         "divergence: the penalty of their rounding is half of a trained policy's. Remove "
         "--frozen_dtype.",
     )
-
-
-def _reads_texts(
-    config: OnlineConfig,
-    tokenizer: Any,
-    dtype: torch.dtype,
-    device: torch.device,
-    prompts: Sequence[PromptExample],
-) -> TextReward | None:
-    """What writes texts for the reward model, where it cannot read the policy's tokens."""
-    path, flag = config.critic_model_name_or_path, "critic_model_name_or_path"
-    assert path is not None
-    size, pads = config.per_device_training_batch_size, config.num_padding_at_beginning
-    texts = TextReward(path, flag, dtype, device, size, pads)
-    if texts.reads_tokens(tokenizer, prompts):
-        return None
-    distributed.log_main(
-        f"The reward model {path} has another tokenizer or chat template than the policy: it "
-        "scores the responses' texts."
-    )
-    return texts
 
 
 def _classifier(
