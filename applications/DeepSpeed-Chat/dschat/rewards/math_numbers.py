@@ -57,7 +57,7 @@ def same_answer(text: str, gold: str) -> bool:
         return numbers[0] == numbers[1]
     first, second = _tidy(text), _tidy(gold)
     if first == second:
-        return bool(first)
+        return bool(first) and numbers == (None, None)
     return math_latex.same(first, second, numbers)
 
 
@@ -89,7 +89,10 @@ def _tidy(text: str) -> str:
 def _equation(text: str) -> Fraction:
     """The value of the last side that has a number; the others may not contradict it."""
     value: Fraction | None = None
-    for side in reversed([unwrapped(side) for side in _EQUALS.split(text)]):
+    sides = [unwrapped(side) for side in _EQUALS.split(text)]
+    if not sides[-1]:
+        raise NoNumberError  # an equation that goes on
+    for side in reversed(sides):
         if not has_number(side):
             check_name(side)
             continue

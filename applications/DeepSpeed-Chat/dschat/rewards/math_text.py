@@ -85,6 +85,8 @@ def unwrapped(text: str) -> str:
     """Without the marks, brackets and the stop around the whole of it."""
     while True:
         before = text
+        if text.endswith(" *"):
+            return text  # a product that goes on
         text = _BULLET.sub("", text.strip(" *_,;:#"))
         if not text.endswith(".."):
             text = text.removesuffix(".")
