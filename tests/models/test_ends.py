@@ -162,3 +162,24 @@ def test_the_text_of_a_response_has_no_end(tiny_tokenizer: Any, tmp_path: Path) 
     assert texts == ["Yes", "Yes", "Yes", "", "", "Yes<turn>Yes"]
     assert [ends_of(tokenizer).close(r) for r in responses] == [True, True, False, True, False,
                                                                False]  # fmt: skip
+
+
+def test_a_special_token_may_have_no_row_and_a_word_may_not(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    import torch
+    from dschat.errors import UserError
+    from dschat.models.loading import load_causal_lm
+    from tiny import tiny_config
+    from transformers import LlamaForCausalLM
+
+    LlamaForCausalLM(tiny_config(tiny_tokenizer)).save_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_soft_token>"]})
+    tokenizer.save_pretrained(tmp_path)  # as Gemma 3's text models are published
+    model = load_causal_lm(str(tmp_path), load_tokenizer(str(tmp_path)), torch.float32)
+    assert model.get_input_embeddings().weight.shape[0] == 200
+    tokenizer.add_tokens([AddedToken("word", special=False)])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="202 tokens but the model has 200"):
+        load_causal_lm(str(tmp_path), load_tokenizer(str(tmp_path)), torch.float32)

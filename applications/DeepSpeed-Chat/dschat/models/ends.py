@@ -175,6 +175,12 @@ def _has_token(tokenizer: Any, token_id: int) -> bool:
         return False
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of tokens beside the vocabulary of texts that are marked as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {i for i, token in added.items() if token.special}
+
+
 def _is_control(tokenizer: Any, token_id: int | None) -> bool:
     """Whether this is a token of its own beside the vocabulary of texts."""
     if token_id is None:

@@ -14,7 +14,7 @@ import torch
 
 from dschat.errors import UserError
 from dschat.models.dropout import configure_dropout, set_dropout
-from dschat.models.ends import settle_ends
+from dschat.models.ends import settle_ends, special_ids
 from dschat.models.generation_settings import generation_settings
 from dschat.models.refusals import why_not_loaded
 from dschat.models.score_reading import padding_apart, reading, set_padding
@@ -151,13 +151,17 @@ def _load_config(path: str, flag: str, tokenizer: Any, dropout: float | None) ->
 def fit_vocabulary(model: Any, tokenizer: Any, path: str, may_grow: bool) -> None:
     """Make sure that every token id has an embedding row.
 
-    New rows are added only where the user added a token (`may_grow`).
+    New rows are added only where the user added a token (`may_grow`). Special tokens of the folder
+    itself may lack one: the tokenizer of Gemma 3's text models has one for images.
     """
     weight = model.get_input_embeddings().weight
     rows = getattr(weight, "ds_shape", weight.shape)[0]  # ZeRO 3 empties the shape itself
     if len(tokenizer) <= rows:
         return
     if not may_grow:
+        beyond = {i for i in tokenizer.get_vocab().values() if i >= rows}
+        if beyond <= special_ids(tokenizer):
+            return
         raise UserError(
             f"{path}: the tokenizer has {len(tokenizer)} tokens but the model has {rows} embedding "
             "rows. Model and tokenizer do not belong together; use the folder of one model (or "

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from dschat.errors import UserError
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
@@ -96,17 +95,11 @@ def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], to
     have no probability, in sampling, in the policy's and in the references' log-probabilities.
 
     Args:
-        tokens: of the tokenizer, see `tokens_of`.
-
-    Raises:
-        UserError: a model has fewer logits than the tokenizer has tokens.
+        tokens: of the tokenizer, see `tokens_of`. Only special tokens may lack a logit
+            (`fit_vocabulary` has looked at every model), and those are never sampled either.
     """
     sizes = [policy.output_layer.vocabulary_size, *(r.vocabulary_size for r in references)]
-    if min(sizes) < tokens:
-        raise UserError(
-            f"The tokenizer has {tokens} tokens, but the models have {sizes} logits (policy "
-            "first): use models that were trained with this tokenizer."
-        )
+    tokens = min(tokens, *sizes)
     if max(sizes) > tokens:
         policy.limit_vocabulary(tokens)
         for reference in references:
