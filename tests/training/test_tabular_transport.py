@@ -17,7 +17,8 @@ from test_tabular_world import LIMIT, RESPONSES, logprobs_of, rows_of, world
 from torch import Tensor
 
 BETA, EPSILON = 1.5, 0.5
-POINTS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.4, 2.0]], dtype=torch.float64)
+# None at the origin: rows of zeros count as padding of the vocabulary.
+POINTS = torch.tensor([[1.0, 1.0], [2.0, 1.0], [1.4, 3.0]], dtype=torch.float64)
 COSTS = torch.cdist(POINTS, POINTS) / (torch.cdist(POINTS, POINTS).sum() / 6)
 
 
