@@ -97,20 +97,20 @@ def test_a_language_model_is_no_reward_model(settings: Any, tiny_model_dir: Path
         make_trainer(settings(critic_model_name_or_path=str(tiny_model_dir)))
 
 
-def test_models_of_different_vocabularies_are_refused(
-    settings: Any, tiny_reward_dir: Path, tmp_path: Path
+def test_references_of_different_vocabularies_are_refused(
+    settings: Any, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tmp_path / "other"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_reward_dir)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.add_tokens(["zebra"])
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="different vocabularies.*zebra"):
-        make_trainer(settings(critic_model_name_or_path=str(folder)))
+        make_trainer(settings(refs=[str(folder)]))
 
 
 @pytest.mark.parametrize(("token", "flag"), [("pad_token", "--pad_token"), ("eos_token", "end_of")])

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from dschat.errors import UserError
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import TextReward
 from online_fixtures import make_trainer, online_settings
@@ -121,9 +120,21 @@ def test_a_model_of_ours_reads_the_policys_tokens(tmp_path: Path, tiny_model_dir
     assert trainer.reward.texts is None
 
 
-def test_a_critic_needs_the_policys_tokenizer(
-    tmp_path: Path, tiny_model_dir: Path, other_tokenizer: Any
+@pytest.mark.parametrize("adapters", [{}, {"critic_lora_dim": 2, "only_optimize_lora": True}])
+def test_the_critic_of_another_tokenizers_reward_starts_from_the_policy(
+    tmp_path: Path, tiny_model_dir: Path, other_tokenizer: Any, adapters: dict[str, Any]
 ) -> None:
+    """PPO: the scores are those of the texts, the values of a new head are 0, and it learns."""
     reward = save(tmp_path / "rm", LlamaForSequenceClassification, other_tokenizer, None)
-    with pytest.raises(UserError, match="different vocabularies.*--algorithm grpo or rloo"):
-        make_trainer(online_settings(tmp_path, tiny_model_dir, reward))
+    names = {"actor_lora_module_name": "layers", "critic_lora_module_name": "layers"}
+    changes = {**adapters, **names, "actor_lora_dim": 2} if adapters else {}
+    trainer = make_trainer(online_settings(tmp_path, tiny_model_dir, reward, **changes))
+    rollouts = trainer.sample(trainer.prompts[:8])
+    experiences, _ = trainer.score(rollouts)
+    found = torch.cat([e.scores for e in experiences]).tolist()
+    both = [(p, r) for part in rollouts for p, r in zip(part.prompts, part.responses, strict=True)]
+    assert found == pytest.approx(expected(reward, [f"{p}{r}<eos>" for p, r in both]), abs=1e-4)
+    assert all(bool((e.values == 0).all()) for e in experiences)
+    trainer.train()
+    after, _ = trainer.score(rollouts)
+    assert any(bool((e.values != 0).any()) for e in after)

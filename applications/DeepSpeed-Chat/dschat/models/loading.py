@@ -303,13 +303,8 @@ def load_reward_model(
     return model
 
 
-def check_same_vocabulary(
-    tokenizer: Any, other: Any, path: str, other_path: str, advice: str = ""
-) -> None:
+def check_same_vocabulary(tokenizer: Any, other: Any, path: str, other_path: str) -> None:
     """Refuse two models whose token ids do not mean the same tokens.
-
-    Args:
-        advice: what else the user can do, as a sentence.
 
     Raises:
         UserError: names the first tokens that differ.
@@ -321,6 +316,5 @@ def check_same_vocabulary(
     examples = ", ".join(f"{token!r} (id {index})" for token, index in differing)
     raise UserError(
         f"{path} and {other_path} have different vocabularies ({len(mine)} and {len(theirs)} "
-        f"tokens; for example {examples}). Actor, critic, reference and reward model must share "
-        f"one tokenizer: train the reward model from the same base model. {advice}".rstrip()
+        f"tokens; for example {examples}). Policy, references and critic must share one tokenizer."
     )

@@ -89,26 +89,25 @@ def tokenizer_options(config: OnlineConfig) -> dict[str, Any]:
 
 
 def load_tokenizers(config: OnlineConfig) -> Any:
-    """The actor's tokenizer, after a look at those of the critic and the references.
+    """The actor's tokenizer, after a look at those of the references and of a given critic.
 
     Raises:
-        UserError: the critic's or a reference's vocabulary is another one.
+        UserError: one of their vocabularies is another one.
     """
     from transformers import AutoTokenizer
 
     actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
     assert actor is not None
     tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **tokenizer_options(config))
-    others = [(path, "refs", "") for path in config.refs or []]
-    if critic is not None and config.algorithm == "ppo":
-        advice = "With --algorithm grpo or rloo, which have no critic, it may have any tokenizer."
-        others.append((critic, "critic_model_name_or_path", advice))
-    for path, flag, advice in others:
+    others = [(path, "refs") for path in config.refs or []]
+    if critic is not None and config.critic_head_may_be_new:
+        others.append((critic, "critic_model_name_or_path"))
+    for path, flag in others:
         # Whatever tokens it pads and ends with: the vocabulary is what counts.
         other = load_pretrained(AutoTokenizer, path, flag)
         if config.add_eot_token:
             other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
-        check_same_vocabulary(tokenizer, other, actor, path, advice)
+        check_same_vocabulary(tokenizer, other, actor, path)
     tokenizer.padding_side = "left"
     return tokenizer
 
@@ -135,7 +134,8 @@ def load_models(
     frozen_dtype = _frozen_dtype(config, dtype, device)
     _refuse_rounding(config, dtype, frozen_dtype)
     references = load_references(config, tokenizer, frozen_dtype, device)
-    shared = reward is None and reward_is_the_critic(config)
+    critic_path, new_head = critic_start(config, tokenizer)
+    shared = reward is None and reward_is_the_critic(config) and not new_head
     batch = config.per_device_training_batch_size
     texts: TextReward | None = None
     if reward is None:
@@ -152,7 +152,7 @@ def load_models(
     if reward is None and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
         own = tokenizer if texts is None else texts.tokenizer
-        classifier = _classifier(config, own, frozen_dtype, None)
+        classifier = _classifier(config, path, own, frozen_dtype, None)
         reward = RewardModel(classifier, own.pad_token_id, batch, device, resting, texts)
     torch.manual_seed(config.seed)
     actor = load_causal_lm(
@@ -174,7 +174,9 @@ def load_models(
     _checkpointing(actor, config.actor_gradient_checkpointing)
     critic = None
     if config.algorithm == "ppo":
-        classifier = _classifier(config, tokenizer, dtype, config.critic_dropout)
+        classifier = _classifier(
+            config, critic_path, tokenizer, dtype, config.critic_dropout, new_head
+        )
         _checkpointing(classifier, config.critic_gradient_checkpointing)
         head = frozen_head(classifier) if shared else None
         critic = ValueModel(_with_lora(classifier, "critic", config, tokenizer))
@@ -225,15 +227,42 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
     )
 
 
-def _classifier(
-    config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, dropout: float | None
-) -> Any:
+def critic_start(config: OnlineConfig, tokenizer: Any) -> tuple[str | None, bool]:
+    """The model that the critic starts from, and whether it has no value head of its own yet.
+
+    That is the reward model, where it has the policy's vocabulary. The critic reads the policy's
+    tokens: beside a reward model of another vocabulary, which scores texts, it starts from the
+    policy, with a value head of zeros.
+    """
+    from transformers import AutoTokenizer
+
     path = config.critic_model_name_or_path
+    if path is None or config.algorithm != "ppo" or config.critic_head_may_be_new:
+        return path, config.critic_head_may_be_new
+    other = load_pretrained(AutoTokenizer, path, "critic_model_name_or_path")
+    if config.add_eot_token:
+        other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
+    if other.get_vocab() == tokenizer.get_vocab():
+        return path, False
+    distributed.log_main(
+        f"The reward model {path} has another vocabulary than the policy: the critic starts from "
+        "the policy, with a value head of zeros."
+    )
+    return config.actor_model_name_or_path, True
+
+
+def _classifier(
+    config: OnlineConfig,
+    path: str | None,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    dropout: float | None,
+    new_head: bool = False,
+) -> Any:
     assert path is not None
     # One seed, so that rows of a new token are the same in all copies.
     torch.manual_seed(config.seed)
     flag = "critic_model_name_or_path"
-    new_head = config.critic_head_may_be_new
     return load_reward_model(
         path, tokenizer, dtype, flag, dropout, new_head, config.add_eot_token, new_head
     )
