@@ -12,7 +12,7 @@ import torch
 from dschat.errors import UserError
 from dschat.rewards.reward_model import RewardModel
 from dschat.rollout.references import Reference
-from dschat.training import load_references, online_setup
+from dschat.training import load_references, online_models
 from dschat.training.critic_reward import CriticWithoutAdapters
 from online_fixtures import make_trainer, online_settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -229,7 +229,7 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     trainable = {n for n, p in trainer.critic.module.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "score" in n for n in trainable)
     assert any("lora_" in n for n in trainable)
-    monkeypatch.setattr(online_setup, "reward_is_the_critic", lambda config: False)
+    monkeypatch.setattr(online_models, "reward_is_the_critic", lambda config: False)
     other = make_trainer(settings(**changes))
     assert isinstance(other.reward, RewardModel)
     other.sample(other.prompts[:8])
@@ -239,10 +239,10 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
 
 def test_a_shared_reward_model_is_in_memory_once(settings: Any, tiny_reward_dir: Path) -> None:
     loads = []
-    plain = online_setup.load_reward_model
+    plain = online_models.load_reward_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            online_setup, "load_reward_model", lambda *a: (loads.append(a[0]), plain(*a))[1]
+            online_models, "load_reward_model", lambda *a: (loads.append(a[0]), plain(*a))[1]
         )
         trainer = make_trainer(settings(**CRITIC_LORA))
     assert loads == [str(tiny_reward_dir)]

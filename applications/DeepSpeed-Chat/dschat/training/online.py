@@ -27,12 +27,11 @@ from dschat.training.generation_flags import require_plain_cache
 from dschat.training.load_references import over_references
 from dschat.training.model_folder import check_save
 from dschat.training.online_config import OnlineConfig
+from dschat.training.online_models import load_models, load_tokenizers
 from dschat.training.online_resume import MAY_DIFFER, load_resumable, run_facts
 from dschat.training.online_setup import (
     generation_backend,
-    load_models,
     load_prompts,
-    load_tokenizers,
     make_engine,
     start,
 )
