@@ -214,3 +214,15 @@ def test_a_frozen_output_layer_gets_no_gradient_and_the_states_get_the_same() ->
     assert torch.equal(found, expected)
     assert of_trained > 0
     assert of_frozen == 0
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_no_position_at_all_still_gives_every_weight_a_gradient(entropy: bool) -> None:
+    """A rank whose responses were all dropped: under ZeRO 1 and 2 the others wait for it."""
+    model = phi()
+    policy = PolicyModel(model, TEMPERATURE)
+    policy.limit_vocabulary(80)
+    ids, attention, response = batch()
+    found = policy(ids, attention, torch.zeros_like(response), entropy=entropy)
+    (sum(part.sum() for part in found) if entropy else found.sum()).backward()
+    assert all(not p.grad.any() for p in model.parameters())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dschat.config import parse_config
 from dschat.errors import UserError
-from dschat.models.lora import add_lora
+from dschat.models.lora import add_lora, train_rows
 from dschat.training.dpo_config import DirectPreferenceConfig
 from dschat.training.group_config import MultiReferenceConfig
 from dschat.training.optimizer import adamw, rates_text
@@ -57,6 +57,11 @@ def test_the_line_at_the_start_says_which_parameters_learn_at_which_rate(
     line = rates_text(model, adamw(model, 1e-5, 0.1, 5e-4), "The model")
     assert f"{adapters:,} adapter parameters learn at 0.0005" in line
     assert f"{every:,} other parameters are frozen" in line
+    train_rows(model.get_base_model(), [5, 6])  # of two tables
+    line = rates_text(model, adamw(model, 1e-5, 0.1, 5e-4), "The model")
+    rows = 2 * 2 * model.get_input_embeddings().weight.shape[1]
+    assert f"{rows:,} other parameters learn at 0.0005" in line
+    assert f"{every - rows:,} other parameters are frozen" in line
 
 
 STEP3 = ["--actor_model_name_or_path", "m", "--critic_model_name_or_path", "c"]

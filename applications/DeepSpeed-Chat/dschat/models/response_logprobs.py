@@ -58,6 +58,11 @@ class _ResponseLogProbs(torch.autograd.Function):
         # Many chunks add up here: in float32 also where the weights are not. A frozen layer (LoRA)
         # is spared a tensor of its own size.
         grad_weight = grad_bias = None
+        if len(hidden) == 0:  # a gradient all the same: ZeRO's ranks reduce the same weights
+            if ctx.needs_input_grad[1]:
+                grad_weight = torch.zeros_like(weight)
+            if ctx.needs_input_grad[2]:
+                grad_bias = torch.zeros_like(bias)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             of_entropy = None if grad_entropy is None else grad_entropy[part]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from dschat.data.text import Prompt
 from dschat.models.score_reading import at_last_tokens, has_score_head
+
+logger = logging.getLogger(__name__)
 
 
 class ReadsText(Protocol):
@@ -61,7 +64,15 @@ class RewardModel:
 
         Reads `prompt_ids` and `response_ids` of the examples, or, as text, their `conversation`.
         """
-        return self.scores(what_is_read(self.texts, responses, examples))
+        whole = self.cut == 0
+        scores = self.scores(what_is_read(self.texts, responses, examples))
+        if whole and self.cut:
+            logger.warning(
+                "a prompt with its response is longer than the reward model's context: only its "
+                "last %d tokens are scored (said once)",
+                self.limit,
+            )
+        return scores
 
     @torch.no_grad()
     def scores(self, sequences: Sequence[list[int]]) -> list[float]:

@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
 from dschat.config import require
+from dschat.data.control_tokens import spell_control_tokens
 from dschat.data.prompts import PromptExample
 from dschat.data.text import (
     Prompt,
@@ -82,7 +83,7 @@ class TextReward:
         tokenizer = self.tokenizer
         written = None if self.to_end_token or is_plain(prompt) else self._written(prompt, response)
         if written is not None:
-            return list(tokenizer(written, add_special_tokens=False)["input_ids"])
+            return written
         if tokenizer.eos_token is None and isinstance(prompt, str):
             return list(tokenizer(prompt + response)["input_ids"])
         pair = encode_pair(
@@ -90,15 +91,28 @@ class TextReward:
         )
         return pair["input_ids"]
 
-    def _written(self, messages: Any, response: str) -> str | None:
-        """The conversation by the whole chat template; None: there is none, or it refuses."""
-        if not getattr(self.tokenizer, "chat_template", None):
+    def _written(self, messages: Any, response: str) -> list[int] | None:
+        """The conversation by the whole chat template; None: there is none, or it refuses.
+
+        Control tokens that a message or the response spells are ordinary text, as they were when
+        the policy wrote them.
+        """
+        tokenizer = self.tokenizer
+        if not getattr(tokenizer, "chat_template", None):
             return None
+        spelt = spell_control_tokens(tokenizer, [*(m["content"] for m in messages), response])
         for begun in (messages, without_system(messages)):
+            whole = with_response(begun, response)
             try:
-                return render_chat(with_response(begun, response), self.tokenizer)
+                if spelt:
+                    as_text = {"tokenize": True, "return_dict": False}
+                    return list(
+                        render_chat(whole, tokenizer, sanitize_control_tokens=True, **as_text)
+                    )
+                text = render_chat(whole, tokenizer)
             except (TemplateError, ValueError):  # it may refuse the system's turn
                 continue
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
         return None
 
     def reads_tokens(self, tokenizer: Any, prompts: Sequence[PromptExample]) -> bool:

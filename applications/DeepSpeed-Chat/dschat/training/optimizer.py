@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -70,8 +71,14 @@ def rates_text(model: torch.nn.Module, optimizer: torch.optim.Optimizer, what: s
     for name, parameter in model.named_parameters():
         kind = "adapter" if is_lora(name) else "other"
         key = kind, rates.get(id(parameter))
-        # ZeRO 3 empties the shape.
-        counts[key] = counts.get(key, 0) + getattr(parameter, "ds_numel", parameter.numel())
+        shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO 3 empties the shape
+        size = math.prod(shape)
+        rows = getattr(parameter, "trained_rows", None)
+        if rows is not None:  # the others stay as they are
+            frozen, learnt = (kind, None), size // shape[0] * len(rows)
+            counts[frozen] = counts.get(frozen, 0) + size - learnt
+            size = learnt
+        counts[key] = counts.get(key, 0) + size
     adapted = any(kind == "adapter" for kind, _ in counts)
     parts = [
         f"{count:,} {kind + ' ' if adapted else ''}parameters "
