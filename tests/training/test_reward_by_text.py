@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from dschat.errors import UserError
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import TextReward
 from online_fixtures import make_trainer, online_settings
@@ -118,6 +119,19 @@ def test_a_model_of_ours_reads_the_policys_tokens(tmp_path: Path, tiny_model_dir
     trainer = make_trainer(online_settings(tmp_path, policy, reward, **{**GROUPS, **data}))
     assert isinstance(trainer.reward, RewardModel)
     assert trainer.reward.texts is None
+
+
+def test_a_template_that_the_reward_model_lacks_is_missed_at_the_start(
+    tmp_path: Path, other_tokenizer: Any
+) -> None:
+    reward = save(tmp_path / "rm", LlamaForSequenceClassification, other_tokenizer, None)
+    policy = tmp_path / "policy"
+    with pytest.MonkeyPatch.context() as whole:
+        whole.setattr(tiny, "TINY_VOCABULARY", 200)
+        save(policy, LlamaForCausalLM, tiny.build_tiny_tokenizer(), TEMPLATE)
+    data = {"data_path": [str(chats(tmp_path / "chats"))]}
+    with pytest.raises(UserError, match="no chat template"):
+        make_trainer(online_settings(tmp_path, policy, reward, **{**GROUPS, **data}))
 
 
 def test_control_tokens_that_a_response_spells_are_text(tmp_path: Path) -> None:

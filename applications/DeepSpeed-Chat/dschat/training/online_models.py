@@ -26,7 +26,7 @@ from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.vocabulary import tokens_of
 from dschat.rewards import RewardFunction
 from dschat.rewards.reward_model import RewardModel
-from dschat.rewards.text_reward import TextReward
+from dschat.rewards.text_reward import PROMPTS_COMPARED, TextReward
 from dschat.rollout.references import FrozenPolicy, WithoutAdapters
 from dschat.training import distributed
 from dschat.training.critic_reward import CriticWithoutAdapters, frozen_head
@@ -115,6 +115,8 @@ def load_models(
             f"The reward model {texts.path} has another tokenizer or chat template than the "
             "policy: it scores the responses' texts."
         )
+        for prompt in prompts[:PROMPTS_COMPARED]:  # what it cannot write is refused now
+            texts.encode(prompt.conversation, "Yes.")
     if reward is None and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
         own = tokenizer if texts is None else texts.tokenizer
