@@ -93,15 +93,20 @@ def test_the_data(tmp_path: Path) -> None:
     assert write_data([*flags[:2], "--test_size", "201"]) == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [("answer_reward", 1.0), ("eval_steps", 5)])
-def test_flags_of_checked_answers_are_refused(name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("answer_reward", 1.0), ("eval_steps", 5), ("few_shot", 2), ("answer_extraction", ["tags"])],
+)
+def test_flags_of_checked_answers_are_refused(name: str, value: Any) -> None:
     config = MultiReferenceConfig(refs=["model"], output_dir="out", **{name: value})
     with pytest.raises(UserError, match=f"--{name} is about answers"):
         sentences_grpo.check_flags(config)
 
 
 @pytest.mark.slow
-def test_a_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_and_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from transformers import LlamaForCausalLM
 
     tokenizer: Any = build_tiny_tokenizer()
@@ -120,6 +125,8 @@ def test_a_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     # A random model says nothing that is worth learning from.
     monkeypatch.setattr(SentenceReward, "explained", by_length)
+    # DeepSpeed cannot begin again in the process of a test that comes after this one.
+    monkeypatch.setattr("dschat.training.distributed.shut_down", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sentences_grpo", *flags.split()])
     sentences_grpo.main()
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -140,5 +147,6 @@ def test_a_run_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             not faults(r, w) for r, w in zip(report["responses"], report["words"], strict=True)
         ]
         assert report["success"] == sum(right) / 6
+    assert "4/4" in capsys.readouterr().err, "a bar over models and ways to answer"
     assert (tmp_path / "sentences.png").stat().st_size > 1000
     assert "before" in (tmp_path / "sentences.txt").read_text()

@@ -84,6 +84,14 @@ def test_chunks_over_one_support_give_the_same_as_one_call(cost_dim, rng):
         assert combined == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
+def test_no_positions_and_no_support_are_no_error():
+    regularizer = TruncatedWasserstein(torch.randn(1000, 4), cost_dim=5)
+    assert not regularizer.table.is_whole
+    nothing = torch.empty(0, 1000)
+    penalty = regularizer(nothing, nothing, torch.empty(0, dtype=torch.int64))
+    assert penalty.token.shape == penalty.divergence.shape == (0,)
+
+
 def test_kernel_storage_follows_epsilon_and_is_built_once_per_support(rng):
     policy, reference, actions = random_rows(rng, n=20)
     expected = {1e-6: type(None), 0.8: GatheredKernel}

@@ -69,6 +69,9 @@ def test_loss_accuracy_and_scores(
     final = Path(flags["output_dir"]) / "step_6"
     for folder, row in ((tiny_reward_dir, start), (final, last)):
         chosen, rejected = scores(folder, tiny_tokenizer, rows(5, first=100), pads)
+        assert row["eval_loss"] == pytest.approx(
+            -F.logsigmoid(chosen - rejected).mean().item(), abs=1e-5
+        )
         assert row["eval_accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
         assert row["eval_chosen_score"] == pytest.approx(chosen.mean().item(), abs=1e-5)
         assert row["eval_rejected_score"] == pytest.approx(rejected.mean().item(), abs=1e-5)

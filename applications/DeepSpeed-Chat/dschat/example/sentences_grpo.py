@@ -1,7 +1,7 @@
 """GRPO on the sentence task: the settings of gsm8k_grpo.py with a reward of one's own.
 
     python -m dschat.example.sentences_grpo --refs MODEL --dataset DIR --output_dir RUN \
-        --lora_dim 16 --learning_rate 1e-3 --max_steps 30
+        --learning_rate 2e-5 --lr_scheduler_type constant --gamma 0.05 --max_steps 25
 
 The model and its one reference are --refs; DIR is what `dschat.example.sentences` has written.
 """
@@ -14,7 +14,7 @@ from dschat.config import parse_config, require, run_script
 from dschat.training.group_config import MultiReferenceConfig
 from dschat.training.group_flags import REPLACED_GROUP_FLAGS
 
-NOT_HERE = ("eval_steps", "eval_samples", "pass_k")
+NOT_HERE = ("answer_extraction", "few_shot", "eval_steps", "eval_samples", "pass_k")
 
 
 def check_flags(config: MultiReferenceConfig) -> None:

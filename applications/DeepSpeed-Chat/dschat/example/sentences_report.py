@@ -19,6 +19,8 @@ from dschat.example.sentence_check import faults
 from dschat.utils.files import atomic_write_text
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from dschat.data.prompts import PromptExample
     from dschat.rollout.references import Reference
 
@@ -81,8 +83,9 @@ def report_on(
     prompts: list[PromptExample],
     tokenizer: Any,
     config: SentencesReportConfig,
+    bar: tqdm[Any],
 ) -> SentencesReport:
-    """Let a model answer, by sampling and greedily, and measure it."""
+    """Let a model answer, by sampling and greedily, and measure it; two steps of the bar."""
     from dschat.evaluation.answer_accuracy import answer_accuracy
     from dschat.evaluation.policies import evaluate_policy
     from dschat.evaluation.proportions import wilson_interval
@@ -102,9 +105,11 @@ def report_on(
         config.seed,
         batch,
     )
+    bar.update()
     greedy = answer_accuracy(
         model, tokenizer, prompts, length, batch_size=batch, is_correct=succeeded
     )
+    bar.update()
     words = [prompt.example["word"] for prompt in prompts]
     found = [faults(r, w) for r, w in zip(sampled.responses, words, strict=True)]
     n, right = len(prompts), sum(not f for f in found)
@@ -126,6 +131,7 @@ def report_on(
 def compare(config: SentencesReportConfig) -> dict[str, SentencesReport]:
     """The reports of both models."""
     import torch
+    from tqdm import tqdm
 
     from dschat.data.load import load_data
     from dschat.data.prompts import build_prompts
@@ -144,10 +150,12 @@ def compare(config: SentencesReportConfig) -> dict[str, SentencesReport]:
     start = load_causal_lm(config.before, tokenizer, torch.float32, "before").to(device)
     reference = Reference(PolicyModel(start, 1.0), device)
     trained = load_causal_lm(config.after, tokenizer, torch.float32, "after").to(device)
-    return {
-        name: report_on(model, reference, prompts, tokenizer, config)
-        for name, model in (("before", start), ("after", trained))
-    }
+    models = {"before": start, "after": trained}
+    with tqdm(total=2 * len(models), desc="answering", unit="pass") as bar:
+        return {
+            name: report_on(model, reference, prompts, tokenizer, config, bar)
+            for name, model in models.items()
+        }
 
 
 def table(reports: dict[str, SentencesReport]) -> str:

@@ -61,6 +61,7 @@ def vocabulary_kernel(
     if not epsilon > 0:
         raise ValueError(f"given epsilon = {epsilon}, expected a positive number")
     size, width = table.indices.shape
+    rows = max(1, size)  # no tokens: one block of none
     values = torch.exp(-table.costs / epsilon)
     kept = values >= torch.finfo(torch.float32).tiny
     above = (values > NEGLIGIBLE).sum(1)
@@ -68,10 +69,10 @@ def vocabulary_kernel(
     if tokens is not None:
         table, kept = _among(table, kept, tokens)
     # 32-bit keys sort faster.
-    per_block = max(1, min(2 * ENTRIES_PER_BLOCK["cuda"] // width, LARGEST_INT32 // size))
+    per_block = max(1, min(2 * ENTRIES_PER_BLOCK["cuda"] // width, LARGEST_INT32 // rows))
     parts = [
         _symmetric_rows(table, kept, start, min(start + per_block, size))
-        for start in range(0, size, per_block)
+        for start in range(0, rows, per_block)
     ]
     counts, columns, costs = (torch.cat(column) for column in zip(*parts, strict=True))
     return VocabularyKernel(epsilon, _starts(counts), columns, costs, above, width)

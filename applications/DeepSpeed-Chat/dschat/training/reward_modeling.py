@@ -216,7 +216,7 @@ def pairwise_accuracy(
     device: torch.device,
     limit: int = 0,
 ) -> dict[str, float]:
-    """How often the chosen response scores higher, and the mean scores, over all ranks' pairs.
+    """The loss, how often the chosen response scores higher, and mean scores, of all ranks' pairs.
 
     Args:
         model: gives one score per text; all ranks must call.
@@ -227,27 +227,29 @@ def pairwise_accuracy(
         limit: at most so many batches per rank; 0: all.
 
     Returns:
-        eval_accuracy, eval_chosen_score, eval_rejected_score (means), eval_pairs (their number).
+        eval_loss, eval_accuracy, eval_chosen_score, eval_rejected_score (means), eval_pairs (their
+        number).
     """
     model.eval()
-    sums = [0.0, 0.0, 0.0, 0.0]
+    sums = [0.0] * 5
     collate = DataCollatorForPreference(pad_token_id)
     for batch, counts in held_out_batches(rows, collate, batch_size, device, limit):
         scores = model(**batch, use_cache=False).logits.squeeze(-1).double()
         chosen, rejected = scores.chunk(2)
         if counts:
-            parts = ((chosen > rejected).double().sum(), chosen.sum(), rejected.sum())
-            sums = [s + p.item() for s, p in zip(sums, parts, strict=False)] + [
-                sums[3] + len(chosen)
-            ]
+            right = chosen > rejected
+            losses = -F.logsigmoid(chosen - rejected)
+            parts = (losses, right, chosen, rejected, torch.ones_like(chosen))
+            sums = [s + p.sum().item() for s, p in zip(sums, parts, strict=True)]
     model.train()
-    right, chosen_sum, rejected_sum, pairs = sum_over_ranks(sums, device)
-    accuracy, better, worse = right / pairs, chosen_sum / pairs, rejected_sum / pairs
+    *totals, pairs = sum_over_ranks(sums, device)
+    loss, accuracy, better, worse = (total / pairs for total in totals)
     log_main(
-        f"Held-out accuracy {accuracy:.2%} of {pairs:.0f} pairs; mean score {better:.3f} chosen, "
-        f"{worse:.3f} rejected"
+        f"Held-out accuracy {accuracy:.2%} of {pairs:.0f} pairs, loss {loss:.4f}; mean score "
+        f"{better:.3f} chosen, {worse:.3f} rejected"
     )
     return {
+        "eval_loss": loss,
         "eval_accuracy": accuracy,
         "eval_chosen_score": better,
         "eval_rejected_score": worse,
