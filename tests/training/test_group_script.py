@@ -180,6 +180,9 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
     assert (online.kl_ctl, online.gamma, online.dtype) == (0.1, 1.0, "bf16")
     assert online.actor_model_name_or_path == str(folder / "a")
     assert online.planned_iterations(7473, 4) == 2000
+    # The flag that the warning about dropout names.
+    assert online.actor_dropout is None
+    assert parsed([*argv.split(), "--actor_dropout", "0"]).online().actor_dropout == 0
 
 
 @pytest.mark.parametrize(

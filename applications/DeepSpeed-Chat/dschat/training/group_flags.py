@@ -99,6 +99,11 @@ class MultiReferenceFlags(
         None, "Token that ends a response; unset: the tokenizer's own end token."
     )
     pad_token: str | None = flag(None, "Token to pad with, for tokenizers that name none.")
+    actor_dropout: float | None = flag(
+        None,
+        "Every dropout probability of the policy; unset: its own. 0: and nothing else that is "
+        "random in training, so that ratios start at 1.",
+    )
     lora_dim: int = flag(0, "Rank of LoRA adapters, which are then all that is trained; 0: none.")
     lora_module_name: str = flag(
         "layers.", "Linear layers whose name contains this text get an adapter."

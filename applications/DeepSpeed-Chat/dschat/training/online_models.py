@@ -185,7 +185,7 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
         dtype == torch.float32 or not config.reuse_rollout_logprobs,
         f"--reuse_rollout_logprobs in {name} with the Sinkhorn divergence: sampling rounds another "
         "way than the reference's pass, and the penalty of that is half of a trained policy's. "
-        "Remove the flag, or use --dtype fp32.",
+        "Remove the flag, or train in fp32.",
     )
     require(
         frozen == dtype or reference_is_the_policy(config),
