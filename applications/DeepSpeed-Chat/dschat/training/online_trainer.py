@@ -98,7 +98,8 @@ class OnlineTrainer(OnlineLearner):
                 epoch, place = divmod(self.iteration, per_epoch)
                 batch = prompt_batches(len(self.prompts), size, self.config.seed, epoch)[place]
                 chosen = [self.prompts[i] for i in batch]
-                if epoch > 0:  # the policy has learnt from these random numbers
+                # The policy has learnt from these random numbers, or vLLM draws by others.
+                if epoch > 0 or self.backend.name == "vllm":
                     chosen = [replace(prompt, sample_rows=()) for prompt in chosen]
                 with profiler.watching(self.iteration + 1):
                     metrics = self._run_whole_iteration(chosen)
