@@ -119,7 +119,7 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("sft", "--model_name_or_path not_json", "not_json/config.json' is not a valid JSON file"),
     ("sft", "--model_name_or_path unknown_type", "has model type `teapot`"),
     ("sft", "--model_name_or_path wrong_shape", "weights have other shapes than its config.json"),
-    ("sft", "--model_name_or_path no_pad", "no padding token.* --pad_token '<unk>'"),
+    ("sft", "--model_name_or_path no_pad", "no padding token.* --pad_token '<pad>'"),
     (
         "sft",
         "--model_name_or_path reward",
@@ -149,7 +149,7 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("sft", "--data_path list.json", "list.json is not a JSON list: Expecting ','.*column 35"),
     ("sft", "--data_path texts.jsonl", "columns that no known kind of data has: text. Rename them"),
     ("sft", "--data_path mute.jsonl", "no usable row .* empty 'chosen' .first: mute.jsonl, line 4"),
-    ("sft", "--data_path table.csv", "expected files that end in .jsonl, .json, .parquet"),
+    ("sft", "--data_path table.csv", "expected files that end in .jsonl, .*parquet"),
     ("sft", "--data_path torn.parquet", "parquet data torn.parquet cannot be read"),
     ("sft", "--data_path saved", "The saved data set saved cannot be read"),
     (

@@ -9,6 +9,8 @@ DeepSpeed that they hold.
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,21 @@ def load_values(path: str | Path, map_location: Any = None) -> Any:
         ) from error
 
 
+def _without_enums(value: Any) -> Any:
+    """The same nested dictionaries, lists and tuples, with the values of enumerations in them.
+
+    Python 3.11.0 to 3.11.3 pickle an enumeration's member as a call of `getattr`, which is not
+    allowed when the file is read.
+    """
+    if isinstance(value, Enum):
+        return value.value
+    if type(value) in (dict, OrderedDict):
+        return type(value)((k, _without_enums(v)) for k, v in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_enums, value))
+    return value
+
+
 def careful_files() -> Any:
     """DeepSpeed's file writer that keeps failures for later, and its reader that runs no code.
 
@@ -66,7 +83,7 @@ def careful_files() -> Any:
         def save(self, state_dict: Any, path: str) -> None:
             try:
                 with explain_write_errors(path):
-                    torch.save(state_dict, path)
+                    torch.save(_without_enums(state_dict), path)
             except Exception as error:
                 self.failure = self.failure or error
 
