@@ -239,7 +239,9 @@ def resolved(
     # What is unset is left to the penalty's own default (see `regularizer_from_config`).
     for name, parameter in inspect.signature(type(regularizer)).parameters.items():
         if name in vars(config) and getattr(config, name) is None:
-            values[name] = parameter.default
+            # Or to what it makes of the model, as it does of epsilon.
+            own = parameter.default
+            values[name] = getattr(regularizer, name, None) if own is None else own
     return dataclasses.replace(config, **values)
 
 
