@@ -2,8 +2,8 @@
 
     python benchmarks/published_mean.py MODEL [--epsilons 0.01 0.2 0.68]
 
-The policy is the model with 0.3 x standard normal noise on its logits, at the 200 or so positions
-of a text. Printed for each epsilon, plain and with --normalize: what the scripts say at the start,
+The policy is the model with 0.3 x standard normal noise on its logits, at the 135 positions of a
+text. Printed for each epsilon, plain and with --normalize: what the scripts say at the start,
 the mean of f under the policy, and how far f is from what it would be without distances.
 """
 

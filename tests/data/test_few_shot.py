@@ -45,3 +45,9 @@ def test_an_evaluated_question_is_never_an_example() -> None:
         with_worked_examples([row(7), row(8), row(1)], [row(7), row(8)], 2)
     with pytest.raises(UserError, match="one more is needed"):
         with_worked_examples([row(1)], [row(7)], 1)
+
+
+def test_other_data_is_refused() -> None:
+    plain = {"prompt": "What is 1 + 1?", "example": json.dumps({"answer": "#### 2"})}
+    with pytest.raises(UserError, match="--few_shot needs data with the columns question"):
+        with_worked_examples([plain, plain], [], 1)

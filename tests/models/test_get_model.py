@@ -85,12 +85,13 @@ def test_a_silent_hub_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch
         assert time.monotonic() - begin < 5
 
 
+@pytest.mark.parametrize("words", ["the connection was closed", ""])
 def test_a_hub_that_fails_half_way_gives_way_to_the_package(
-    package: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, package: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(name: str, allow_patterns: list[str], local_dir: Path) -> None:
         (local_dir / "config.json").write_text("{}")
-        raise ConnectionError("the connection was closed")
+        raise ConnectionError(*filter(None, [words]))
 
     monkeypatch.setattr(get_model, "why_no_hub", lambda model: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", half)

@@ -14,11 +14,12 @@ import pytest
 import torch
 from dschat.config import parse_config
 from dschat.errors import UserError
+from dschat.models.loading import load_tokenizer
 from dschat.training.group_config import MultiReferenceConfig
 from dschat.training.group_flags import REPLACED_GROUP_FLAGS
-from dschat.training.group_run import task_of, train_multi_reference
+from dschat.training.group_run import Evaluation, task_of, train_multi_reference
 from dschat.training.online import build_trainer
-from dschat.training.online_setup import start
+from dschat.training.online_setup import load_prompts, start
 from dschat.utils.files import read_jsonl
 from launch import MULTI_REFERENCE, run_script
 from safetensors.torch import load_file
@@ -238,6 +239,26 @@ def test_errors_of_the_trainer_name_this_scripts_flags(
 ) -> None:
     with pytest.raises(UserError, match=message):
         train_multi_reference(parsed(arguments(folder, tmp_path / "out", **changes)))
+
+
+def test_plain_prompts_get_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"prompt": f"{n} + 1?", "answer": "#### 2"}) + "\n" for n in range(3))
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(rows)
+    tokenizer = load_tokenizer(str(folder / "a"))
+    for asked, text in ((False, "0 + 1?"), (True, "u:0 + 1? a:")):
+        config = MultiReferenceConfig(
+            refs=[str(folder / "a")],
+            dataset=[str(tmp_path)],
+            output_dir=str(tmp_path / "out"),
+            apply_chat_template=asked,
+        )
+        prompts = [
+            *load_prompts(config.online(), tokenizer, lambda train, held_out: train),
+            *Evaluation(config).load(tokenizer),
+        ]
+        assert text in [p.text for p in prompts]
+        assert len({"a:" in p.text for p in prompts}) == 1
 
 
 def test_an_unknown_kl_type_is_answered_with_the_known_ones(

@@ -30,7 +30,8 @@ def with_worked_examples(
         The training rows without those used as examples, and the held-out rows.
 
     Raises:
-        UserError: the training part has no more than `count` rows that are not held out as well.
+        UserError: the training part has no more than `count` rows that are not held out as well, or
+            rows are of another form.
     """
     trained, evaluated = list(map(dict, train)), list(map(dict, held_out))
     questions = {_question(row) for row in evaluated}
@@ -53,7 +54,13 @@ def with_worked_examples(
 
 
 def _question(row: Mapping[str, Any]) -> str:
-    return str(decode_example(row.get("example")).get("question")).strip()
+    question = decode_example(row.get("example")).get("question")
+    require(
+        isinstance(row["prompt"], list) and isinstance(question, str),
+        "--few_shot needs data with the columns question and answer, as GSM8K has them. Remove it, "
+        "or write the examples into the prompts.",
+    )
+    return str(question).strip()
 
 
 def _turns(row: Mapping[str, Any]) -> list[Message]:

