@@ -115,3 +115,27 @@ def test_one_product_with_the_output_layer_gives_both() -> None:
         return forward.count, backward.count
 
     assert products(response_logprobs_and_entropy) == products(response_logprobs) == (3, 9)
+
+
+def test_padding_rows_cost_no_second_gradient_of_the_layer() -> None:
+    """Published vocabularies are padded; half a GB for Qwen2.5-0.5B, were its weight cut."""
+
+    class WeightSized(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks: set[int] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.numel() >= 41 * SIZE:
+                self.blocks.add(result.untyped_storage().data_ptr())
+            return result
+
+    layer = layer_of("cut", bias=False)
+    hidden = torch.randn(POSITIONS, SIZE, requires_grad=True)
+    total = response_logprobs(hidden, layer, torch.arange(POSITIONS), 1.0, rows=3).sum()
+    with WeightSized() as made:
+        total.backward()
+    assert isinstance(layer.linear.weight, torch.Tensor)
+    assert layer.linear.weight.grad is not None
+    assert made.blocks <= {layer.linear.weight.grad.data_ptr(), layer.linear.weight.data_ptr()}

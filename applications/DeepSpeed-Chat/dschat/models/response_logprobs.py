@@ -53,16 +53,18 @@ class _ResponseLogProbs(torch.autograd.Function):
         ctx: Any, grad: Tensor, grad_entropy: Tensor | None = None
     ) -> tuple[Any, ...]:
         hidden, weight, bias, actions, log_normalizer = ctx.saved_tensors
-        layer, rows = ctx.layer, ctx.rows
+        layer, rows, width = ctx.layer, ctx.rows, ctx.layer.vocabulary_size
         grad_hidden = torch.empty_like(hidden)
         # Many chunks add up here: in float32 also where the weights are not. A frozen layer (LoRA)
         # is spared a tensor of its own size.
         grad_weight = grad_bias = None
-        if len(hidden) == 0:  # a gradient all the same: ZeRO's ranks reduce the same weights
+        # Rows beyond the tokens get zeros in place: cutting the weight itself would cost a copy of
+        # its gradient. Without positions there is a gradient too: ZeRO's ranks reduce the same.
+        if len(hidden) == 0 or width < len(weight):
             if ctx.needs_input_grad[1]:
-                grad_weight = torch.zeros_like(weight)
+                grad_weight = torch.zeros_like(weight, dtype=grad.dtype)
             if ctx.needs_input_grad[2]:
-                grad_bias = torch.zeros_like(bias)
+                grad_bias = torch.zeros_like(bias, dtype=grad.dtype)
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             of_entropy = None if grad_entropy is None else grad_entropy[part]
@@ -76,12 +78,15 @@ class _ResponseLogProbs(torch.autograd.Function):
                 of_entropy,
             )
             d_model = d_logits.to(hidden.dtype)
-            grad_hidden[part] = d_model @ weight
+            grad_hidden[part] = d_model @ weight[:width]
             if ctx.needs_input_grad[1]:
                 grad_weight = _add_product(grad_weight, d_model, hidden[part], grad.dtype)
             if ctx.needs_input_grad[2]:
                 of_bias = d_logits.sum(dim=0)
-                grad_bias = of_bias if grad_bias is None else grad_bias.add_(of_bias)
+                if grad_bias is None:
+                    grad_bias = of_bias
+                else:
+                    grad_bias[:width].add_(of_bias)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -95,12 +100,19 @@ class _ResponseLogProbs(torch.autograd.Function):
 
 
 def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """total + left^T right in `dtype`, in the place of `total`; None is 0."""
+    """total + left^T right in `dtype`, in the place of `total`; None is 0.
+
+    Args:
+        total: may have more rows than the product; those stay as they are.
+    """
     if total is None:
         return (left.t() @ right).to(dtype)
+    rows = total[: left.shape[1]]
     if left.dtype == dtype:
-        return total.addmm_(left.t(), right)
-    return total.add_((left.t() @ right).to(dtype))
+        rows.addmm_(left.t(), right)
+    else:
+        rows.add_((left.t() @ right).to(dtype))
+    return total
 
 
 def _d_logits(
@@ -148,9 +160,16 @@ def _apply(
 ) -> Any:
     if rows is None:
         rows = chunk_rows(layer.vocabulary_size, hidden.device)
-    weight, bias = layer.weights()
+    linear: Any = layer.linear
     return _ResponseLogProbs.apply(
-        hidden, weight, bias, actions, temperature, layer, rows, with_entropy
+        hidden,
+        linear.weight,
+        getattr(linear, "bias", None),
+        actions,
+        temperature,
+        layer,
+        rows,
+        with_entropy,
     )
 
 
