@@ -98,6 +98,7 @@ class SinkhornDivergence:
         self.epsilon = self._fitting if epsilon is None else epsilon
         self._solver = solver
         self._shared_costs: Tensor | None = None
+        self._warned: set[str] = set()
 
     @torch.no_grad()
     def __call__(
@@ -138,21 +139,27 @@ class SinkhornDivergence:
             "nearest_cost_over_epsilon": self.distance.nearest / self.epsilon * (len(actions) > 0),
         }
         if len(actions) and metrics["converged"] < 1 - UNCONVERGED_SHARE:
-            warnings.warn(
+            self._warn_once(
+                "converged",
                 f"transport was not solved to a marginal error of --tol {self.tol:g} within "
                 f"--max_iter {self.max_iter} updates at {1 - metrics['converged']:.1%} of the "
                 f"positions (mean error {metrics['marginal_error']:.2g}): raise --max_iter, or "
                 f"--epsilon above {self.epsilon:g}",
-                stacklevel=2,
             )
         if metrics["tail_drift"] > UNSEEN_DRIFT:
-            warnings.warn(
+            self._warn_once(
+                "tail_drift",
                 f"{metrics['tail_drift']:.1%} of the policy's mass has moved between tokens beyond "
                 f"the --top_k {self.top_k} likeliest, where the penalty does not see it: raise "
                 "--top_k, or lower --temperature",
-                stacklevel=2,
             )
         return checked_penalty(token, divergence, metrics)
+
+    def _warn_once(self, metric: str, words: str) -> None:
+        """The figures differ from chunk to chunk: Python would print all of them."""
+        if metric not in self._warned:
+            self._warned.add(metric)
+            warnings.warn(f"{words} (said once; see penalty/{metric})", stacklevel=3)
 
     def diagnose(self) -> dict[str, float]:
         """Epsilon and the median nearest cost in units of the mean distance of tokens, and that."""
