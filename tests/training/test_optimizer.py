@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,30 @@ LORA_SCRIPTS: list[tuple[Any, str, list[str]]] = [
 ]
 
 
+DEFAULT = object()
+"""The default of --learning_rate, typed."""
+
+
 @pytest.mark.parametrize(
     ("given", "rate"),
     [
         ({}, 5e-4),
         ({"learning_rate": "2e-5"}, 2e-5),
+        ({"learning_rate": DEFAULT}, DEFAULT),
         ({"lora_learning_rate": "3e-4"}, 3e-4),
         ({"learning_rate": "2e-5", "lora_learning_rate": "3e-4"}, 3e-4),
     ],
 )
 @pytest.mark.parametrize(("script", "role", "base"), LORA_SCRIPTS)
 def test_one_rule_for_the_rate_of_adapters(
-    script: Any, role: str, base: list[str], given: dict[str, str], rate: float
+    script: Any, role: str, base: list[str], given: dict[str, Any], rate: Any
 ) -> None:
     """What the optimiser is given, in every script: the adapters' own rate, else the model's."""
+    default = next(
+        f.default for f in dataclasses.fields(script) if f.name == f"{role}learning_rate"
+    )
+    given = {name: str(default) if value is DEFAULT else value for name, value in given.items()}
+    rate = default if rate is DEFAULT else rate
     flags = [word for name, value in given.items() for word in (f"--{role}{name}", value)]
     config = parse_config(script, [*base, f"--{role}lora_dim", "4", *flags])
     if script is DirectPreferenceConfig:

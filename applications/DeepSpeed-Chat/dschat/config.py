@@ -68,7 +68,8 @@ def parse_config(
 
     Args:
         config_class: a dataclass made of `flag(...)` fields. If it has a `validate()` method, it
-            is called on the result.
+            is called on the result. If it has an attribute `given`, that becomes the names of the
+            flags on the command line.
         argv: the arguments without the program's name; None takes `sys.argv[1:]`.
         description: shown by `--help`.
         replaced_flags: known flags that are refused, with what to use instead.
@@ -95,6 +96,8 @@ def parse_config(
     if unknown:
         raise UserError(_unknown_flags(unknown, list(vars(config))))
     _refuse_infinite(config)
+    if hasattr(config_class, "given"):
+        config.given = frozenset(map(_flag_name, arguments))
     validate = getattr(config, "validate", None)
     if validate is not None:
         validate()
@@ -110,12 +113,16 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]) -> None:
-    for argument in arguments:
-        if not argument.startswith("--"):
-            continue
-        name = argument[2:].split("=", 1)[0].replace("-", "_")
+    for name in map(_flag_name, arguments):
         if name in replaced_flags:
             raise UserError(f"--{name} cannot be honoured: {replaced_flags[name]}.")
+
+
+def _flag_name(argument: str) -> str:
+    """ "learning_rate" of "--learning-rate=1e-5"; "" of what is no flag."""
+    if not argument.startswith("--"):
+        return ""
+    return argument[2:].split("=", 1)[0].replace("-", "_")
 
 
 def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:

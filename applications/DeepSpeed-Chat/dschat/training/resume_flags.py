@@ -6,14 +6,19 @@ Only the standard library and `dschat.config` are imported, so that `--help` ans
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dschat.config import flag, require
 
 
 @dataclass
 class ResumeFlags:
-    """How often a run saves what it needs to go on, where it goes on, and when it gives up."""
+    """How often a run saves what it needs to go on, where it goes on, and when it gives up.
+
+    `given` are the names of the flags on the command line, whatever script it is.
+    """
+
+    given: ClassVar[frozenset[str]] = frozenset()
 
     checkpoint_steps: int = flag(
         0,

@@ -26,8 +26,9 @@ DEFAULT_LORA_LEARNING_RATE = 5e-4
 def adapter_learning_rate(settings: Any, role: str = "") -> float:
     """The learning rate of adapters, by one rule for all scripts.
 
-    It is --lora_learning_rate where that is given; else --learning_rate where that is another than
-    its default; else 5e-4, as in DeepSpeed-Chat: what suits whole weights hardly moves an adapter.
+    It is --lora_learning_rate where that is given; else --learning_rate where that is on the
+    command line or, as in a config file, another than its default; else 5e-4, as in
+    DeepSpeed-Chat: what suits whole weights hardly moves an adapter.
 
     Args:
         settings: a dataclass with the flags of a script. role: their prefix, such as "actor_".
@@ -38,7 +39,8 @@ def adapter_learning_rate(settings: Any, role: str = "") -> float:
     name = f"{role}learning_rate"
     default = next(f.default for f in dataclasses.fields(settings) if f.name == name)
     rate = getattr(settings, name)
-    return DEFAULT_LORA_LEARNING_RATE if rate == default else rate
+    unset = rate == default and name not in settings.given
+    return DEFAULT_LORA_LEARNING_RATE if unset else rate
 
 
 @dataclass
