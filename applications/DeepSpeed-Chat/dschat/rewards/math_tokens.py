@@ -57,14 +57,17 @@ def tokens_of(text: str) -> list[Token]:
 
 
 def is_operator(token: Token) -> bool:
+    """A sign or word that computes: "+", "plus"."""
     return token.text in OPERATORS or token.lower in OPERATORS
 
 
 def is_changing(token: Token) -> bool:
+    """A word that makes another number, or none, of one: "squared", "dozen", "isn't"."""
     return token.lower in words.CHANGING or token.lower.endswith("n't")
 
 
 def is_number(token: Token) -> bool:
+    """Digits, or a word for a number."""
     return token.kind == "number" or token.lower in words.NUMBER_WORDS
 
 
