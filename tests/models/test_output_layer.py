@@ -193,7 +193,7 @@ def test_a_frozen_output_layer_gets_no_gradient_and_the_states_get_the_same() ->
     states, actions = torch.randn(7, 32), torch.arange(7)
 
     def gradient(frozen: bool) -> tuple[torch.Tensor, int]:
-        layer.linear.requires_grad_(not frozen)
+        weight = layer.linear.requires_grad_(not frozen).weight
         hidden = states.clone().requires_grad_()
         total = response_logprobs(hidden, layer, actions, TEMPERATURE, rows=3).sum()
         made = 0
@@ -202,8 +202,9 @@ def test_a_frozen_output_layer_gets_no_gradient_and_the_states_get_the_same() ->
             def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
                 nonlocal made
                 result = func(*args, **(kwargs or {}))
-                shape = getattr(result, "shape", None)
-                made += shape == layer.linear.weight.shape and "detach" not in str(func)
+                if isinstance(result, torch.Tensor) and result.shape == weight.shape:
+                    memory = result.untyped_storage().data_ptr()
+                    made += memory != weight.untyped_storage().data_ptr()
                 return result
 
         with Watch():
