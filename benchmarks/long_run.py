@@ -91,8 +91,8 @@ def write_models(folder: Path) -> None:
 
 def run(folder: Path, steps: int) -> Probe:
     """PPO with a KL penalty, 8 responses of up to 16 tokens an iteration."""
-    from dschat.training.online import Task, train_online
-    from dschat.training.penalty_config import DivergenceConfig
+    from dschat.online.run import Task, train_online
+    from dschat.settings.penalty import DivergenceConfig
 
     write_models(folder)
     config = DivergenceConfig(

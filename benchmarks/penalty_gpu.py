@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from dschat.regularization import KLDivergence, SinkhornDivergence, sinkhorn
-from dschat.regularization.sinkhorn_solver import Potentials
-from dschat.regularization.truncation import truncate
+from dschat.regularization.transport.sinkhorn_solver import Potentials
+from dschat.regularization.transport.truncation import truncate
 from torch import Tensor
 
 GIB = 2**30

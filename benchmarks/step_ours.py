@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dschat.training.online import Task, build_trainer
-from dschat.training.online_setup import start
-from dschat.training.penalty_config import DivergenceConfig
+from dschat.online.run import Task, build_trainer
+from dschat.online.setup import start
+from dschat.settings.penalty import DivergenceConfig
 from step_sizes import NEVER, SIZES, Size, score_text, words
 from step_worker import say, serve, wait
 

@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dschat.online import experience_maker
+from dschat.online.run import Task, build_trainer
+from dschat.online.setup import start
 from dschat.rollout import generation
-from dschat.training import experience_maker
-from dschat.training.online import Task, build_trainer
-from dschat.training.online_setup import start
-from dschat.training.penalty_config import DivergenceConfig
+from dschat.settings.penalty import DivergenceConfig
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, SIZES, score_text, write_models
 

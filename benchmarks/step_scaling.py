@@ -34,10 +34,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from dschat.training import distributed
-from dschat.training.online import Task, build_trainer
-from dschat.training.online_setup import start
-from dschat.training.penalty_config import DivergenceConfig
+from dschat.online.run import Task, build_trainer
+from dschat.online.setup import start
+from dschat.runtime import distributed
+from dschat.settings.penalty import DivergenceConfig
 from memory import extra_peak
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, Size, score_text, write_models

@@ -21,7 +21,7 @@ REPLY = "@reply "
 IMPORTED = (
     "datasets",
     "deepspeed",
-    "dschat.training.online",
+    "dschat.online.run",
     "trl.trainer.grpo_trainer",
     "transformers.models.gemma.modeling_gemma",
     "transformers.models.llama.modeling_llama",

@@ -4,8 +4,8 @@ python evaluation/compare.py results/wpr_step-100.jsonl results/kl_step-100.json
     --references openai/summarize_from_feedback --output comparison
 """
 
-from dschat.config import run_script
-from dschat.evaluation.responses.config import parse_compare_config
+from dschat.settings.command_line import run_script
+from dschat.settings.responses import parse_compare_config
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ OPENAI_API_KEY=... python evaluation/gpt4-eval.py --model_name_a results/A-sampl
 OPENAI_BASE_URL=http://host:port/v1 names any compatible server.
 """
 
-from dschat.config import run_script
-from dschat.evaluation.judging.config import parse_judge_config
+from dschat.settings.command_line import run_script
+from dschat.settings.judging import parse_judge_config
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ python evaluation/human-eval.py --model_a results/A-sampled.jsonl \
     --model_b results/B-sampled.jsonl --dataset summarize --output results/A-v.s.-B-human.jsonl
 """
 
-from dschat.config import parse_config, run_script
-from dschat.evaluation.judging.config import HumanConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.judging import HumanConfig
 
 
 def main() -> None:

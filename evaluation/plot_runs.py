@@ -6,8 +6,8 @@ python evaluation/plot_runs.py runs/kl-0.05-seed1 runs/kl-0.05-seed2 runs/wpr-0.
 Runs that differ in their seed only are drawn as one line with a band.
 """
 
-from dschat.config import run_script
-from dschat.evaluation.runs.config import parse_plot_config
+from dschat.settings.command_line import run_script
+from dschat.settings.runs import parse_plot_config
 
 
 def main() -> None:

@@ -7,15 +7,15 @@ python inference/inference_apps.py --proj-path applications/DeepSpeed-Chat \
 Several GPUs: deepspeed inference/inference_apps.py ... without --gpu.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.inference.code_config import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
 
 
 def main() -> None:
     """Parse the settings and run."""
     config = parse_config(CodeInferenceConfig, None, __doc__, REPLACED_CODE_FLAGS)
 
-    from dschat.inference.code_run import run_code_inference
+    from dschat.evaluation.respond.code_run import run_code_inference
 
     run_code_inference(config)
 

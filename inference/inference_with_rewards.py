@@ -8,15 +8,15 @@ python inference/inference_with_rewards.py --proj-path applications/DeepSpeed-Ch
 Several GPUs: deepspeed inference/inference_with_rewards.py ... without --gpu.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.inference.config import InferenceConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.inference import InferenceConfig
 
 
 def main() -> None:
     """Parse the settings and run."""
     config = parse_config(InferenceConfig, description=__doc__)
 
-    from dschat.inference.run import run_inference
+    from dschat.evaluation.respond.run import run_inference
 
     run_inference(config)
 

@@ -59,7 +59,7 @@ def chats(i: int) -> Row:
 
 def write(folder: Path, rows: Sequence[Row], test_size: int, held_out: str | None) -> None:
     """train.jsonl and, for data sets that have one, the evaluation split: the last rows."""
-    from dschat.utils.files import write_jsonl
+    from dschat.runtime.files import write_jsonl
 
     train_size = len(rows) - test_size
     write_jsonl(folder / "train.jsonl", rows[:train_size])

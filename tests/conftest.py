@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from preferences import rows
 from tiny import build_tiny_tokenizer, tiny_config
 
 # Two test processes on two cores: torch's own threads would only wait for each other.
@@ -46,3 +49,79 @@ def tiny_reward_dir(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactor
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def preference_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl (16 rows) and test.jsonl (5 rows)."""
+    folder = tmp_path_factory.mktemp("preferences")
+    for name, part in (("train", rows(16)), ("test", rows(5, first=100))):
+        text = "".join(json.dumps(row) + "\n" for row in part)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def settings(preference_dir: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the flags of a short run; keyword arguments override them."""
+
+    def make(**flags: Any) -> dict[str, Any]:
+        return {
+            "data_path": [str(preference_dir)],
+            "data_output_path": str(preference_dir / "prepared"),
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 4,
+            "max_seq_len": 64,
+            "learning_rate": 1e-2,
+            **flags,
+        }
+
+    return make
+
+
+@pytest.fixture
+def read_metrics() -> Callable[[str | Path], list[dict[str, Any]]]:
+    """Reads a run's metrics.jsonl without the times in it."""
+
+    def read(output_dir: str | Path) -> list[dict[str, Any]]:
+        lines = (Path(output_dir) / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def dpo_models(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Three random models of one vocabulary; `wide` has 16 rows of padding in its output layer."""
+    from dpo_fixtures import save_model
+
+    folder = tmp_path_factory.mktemp("references")
+    padded = len(tiny_tokenizer) + 16
+    made = {
+        "a": save_model(folder / "a", tiny_tokenizer, seed=0),
+        "b": save_model(folder / "b", tiny_tokenizer, seed=1),
+        "wide": save_model(folder / "wide", tiny_tokenizer, seed=2, vocab_size=padded),
+    }
+    return {name: str(path) for name, path in made.items()}
+
+
+@pytest.fixture
+def dpo_settings(preference_dir: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the flags of a short run; keyword arguments override them."""
+
+    def make(**flags: Any) -> dict[str, Any]:
+        return {
+            "dataset": str(preference_dir),
+            "data_output_path": str(preference_dir / "prepared"),
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 3,
+            "max_length": 64,
+            "learning_rate": 1e-3,
+            "seed": 1,
+            **flags,
+        }
+
+    return make

@@ -13,15 +13,15 @@ import torch
 from dpo_fixtures import configured
 from dschat.example.sentence_check import SentenceReward
 from dschat.example.sentences import make_row
-from dschat.training.dpo import train_dpo
-from dschat.training.group_config import MultiReferenceConfig
-from dschat.training.group_run import task_of
-from dschat.training.online import build_trainer
-from dschat.training.online_setup import start
-from dschat.training.online_trainer import OnlineTrainer
-from dschat.training.reward_modeling import train_reward_model
-from dschat.training.sft import train_sft
-from dschat.training.step12_config import RewardModelingConfig, SupervisedConfig
+from dschat.online.group_run import task_of
+from dschat.online.run import build_trainer
+from dschat.online.setup import start
+from dschat.online.trainer import OnlineTrainer
+from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
+from dschat.supervised.dpo import train_dpo
+from dschat.supervised.reward_modeling import train_reward_model
+from dschat.supervised.sft import train_sft
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 WORDS = ("river", "clock", "bread", "winter", "guitar", "bridge", "candle", "doctor")

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dschat.config import REPLACED_FLAGS, parse_config
-from dschat.evaluation.judging.config import SampleConfig, parse_judge_config
 from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig
-from dschat.inference.code_config import REPLACED_CODE_FLAGS, CodeInferenceConfig
-from dschat.inference.config import InferenceConfig
-from dschat.training.code_config import DivergenceCodeConfig, WassersteinCodeConfig
-from dschat.training.dpo_config import REPLACED_DPO_FLAGS, DirectPreferenceConfig
-from dschat.training.group_config import MultiReferenceConfig
-from dschat.training.group_flags import REPLACED_GROUP_FLAGS
-from dschat.training.penalty_config import DivergenceConfig, WassersteinConfig
-from dschat.training.step12_config import RewardModelingConfig, SupervisedConfig
+from dschat.settings.code_online import DivergenceCodeConfig, WassersteinCodeConfig
+from dschat.settings.command_line import REPLACED_FLAGS, parse_config
+from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
+from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
+from dschat.settings.inference import InferenceConfig
+from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.settings.judging import SampleConfig, parse_judge_config
+from dschat.settings.penalty import DivergenceConfig, WassersteinConfig
+from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 from launch import ROOT, environment
 
 POLICIES = {

@@ -8,15 +8,15 @@ python dpo_training.py --dataset ultrafeedback --ref_a Qwen/Qwen2.5-0.5B-Instruc
 Several GPUs: deepspeed dpo_training.py ... A file of settings: dpo_training.py config.yaml ...
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.dpo_config import REPLACED_DPO_FLAGS, DirectPreferenceConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 
 
 def main() -> None:
     """Parse the flags and train."""
     config = parse_config(DirectPreferenceConfig, None, __doc__, REPLACED_DPO_FLAGS)
 
-    from dschat.training.dpo import run_dpo
+    from dschat.supervised.dpo import run_dpo
 
     run_dpo(config)
 

@@ -8,9 +8,9 @@ python gsm8k_grpo.py --dataset gsm8k --ref_a Qwen/Qwen2.5-0.5B-Instruct \
 Several GPUs: deepspeed gsm8k_grpo.py ... A file of settings: gsm8k_grpo.py config.yaml ...
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.group_config import MultiReferenceConfig
-from dschat.training.group_flags import REPLACED_GROUP_FLAGS
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     replaced = REPLACED_GROUP_FLAGS
     config = parse_config(MultiReferenceConfig, description=__doc__, replaced_flags=replaced)
 
-    from dschat.training.group_run import train_multi_reference
+    from dschat.online.group_run import train_multi_reference
 
     train_multi_reference(config)
 

@@ -4,8 +4,8 @@ python evaluation/tools/sample_from_dataset.py --filepath results/NAME.jsonl \
     --savepath results/NAME-sampled.jsonl --dataset summarize
 """
 
-from dschat.config import parse_config, run_script
-from dschat.evaluation.judging.config import SampleConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.judging import SampleConfig
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
 
 
 def preference(i: int) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from dschat.data import clock
+from dschat.data.ends import settle_ends
 from dschat.data.rows import RowError
 from dschat.data.schemas.conversations import chat_completion_rows, messages_rows
 from dschat.data.schemas.preferences import chat_preference_rows
 from dschat.data.text import conversation_text, encode_pair, prompt_ids, with_response
 from dschat.errors import UserError
-from dschat.models.ends import settle_ends
 from dschat.models.loading import load_tokenizer
 from transformers import AddedToken
 

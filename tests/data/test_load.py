@@ -13,7 +13,7 @@ from dschat.data.rows import PHASES, decode_example
 from dschat.data.splits import split_indices
 from dschat.data.text import VERBATIM_ROLE, conversation_text
 from dschat.errors import UserError
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 PROMPT = "prompt"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.evaluation.judging.config import JudgeConfig
+from dschat.settings.judging import JudgeConfig
 from judge_server import KEY, JudgeServer, serving, two_models
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.evaluation.judging.config import HumanConfig
 from dschat.evaluation.judging.human import judge_by_hand
+from dschat.settings.judging import HumanConfig
 from judge_server import two_models, write_responses
 from launch import ROOT
 from pseudo_terminal import SECONDS, Person, at_a_terminal, start_at_a_terminal

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from dschat.errors import UserError
 from dschat.evaluation.judging.client import JudgeClient
-from dschat.evaluation.judging.config import JudgeConfig
 from dschat.evaluation.judging.judge import _sent, judge_pairs
+from dschat.settings.judging import JudgeConfig
 from judge_server import KEY, JudgeServer, Reply, completion, error, letter, shown
 from pseudo_terminal import Person, at_a_terminal
 

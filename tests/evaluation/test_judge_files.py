@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
-from dschat.evaluation.judging.config import JudgeConfig
 from dschat.evaluation.judging.judge import judge_pairs
 from dschat.evaluation.judging.records import Records
+from dschat.settings.judging import JudgeConfig
 from judge_server import JudgeServer, completion, error, letter
 
 Configured = Callable[..., JudgeConfig]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
-from dschat.evaluation.judging.config import JudgeConfig, parse_judge_config
 from dschat.evaluation.judging.judge import judge_pairs
-from dschat.evaluation.judging.secrets import redact
+from dschat.settings.judging import JudgeConfig, parse_judge_config
+from dschat.settings.secrets import redact
 from judge_server import KEY, JudgeServer, Reply, completion, error, letter
 
 Configured = Callable[..., JudgeConfig]

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.config import parse_config
 from dschat.errors import UserError
-from dschat.evaluation.judging.config import (
+from dschat.evaluation.judging.cost import estimate_cost
+from dschat.evaluation.judging.instructions import judge_messages, read_answer
+from dschat.evaluation.judging.pairs import Pair, category_of, read_pairs
+from dschat.evaluation.judging.report import figures_of, report_text, sign_test
+from dschat.evaluation.judging.shown_order import first_shown
+from dschat.evaluation.judging.terminal import printable
+from dschat.settings.command_line import parse_config
+from dschat.settings.judging import (
     HumanConfig,
     JudgeConfig,
     SampleConfig,
     parse_judge_config,
 )
-from dschat.evaluation.judging.cost import estimate_cost
-from dschat.evaluation.judging.instructions import judge_messages, read_answer
-from dschat.evaluation.judging.pairs import Pair, category_of, read_pairs
-from dschat.evaluation.judging.report import figures_of, report_text, sign_test
-from dschat.evaluation.judging.secrets import checked_key, redact
-from dschat.evaluation.judging.shown_order import first_shown
-from dschat.evaluation.judging.terminal import printable
+from dschat.settings.secrets import checked_key, redact
 from judge_server import KEY, post, write_responses
 from scipy.stats import binomtest
 

@@ -11,12 +11,12 @@ import torch
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
 from dschat.errors import UserError
-from dschat.evaluation.answer_accuracy import PromptResult, summarise
 from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig, compare
 from dschat.evaluation.multi_reference_output import metric_over_steps
 from dschat.evaluation.multi_reference_report import of_kind
 from dschat.example.arithmetic import write_datasets
 from dschat.example.arithmetic_model import write_model
+from dschat.online.answer_accuracy import PromptResult, summarise
 from dschat.rollout.generation import generate, uniform_numbers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

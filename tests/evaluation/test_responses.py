@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from dschat.errors import UserError
 from dschat.evaluation.responses.compare import compare
-from dschat.evaluation.responses.config import CompareConfig, parse_compare_config
 from dschat.evaluation.responses.figures import Figures, figures_of, largest
 from dschat.evaluation.responses.intervals import mean_with_interval
 from dschat.evaluation.responses.pairing import Pair, Paired, read_paired
 from dschat.evaluation.responses.rouge import read_references, rouge_scores
+from dschat.settings.responses import CompareConfig, parse_compare_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import ROOT, run_script

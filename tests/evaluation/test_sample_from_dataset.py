@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.evaluation.judging.config import SampleConfig
 from dschat.evaluation.judging.sampling import draw_sample, sample_from_dataset
+from dschat.settings.judging import SampleConfig
 from judge_server import post, write_responses
 
 SUBREDDITS = ["a"] * 40 + ["b"] * 30 + ["c"] * 3

@@ -14,7 +14,7 @@ from dschat.example import sentences_grpo, sentences_report
 from dschat.example.sentence_check import PARTS, SentenceReward, faults, succeeded
 from dschat.example.sentence_words import HELD_OUT, NOUNS, split_words
 from dschat.example.sentences import main as write_data
-from dschat.training.group_config import MultiReferenceConfig
+from dschat.settings.group import MultiReferenceConfig
 from tiny import build_tiny_tokenizer, tiny_config
 
 TEMPLATE = (
@@ -126,7 +126,7 @@ def test_a_run_and_its_report(
     # A random model says nothing that is worth learning from.
     monkeypatch.setattr(SentenceReward, "explained", by_length)
     # DeepSpeed cannot begin again in the process of a test that comes after this one.
-    monkeypatch.setattr("dschat.training.distributed.shut_down", lambda: None)
+    monkeypatch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sentences_grpo", *flags.split()])
     sentences_grpo.main()
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

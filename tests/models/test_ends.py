@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.models.ends import decode_responses, ends_of
+from dschat.data.ends import decode_responses, ends_of
 from dschat.models.loading import load_tokenizer
 from transformers import AddedToken, AutoTokenizer, GenerationConfig
 

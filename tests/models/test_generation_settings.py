@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.models.loading import load_causal_lm, load_tokenizer
-from dschat.training.model_folder import check_save, save_model_folder
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 ODD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from dschat.config import parse_config
+from dschat.checkpoint.resumable import SEAL, read, seal
 from dschat.errors import UserError
-from dschat.training.resumable import SEAL, read, seal
-from dschat.training.step12_config import SCHEDULERS, SupervisedConfig
-from dschat.utils.files import atomic_write_json, atomic_write_text, read_jsonl, write_jsonl
+from dschat.runtime.files import atomic_write_json, atomic_write_text, read_jsonl, write_jsonl
+from dschat.settings.command_line import parse_config
+from dschat.settings.supervised import SCHEDULERS, SupervisedConfig
 from hypothesis import example, given
 from hypothesis import strategies as st
 from property_settings import checked, checked_less

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dschat.data.ends import ends_of
 from dschat.data.text import conversation_text, encode_pair, prompt_ids
-from dschat.models.ends import ends_of
 from dschat.models.generation_settings import generation_settings
 from dschat.models.loading import load_tokenizer
 from dschat.models.vocabulary import tokens_of

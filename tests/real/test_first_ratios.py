@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from dschat.training.online import Task, build_trainer
-from dschat.training.online_setup import start
-from dschat.training.penalty_config import DivergenceConfig
+from dschat.online.run import Task, build_trainer
+from dschat.online.setup import start
+from dschat.settings.penalty import DivergenceConfig
 from online_fixtures import online_settings
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from dschat.checkpoint.model_folder import gathered_state_dict, write_model
 from dschat.data.text import encode_pair
 from dschat.models.loading import load_reward_model, load_tokenizer
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import TextReward
-from dschat.training.model_folder import gathered_state_dict, write_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 TALKS = ["Name a colour.", "Why is the sky blue? Please say it in one short sentence."]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from dpo_fixtures import command_line
-from dschat.config import parse_config
-from dschat.inference.config import InferenceConfig
-from dschat.inference.run import infer
+from dschat.evaluation.respond.run import infer
 from dschat.models.loading import load_reward_model, load_tokenizer
 from dschat.rewards.reward_model import RewardModel
+from dschat.settings.command_line import parse_config
+from dschat.settings.inference import InferenceConfig
 from online_fixtures import make_trainer
 from real_stages import (
     causal_lm,

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from dschat.regularization.kernel_operators import (
+from dschat.regularization.transport.kernel_operators import (
     DenseKernel,
     GatheredKernel,
     SparseKernel,
     kernel_operator,
 )
-from dschat.regularization.nearest_table import nearest_tokens
-from dschat.regularization.scaling import scale, summarise_plan
-from dschat.regularization.token_kernel import symmetric_kernel, vocabulary_kernel
+from dschat.regularization.transport.nearest_table import nearest_tokens
+from dschat.regularization.transport.scaling import scale, summarise_plan
+from dschat.regularization.transport.token_kernel import symmetric_kernel, vocabulary_kernel
 
 SIZE = 21  # 20 tokens and the bin for the rest
 STORAGES = [DenseKernel, SparseKernel, GatheredKernel]

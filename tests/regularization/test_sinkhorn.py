@@ -14,9 +14,9 @@ from dschat.regularization import (
     sinkhorn,
 )
 from dschat.regularization.sinkhorn import NUMBERS_PER_BLOCK
-from dschat.regularization.sinkhorn_solver import solve
-from dschat.regularization.token_distance import TokenDistance
-from dschat.regularization.truncation import truncate
+from dschat.regularization.transport.sinkhorn_solver import solve
+from dschat.regularization.transport.token_distance import TokenDistance
+from dschat.regularization.transport.truncation import truncate
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from dschat.regularization import SinkhornDivergence
-from dschat.regularization.sinkhorn_solver import Potentials, solve
+from dschat.regularization.transport.sinkhorn_solver import Potentials, solve
 from torch import Tensor
 
 BINS, POSITIONS, TOL = 32, 12, 1e-3

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from dschat.regularization.sinkhorn_kernels import LogKernel, ScalingKernel
-from dschat.regularization.sinkhorn_solver import _solve_bins, solve
+from dschat.regularization.transport.sinkhorn_kernels import LogKernel, ScalingKernel
+from dschat.regularization.transport.sinkhorn_solver import _solve_bins, solve
 
 
 def problem(rng, n=6, bins=12, epsilon=0.05, step=1.0, dimension=16):

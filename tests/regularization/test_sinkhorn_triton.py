@@ -10,7 +10,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from dschat.regularization import SinkhornDivergence, sinkhorn, sinkhorn_solver
+from dschat.regularization import SinkhornDivergence, sinkhorn
+from dschat.regularization.transport import sinkhorn_solver
 
 
 def test_a_cpu_takes_plain_torch():
@@ -29,7 +30,7 @@ def test_the_kernel_agrees_with_plain_torch():
 
 def compare() -> None:
     """Penalties of both solvers within 1e-4 for near, far, one-hot and identical distributions."""
-    from dschat.regularization import sinkhorn_triton
+    from dschat.regularization.transport import sinkhorn_triton
 
     generator = torch.Generator().manual_seed(4)
     embeddings = torch.randn(40, 8, generator=generator)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dschat.regularization.support import (
+from dschat.regularization.transport.support import (
     bin_of,
     binned_distribution,
     likeliest_tokens,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from dschat.regularization import token_kernel
-from dschat.regularization.nearest_table import NearestTable, nearest_tokens
-from dschat.regularization.token_kernel import symmetric_kernel, vocabulary_kernel
+from dschat.regularization.transport import token_kernel
+from dschat.regularization.transport.nearest_table import NearestTable, nearest_tokens
+from dschat.regularization.transport.token_kernel import symmetric_kernel, vocabulary_kernel
 from scipy.spatial.distance import cdist
 
 METRICS = {"L2": "euclidean", "cos": "cosine"}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dschat.regularization.used_tokens import (
+from dschat.regularization.transport.used_tokens import (
     median_nearest_cost,
     nearest_costs,
     sample_of_tokens,

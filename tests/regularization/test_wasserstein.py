@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dschat.regularization import TruncatedWasserstein
-from dschat.regularization.kernel_operators import DenseKernel, GatheredKernel
+from dschat.regularization.transport.kernel_operators import DenseKernel, GatheredKernel
 from scipy.optimize import linprog
 
 VECTORS = sorted(Path(__file__).parents[1].glob("vectors/wasserstein_published_*.npz"))

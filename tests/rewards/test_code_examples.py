@@ -12,7 +12,7 @@ from dschat.data.schemas import detect_schema
 from dschat.errors import UserError
 from dschat.example.programs import PROBLEMS, program_rows, write_programs
 from dschat.rewards.code_execution import CodeExecutionReward
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
 
 
 @pytest.fixture(scope="module", params=["bwrap", "limits"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dschat.rewards.math_answers import gold_answer
 from dschat.rewards.math_numbers import read_number, same_answer
-from dschat.rewards.math_words import CHANGING, NUMBER_WORDS
+from dschat.rewards.maths.words import CHANGING, NUMBER_WORDS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from maths_spellings import RIGHT, WRONG

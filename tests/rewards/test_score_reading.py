@@ -16,8 +16,8 @@ from dschat.models.loading import load_reward_model, load_tokenizer
 from dschat.models.score_reading import last_tokens, padding_apart
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import TextReward
-from dschat.training.reward_modeling import train_reward_model
-from dschat.training.step12_config import RewardModelingConfig
+from dschat.settings.supervised import RewardModelingConfig
+from dschat.supervised.reward_modeling import train_reward_model
 from preferences import NAMES
 from transformers import (
     AutoModelForSequenceClassification,

@@ -9,10 +9,11 @@ import pytest
 import torch
 from dschat.data.prompts import rank_share
 from dschat.errors import UserError
-from dschat.rollout.backends import BACKENDS, continuous
+from dschat.rollout.backends import continuous
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.registry import make_backend
 from dschat.rollout.generation import sample_by_inverse_cdf, uniform_numbers
+from dschat.settings.generation import BACKENDS
 from small_models import END, PAD, VOCABULARY, small_model
 from transformers.generation import GenerationMixin
 

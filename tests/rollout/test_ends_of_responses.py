@@ -10,22 +10,22 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.data.ends import ends_of
 from dschat.data.prompts import PromptExample
-from dschat.evaluation.answer_accuracy import prompt_results
 from dschat.evaluation.policies import sample_rollouts
-from dschat.models.ends import ends_of
 from dschat.models.loading import load_causal_lm, load_tokenizer
 from dschat.models.policy import PolicyModel
+from dschat.models.references import Reference
 from dschat.models.vocabulary import tokens_of
-from dschat.regularization.support import union_of_tokens
-from dschat.rollout.backends import BACKENDS
+from dschat.online.answer_accuracy import prompt_results
+from dschat.online.load_references import share_vocabulary
+from dschat.regularization.transport.support import union_of_tokens
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.registry import make_backend
 from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import uniform_numbers
-from dschat.rollout.references import Reference
-from dschat.rollout.scoring import PenaltyScorer
-from dschat.training.load_references import share_vocabulary
+from dschat.scoring.scoring import PenaltyScorer
+from dschat.settings.generation import BACKENDS
 from small_models import PAD, VOCABULARY, small_model
 from tiny import tiny_config
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.policy import PolicyModel
+from dschat.models.references import Reference
 from dschat.regularization import KLDivergence
 from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
-from dschat.rollout.references import Reference
 from dschat.rollout.sampled_states import SampledStates
-from dschat.rollout.scoring import PenaltyScorer
+from dschat.scoring.scoring import PenaltyScorer
 from online_fixtures import make_trainer, online_settings
 from small_models import END, PAD, SMALL, VOCABULARY, small_model
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
 from recipes import run_recipe
 from transformers import AutoConfig
 

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from dschat.config import parse_config
 from dschat.data.load import load_data
 from dschat.data.sources import open_source
 from dschat.errors import UserError
-from dschat.regularization.nearest_table import nearest_tokens
-from dschat.training.step12_config import SupervisedConfig
+from dschat.regularization.transport.nearest_table import nearest_tokens
+from dschat.settings.command_line import parse_config
+from dschat.settings.supervised import SupervisedConfig
 from hostile_files import Touch
 from preferences import rows
 from pyarrow import parquet

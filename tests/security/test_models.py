@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 import pytest
 import torch
+from dschat.checkpoint.engine_checkpoint import careful_files, load_values
 from dschat.data.text import conversation_text
 from dschat.errors import UserError
 from dschat.models.convert_reward_model import convert
 from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
-from dschat.training.engine_checkpoint import careful_files, load_values
 from hostile_files import (
     MODELS,
     Touch,

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.checkpoint.model_folder import save_model_folder
 from dschat.data.load import load_data
 from dschat.evaluation.judging.pairs import Pair
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.example.model import write_model
-from dschat.inference.config import InferenceConfig
-from dschat.regularization.nearest_table import nearest_tokens
-from dschat.training.model_folder import save_model_folder
-from dschat.training.run_files import MetricsLog, write_config
-from dschat.training.step12_config import SupervisedConfig
-from dschat.utils.files import atomic_directory, atomic_write_json, write_jsonl
+from dschat.regularization.transport.nearest_table import nearest_tokens
+from dschat.runtime.files import atomic_directory, atomic_write_json, write_jsonl
+from dschat.runtime.run_files import MetricsLog, write_config
+from dschat.settings.inference import InferenceConfig
+from dschat.settings.supervised import SupervisedConfig
 from preferences import rows
 
 NAMES = (

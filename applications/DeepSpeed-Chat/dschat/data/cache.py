@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dschat.data.tables import sha256_of
 from dschat.errors import UserError
-from dschat.utils.files import atomic_directory
+from dschat.runtime.files import atomic_directory
 
 if TYPE_CHECKING:
     import datasets

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from dschat.models.ends import ends_of
+from dschat.data.ends import ends_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dschat.config import require
 from dschat.data.rows import decode_example
 from dschat.data.schemas.gsm8k import worked_answer
 from dschat.data.text import Message
+from dschat.settings.command_line import require
 
 Rows = list[dict[str, Any]]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dschat.errors import UserError
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
 
 if TYPE_CHECKING:  # it imports torch, which a table of judgments does not need
     from dschat.evaluation.policies import PolicyReport

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dschat.config import flag, parse_config, require, run_script
-from dschat.rewards.math_extraction import FORMS, check_forms
-from dschat.utils.files import atomic_write_text, explain_write_errors
+from dschat.runtime.files import atomic_write_text, explain_write_errors
+from dschat.settings.answers import FORMS, check_forms
+from dschat.settings.command_line import flag, parse_config, require, run_script
 
 if TYPE_CHECKING:
     from dschat.evaluation.multi_reference_report import ModelReport
@@ -118,9 +118,9 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
         load_tokenizer,
     )
     from dschat.models.policy import PolicyModel
+    from dschat.models.references import Reference
     from dschat.models.vocabulary import tokens_of
-    from dschat.rollout.references import Reference
-    from dschat.training.online_setup import quiet_libraries
+    from dschat.online.setup import quiet_libraries
 
     quiet_libraries()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

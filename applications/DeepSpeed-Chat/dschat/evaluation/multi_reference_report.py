@@ -8,17 +8,17 @@ from typing import Any
 
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
-from dschat.evaluation.answer_accuracy import (
+from dschat.evaluation.policies import mean_per_response, sample_rollouts
+from dschat.models.policy import PolicyModel
+from dschat.models.references import Reference
+from dschat.online.answer_accuracy import (
     AccuracyReport,
     PromptResult,
     prompt_results,
     summarise,
 )
-from dschat.evaluation.policies import mean_per_response, sample_rollouts
-from dschat.models.policy import PolicyModel
 from dschat.regularization import KLDivergence
-from dschat.rewards.math_extraction import FORMS
-from dschat.rollout.references import Reference
+from dschat.settings.answers import FORMS
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.config import run_script
 from dschat.evaluation.style import GREY, INK, LINE
 from dschat.regularization import KLDivergence
-from dschat.utils.files import explain_write_errors
+from dschat.runtime.files import explain_write_errors
+from dschat.settings.command_line import run_script
 
 TOKENS = ("cat", "kitten", "dog", "truck", "tractor")
 EMBEDDING = torch.tensor(

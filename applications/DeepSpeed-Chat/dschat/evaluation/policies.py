@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
+from dschat.data.ends import decode_responses, ends_of
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.evaluation.text_statistics import distinct_n
-from dschat.models.ends import decode_responses, ends_of
 from dschat.models.policy import PolicyModel
+from dschat.models.references import Reference
 from dschat.models.vocabulary import tokens_of
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, check_rewards
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
-from dschat.rollout.references import Reference
-from dschat.rollout.scoring import PenaltyScorer
+from dschat.scoring.scoring import PenaltyScorer
 
 
 @dataclass(frozen=True)

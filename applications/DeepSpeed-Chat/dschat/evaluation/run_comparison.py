@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dschat.config import flag, parse_config, require, run_script
 from dschat.errors import UserError
-from dschat.utils.files import atomic_write_text, explain_write_errors
+from dschat.runtime.files import atomic_write_text, explain_write_errors
+from dschat.settings.command_line import flag, parse_config, require, run_script
 
 
 @dataclass
@@ -82,10 +82,10 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     from dschat.evaluation.policies import evaluate_policy
     from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
     from dschat.models.policy import PolicyModel
+    from dschat.models.references import Reference
+    from dschat.online.setup import quiet_libraries
     from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
     from dschat.rewards.reward_model import RewardModel
-    from dschat.rollout.references import Reference
-    from dschat.training.online_setup import quiet_libraries
 
     quiet_libraries()
     assert config.reference is not None

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from dschat.config import run_script
 from dschat.evaluation.overview import COLOURS, EMBEDDING, POLICIES, REFERENCE, TOKENS
 from dschat.evaluation.style import INK
 from dschat.regularization import (
@@ -24,7 +23,8 @@ from dschat.regularization import (
     SinkhornDivergence,
     TruncatedWasserstein,
 )
-from dschat.utils.files import explain_write_errors
+from dschat.runtime.files import explain_write_errors
+from dschat.settings.command_line import run_script
 
 PUBLISHED = "published\nWasserstein\n(ε 0.01)"
 SINKHORN = "Sinkhorn\ndivergence\n(ε 0.05)"

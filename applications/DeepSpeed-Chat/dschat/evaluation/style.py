@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dschat.utils.files import explain_write_errors
+from dschat.runtime.files import explain_write_errors
 
 GREY, INK, LINE, EDGE = "#8a94a6", "#1f2937", "#64748b", "#cbd5e1"
 DPI = 150

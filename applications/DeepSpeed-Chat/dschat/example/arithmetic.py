@@ -27,7 +27,7 @@ from dschat.example.arithmetic_problems import (
     mistaken,
     split_problems,
 )
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
 
 Row = dict[str, str]
 

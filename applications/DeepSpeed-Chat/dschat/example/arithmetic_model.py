@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
 from dschat.example.arithmetic_problems import NAMES, STORIES, THINGS
-from dschat.utils.files import give_ordinary_permissions
+from dschat.runtime.files import give_ordinary_permissions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

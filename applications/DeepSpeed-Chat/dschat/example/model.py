@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dschat.example.dataset import draw_rows
-from dschat.utils.files import give_ordinary_permissions
+from dschat.runtime.files import give_ordinary_permissions
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast

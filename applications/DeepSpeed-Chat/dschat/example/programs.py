@@ -9,7 +9,7 @@ from typing import Any
 from dschat.example.programs_of_calls import CALLS
 from dschat.example.programs_of_input import STANDARD_INPUT
 from dschat.example.programs_type import ProgrammingProblem
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
 
 __all__ = ["PROBLEMS", "ProgrammingProblem", "program_rows", "write_programs"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dschat.errors import UserError
 from dschat.example.sentence_words import split_words
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
 
 INSTRUCTION = 'Write one sentence that contains the word "{word}".'
 

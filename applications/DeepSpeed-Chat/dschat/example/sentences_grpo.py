@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from dschat.config import parse_config, require, run_script
-from dschat.training.group_config import MultiReferenceConfig
-from dschat.training.group_flags import REPLACED_GROUP_FLAGS
+from dschat.settings.command_line import parse_config, require, run_script
+from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
 
 NOT_HERE = ("answer_extraction", "few_shot", "eval_steps", "eval_samples", "pass_k")
 
@@ -38,9 +38,9 @@ def main() -> None:
     check_flags(config)
 
     from dschat.example.sentence_check import SentenceReward
-    from dschat.training.group_config import own_flag_names
-    from dschat.training.group_run import task_of
-    from dschat.training.online import train_online
+    from dschat.online.group_run import task_of
+    from dschat.online.run import train_online
+    from dschat.settings.group import own_flag_names
 
     task = dataclasses.replace(task_of(config), reward=SentenceReward(), evaluate=None)
     with own_flag_names(config):

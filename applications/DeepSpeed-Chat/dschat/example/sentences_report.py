@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dschat.config import flag, parse_config, require, run_script
 from dschat.example.sentence_check import faults
-from dschat.utils.files import atomic_write_text
+from dschat.runtime.files import atomic_write_text
+from dschat.settings.command_line import flag, parse_config, require, run_script
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from dschat.data.prompts import PromptExample
-    from dschat.rollout.references import Reference
+    from dschat.models.references import Reference
 
 OUTPUT_NAME = "sentences"
 SHOWN = 8
@@ -86,11 +86,11 @@ def report_on(
     bar: tqdm[Any],
 ) -> SentencesReport:
     """Let a model answer, by sampling and greedily, and measure it; two steps of the bar."""
-    from dschat.evaluation.answer_accuracy import answer_accuracy
     from dschat.evaluation.policies import evaluate_policy
-    from dschat.evaluation.proportions import wilson_interval
     from dschat.example.sentence_check import SentenceReward, succeeded
+    from dschat.online.answer_accuracy import answer_accuracy
     from dschat.regularization import KLDivergence
+    from dschat.runtime.proportions import wilson_interval
 
     length, batch = config.max_completion_length, config.batch_size
     sampled = evaluate_policy(
@@ -137,8 +137,8 @@ def compare(config: SentencesReportConfig) -> dict[str, SentencesReport]:
     from dschat.data.prompts import build_prompts
     from dschat.models.loading import load_causal_lm, load_tokenizer
     from dschat.models.policy import PolicyModel
-    from dschat.rollout.references import Reference
-    from dschat.training.online_setup import quiet_libraries
+    from dschat.models.references import Reference
+    from dschat.online.setup import quiet_libraries
 
     quiet_libraries()
     assert config.before is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dschat.config import require
+from dschat.settings.command_line import require
 
 
 def check_context(model_config: Any, tokens: int, flags: str) -> None:

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.config import require, run_script
 from dschat.errors import UserError
 from dschat.models.loading import load_pretrained
 from dschat.models.score_reading import as_reward_model
 from dschat.models.v_head import HEAD, WEIGHTS_FILE, is_v_head, read_weights
-from dschat.utils.files import atomic_directory
+from dschat.runtime.files import atomic_directory
+from dschat.settings.command_line import require, run_script
 
 # Misspelt in the code that wrote most of these checkpoints.
 BODY = re.compile(r"^(module\.)?rwtran\w*former\.")

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from dschat.config import require, run_script
 from dschat.errors import UserError
 from dschat.models.v_head import LOADING_ERRORS
-from dschat.utils.files import atomic_directory
+from dschat.runtime.files import atomic_directory
+from dschat.settings.command_line import require, run_script
 
 MAGIC = b"GGUF"
 TOKENS = "tokenizer.ggml.tokens"

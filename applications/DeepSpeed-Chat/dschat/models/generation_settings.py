@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from dschat.models.ends import read_json, saved_ends
+from dschat.data.ends import read_json, saved_ends
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dschat.config import require, run_script
 from dschat.errors import UserError
 from dschat.models.from_gguf import convert
-from dschat.utils.files import atomic_directory, atomic_write_text
+from dschat.runtime.files import atomic_directory, atomic_write_text
+from dschat.settings.command_line import require, run_script
 
 SECONDS_FOR_THE_HUB = 6.0
 SECONDS_FOR_PIP = 900

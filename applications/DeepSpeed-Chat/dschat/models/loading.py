@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from dschat.data.ends import settle_ends, special_ids
 from dschat.errors import UserError
 from dschat.models.dropout import configure_dropout, set_dropout
-from dschat.models.ends import settle_ends, special_ids
 from dschat.models.generation_settings import generation_settings
 from dschat.models.refusals import why_not_loaded
 from dschat.models.score_reading import padding_apart, reading, set_padding
@@ -91,7 +91,7 @@ def load_tokenizer(
 ) -> Any:
     """A tokenizer whose `eos_token` ends a response and whose `pad_token` exists.
 
-    What else ends one: `dschat.models.ends.ends_of`.
+    What else ends one: `dschat.data.ends.ends_of`.
 
     Args:
         path: model folder or hub name.

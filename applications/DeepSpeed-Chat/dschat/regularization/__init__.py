@@ -7,9 +7,9 @@ to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
 from dschat.regularization.base import Penalty, PolicyRegularizer
 from dschat.regularization.divergences import FDivergence, KLDivergence
 from dschat.regularization.multi_reference import MixtureReference, MultiReference
-from dschat.regularization.nearest_table import nearest_tokens
 from dschat.regularization.registry import register, registered_names, regularizer_from_config
 from dschat.regularization.sinkhorn import SinkhornDivergence
+from dschat.regularization.transport.nearest_table import nearest_tokens
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 __all__ = [

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dschat.regularization.base import mean
-from dschat.regularization.nearest_table import NearestTable
-from dschat.regularization.token_kernel import NEGLIGIBLE
-from dschat.regularization.used_tokens import nearest_costs, sample_of_tokens, used_tokens
+from dschat.regularization.transport.nearest_table import NearestTable
+from dschat.regularization.transport.token_kernel import NEGLIGIBLE
+from dschat.regularization.transport.used_tokens import nearest_costs, sample_of_tokens, used_tokens
 
 COUPLED_FROM = 0.01
 """A token whose kernel entries with other tokens add up to less stands alone."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dschat.regularization.base import Penalty, checked_penalty, mean, single_reference
-from dschat.regularization.sinkhorn_kernels import LARGEST_SCALED_COST
-from dschat.regularization.sinkhorn_solver import Solver, solve
-from dschat.regularization.token_distance import TokenDistance
-from dschat.regularization.truncation import Truncation, truncate
+from dschat.regularization.transport.sinkhorn_kernels import LARGEST_SCALED_COST
+from dschat.regularization.transport.sinkhorn_solver import Solver, solve
+from dschat.regularization.transport.token_distance import TokenDistance
+from dschat.regularization.transport.truncation import Truncation, truncate
 
 NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Largest tensor of a block of positions: memory (and, on a CPU, its cache), not the result."""
@@ -40,7 +40,7 @@ def _numbers_per_block(tensor: Tensor) -> int:
 def default_solver(costs: Tensor) -> Solver:
     """The Triton kernel for float32 on a CUDA GPU where Triton is installed, else plain torch."""
     if costs.is_cuda and costs.dtype == torch.float32 and find_spec("triton"):
-        from dschat.regularization import sinkhorn_triton
+        from dschat.regularization.transport import sinkhorn_triton
 
         return sinkhorn_triton.solve
     return solve

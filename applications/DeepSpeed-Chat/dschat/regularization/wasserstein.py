@@ -16,16 +16,16 @@ from dschat.regularization.base import (
     single_reference,
 )
 from dschat.regularization.diagnosis import diagnose_kernel, diagonal_warning, length_report
-from dschat.regularization.kernel_operators import KernelOperator, kernel_operator
-from dschat.regularization.nearest_table import NearestTable, Progress
-from dschat.regularization.scaling import STABILISER, scale, summarise_plan
-from dschat.regularization.support import (
+from dschat.regularization.transport.kernel_operators import KernelOperator, kernel_operator
+from dschat.regularization.transport.nearest_table import NearestTable, Progress
+from dschat.regularization.transport.scaling import STABILISER, scale, summarise_plan
+from dschat.regularization.transport.support import (
     bin_of,
     binned_distribution,
     check_support,
     union_of_tokens,
 )
-from dschat.regularization.token_kernel import (
+from dschat.regularization.transport.token_kernel import (
     SymmetricKernel,
     VocabularyKernel,
     symmetric_kernel,

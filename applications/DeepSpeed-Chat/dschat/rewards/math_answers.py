@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dschat.errors import UserError
-from dschat.rewards.math_extraction import FORMS, PUBLISHED_FORMS, find_answer, tagged
 from dschat.rewards.math_numbers import is_integer, read_number, same_answer
+from dschat.rewards.maths.extraction import find_answer, tagged
+from dschat.settings.answers import FORMS, PUBLISHED_FORMS
 
 __all__ = [
     "MathAnswerReward",

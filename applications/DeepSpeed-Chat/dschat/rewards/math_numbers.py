@@ -24,16 +24,16 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from dschat.rewards import math_latex
-from dschat.rewards.math_context import (
+from dschat.rewards.maths import latex as math_latex
+from dschat.rewards.maths.context import (
     check_name,
     check_no_variable,
     has_number,
     is_calculation,
     value_of,
 )
-from dschat.rewards.math_text import plain, unwrapped
-from dschat.rewards.math_tokens import NoNumberError
+from dschat.rewards.maths.text import plain, unwrapped
+from dschat.rewards.maths.tokens import NoNumberError
 
 MAX_LENGTH = 200
 """Characters of a number with its unit; a longer text is no number."""

@@ -10,7 +10,6 @@ import torch
 from jinja2.exceptions import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
-from dschat.config import require
 from dschat.data.control_tokens import spell_control_tokens
 from dschat.data.prompts import PromptExample
 from dschat.data.text import (
@@ -26,7 +25,8 @@ from dschat.models.loading import load_pretrained, load_reward_model
 from dschat.models.score_reading import reading
 from dschat.models.v_head import check_not_v_head
 from dschat.rewards.reward_model import RewardModel
-from dschat.training.distributed import log_main
+from dschat.runtime.distributed import log_main
+from dschat.settings.command_line import require
 
 PROMPTS_COMPARED = 100
 

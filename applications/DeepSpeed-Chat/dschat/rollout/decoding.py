@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from dschat.models.ends import EndIds, end_ids
+from dschat.data.ends import EndIds, end_ids
 from dschat.models.key_values import GrowingLayer, plain_model, prompt_cache
 from dschat.models.output_layer import OutputLayer
 from dschat.models.policy import backbone

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.models.ends import EndIds
-from dschat.models.ends import ended as has_ended
+from dschat.data.ends import EndIds
+from dschat.data.ends import ended as has_ended
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from dschat.models.ends import EndIds, end_ids
+from dschat.data.ends import EndIds, end_ids
 from dschat.models.key_values import has_plain_cache
 from dschat.rollout.decoding import decode
 from dschat.rollout.sampled_states import SampledStates

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.models.ends import EndIds
+from dschat.data.ends import EndIds
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import uniform_numbers
 

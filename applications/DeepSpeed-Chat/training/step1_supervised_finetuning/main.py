@@ -10,15 +10,15 @@ One process without the launcher: python main.py ... A file of settings: main.py
 The output folder is a Hugging Face model folder with config.yaml and metrics.jsonl in it.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.step12_config import SupervisedConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.supervised import SupervisedConfig
 
 
 def main() -> None:
     """Parse the flags and train."""
     config = parse_config(SupervisedConfig, description=__doc__)
 
-    from dschat.training.sft import run_sft
+    from dschat.supervised.sft import run_sft
 
     run_sft(config)
 

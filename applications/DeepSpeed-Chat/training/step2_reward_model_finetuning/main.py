@@ -11,15 +11,15 @@ The reward model after N micro-steps is in output_dir/step_N; it loads with
 AutoModelForSequenceClassification.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.step12_config import RewardModelingConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.supervised import RewardModelingConfig
 
 
 def main() -> None:
     """Parse the flags and train."""
     config = parse_config(RewardModelingConfig, description=__doc__)
 
-    from dschat.training.reward_modeling import run_reward_modeling
+    from dschat.supervised.reward_modeling import run_reward_modeling
 
     run_reward_modeling(config)
 

@@ -7,14 +7,14 @@
 `--help` explains every flag; a YAML or JSON file of the same names can come first.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.code_config import DivergenceCodeConfig
+from dschat.settings.code_online import DivergenceCodeConfig
+from dschat.settings.command_line import parse_config, run_script
 
 
 def main() -> None:
     """Parse the settings and train."""
     config = parse_config(DivergenceCodeConfig, description=__doc__)
-    from dschat.training.code_run import train_on_programs
+    from dschat.online.code_run import train_on_programs
 
     train_on_programs(config)
 

@@ -8,14 +8,14 @@
 `--help` explains every flag; a YAML or JSON file of the same names can come first.
 """
 
-from dschat.config import parse_config, run_script
-from dschat.training.penalty_config import WassersteinConfig
+from dschat.settings.command_line import parse_config, run_script
+from dschat.settings.penalty import WassersteinConfig
 
 
 def main() -> None:
     """Parse the settings and train."""
     config = parse_config(WassersteinConfig, description=__doc__)
-    from dschat.training.online import train_online
+    from dschat.online.run import train_online
 
     train_online(config)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.config import require
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
+from dschat.settings.command_line import require
 
 # The line that `dschat.data` writes before a post, and the line before it.
 SUBREDDIT = re.compile(r"\A\s*(?:POST\s*\n)?\s*SUBREDDIT:\s*(r/\S+)", re.IGNORECASE)

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dschat.config import require
 from dschat.errors import UserError
 from dschat.evaluation.judging.pairs import Pair, occurrences
-from dschat.utils.files import atomic_write_json, explain_write_errors, read_jsonl, write_jsonl
+from dschat.runtime.files import atomic_write_json, explain_write_errors, read_jsonl, write_jsonl
+from dschat.settings.command_line import require
 
 WINNERS = ("A", "B", "Tie", None)
 FIELDS = ("prompt", "A response", "B response")

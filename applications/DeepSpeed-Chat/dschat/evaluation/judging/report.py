@@ -8,7 +8,7 @@ from typing import Any
 
 from dschat.evaluation.comparison_output import text_table
 from dschat.evaluation.judging.terminal import one_line
-from dschat.evaluation.proportions import wilson_interval
+from dschat.runtime.proportions import wilson_interval
 
 
 def sign_test(wins: int, losses: int) -> float:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dschat.evaluation.judging.config import SampleConfig
 from dschat.evaluation.judging.pairs import category_of, occurrences, read_responses
 from dschat.evaluation.judging.terminal import one_line
-from dschat.utils.files import write_jsonl
+from dschat.runtime.files import write_jsonl
+from dschat.settings.judging import SampleConfig
 
 
 def draw_sample(

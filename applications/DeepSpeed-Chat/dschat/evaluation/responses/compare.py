@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dschat.evaluation.responses.config import CompareConfig
 from dschat.evaluation.responses.figures import figures_of, largest
 from dschat.evaluation.responses.page import page
 from dschat.evaluation.responses.pairing import read_paired
 from dschat.evaluation.responses.report import figures_text, pairs_text
 from dschat.evaluation.responses.rouge import read_references, rouge_scores
-from dschat.utils.files import atomic_write_json, atomic_write_text
+from dschat.runtime.files import atomic_write_json, atomic_write_text
+from dschat.settings.responses import CompareConfig
 
 
 def compare(config: CompareConfig) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.evaluation.proportions import wilson_interval
 from dschat.evaluation.responses.intervals import Estimate, mean_with_interval
 from dschat.evaluation.responses.pairing import Pair
+from dschat.runtime.proportions import wilson_interval
 
 
 @dataclass(frozen=True)

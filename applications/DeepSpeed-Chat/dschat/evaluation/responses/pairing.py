@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dschat.config import require
 from dschat.evaluation.judging.pairs import occurrences, read_responses
+from dschat.settings.command_line import require
 
 HEAD_LENGTH = 60
 

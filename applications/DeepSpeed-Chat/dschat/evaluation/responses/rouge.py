@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dschat.config import require
 from dschat.evaluation.responses.pairing import Pair, head
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
+from dschat.settings.command_line import require
 
 NAMES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 REFERENCE_FIELDS = ("reference", "chosen", "response")
@@ -67,7 +67,7 @@ def _row_of_file(given: str, number: int, row: dict[str, Any]) -> tuple[str, str
 def _rows_of_data(given: str) -> list[tuple[str, str]]:
     """All rows of a data set, its evaluation split first."""
     from dschat.data.load import load_data
-    from dschat.inference.config import DATASETS
+    from dschat.settings.inference import DATASETS
 
     with tempfile.TemporaryDirectory(prefix="dschat-references-") as cache:
         data = load_data([DATASETS.get(given, given)], "sft", WHOLE_SPLIT, 0, cache)

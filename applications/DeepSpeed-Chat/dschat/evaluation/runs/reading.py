@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dschat.errors import UserError
-from dschat.utils.files import read_jsonl
+from dschat.runtime.files import read_jsonl
 
 
 @dataclass(frozen=True)

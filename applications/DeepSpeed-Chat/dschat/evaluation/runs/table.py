@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from dschat.utils.files import atomic_write_text
+from dschat.runtime.files import atomic_write_text
 
 COLUMNS = ("figure", "group", "run", "step", "metric", "value")
 Row: TypeAlias = tuple[str, str, str, int, str, float]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dschat.models.ends import EndIds
+from dschat.data.ends import EndIds
 from dschat.rollout.sampled_states import SampledStates
 
 SEED_BITS = 53

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from dschat.data.ends import end_ids
 from dschat.errors import UserError
-from dschat.models.ends import end_ids
 from dschat.models.key_values import plain_model
 from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.generation import sample_by_inverse_cdf, whole_model

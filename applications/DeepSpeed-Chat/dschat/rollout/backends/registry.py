@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dschat.errors import UserError
-from dschat.rollout.backends import BACKENDS
 from dschat.rollout.backends.base import GenerationBackend
+from dschat.settings.generation import BACKENDS
 
 
 def make_backend(name: str, max_length: int, gpu_memory_utilization: float) -> GenerationBackend:

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
+from dschat.data.ends import end_ids
 from dschat.errors import UserError
-from dschat.models.ends import end_ids
 from dschat.models.key_values import plain_model
 from dschat.rollout.backends.agreement import BOUNDS, LISTED, Agreement, agreement
 from dschat.rollout.backends.base import GenerationRequest

@@ -1,0 +1,301 @@
+"""How often a policy answers right: greedily, and in k tries (pass@k).
+
+Several ranks evaluate a share of the prompts each with `prompt_results(..., rank, world_size)`;
+`summarise` takes all their results together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dschat.data.ends import decode_responses, ends_of
+from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.errors import UserError
+from dschat.models.vocabulary import tokens_of
+from dschat.rewards.math_answers import answered_correctly
+from dschat.rewards.maths.extraction import find_answer
+from dschat.rollout.generation import generate, uniform_numbers
+from dschat.runtime.proportions import pass_at_k, wilson_interval
+from dschat.settings.answers import FORMS
+
+Judge = Callable[[str, dict[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt's responses, counted.
+
+    Attributes:
+        index: the prompt's place among all prompts.
+        response: the greedy response.
+        correct, length, ended: of the greedy response; tokens include the end token.
+        samples: how many responses were sampled; and of them
+        sampled_correct, sampled_tokens, sampled_ended: those right, all their tokens, those that
+            ended by themselves.
+        form: by which form the answer of the greedy response was found; None: by none.
+    """
+
+    index: int
+    response: str
+    correct: bool
+    length: int
+    ended: bool
+    samples: int = 0
+    sampled_correct: int = 0
+    sampled_tokens: int = 0
+    sampled_ended: int = 0
+    form: str | None = None
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What `summarise` found.
+
+    Attributes:
+        prompts: how many. correct: how many of them were answered right greedily.
+        accuracy: their share; interval: its 95 % Wilson interval.
+        pass_at: by k, the mean over prompts of `pass_at_k`. samples: responses sampled a prompt.
+        length, ended: of greedy responses, mean tokens and the share that ended by themselves.
+        sampled_length, sampled_ended: of sampled responses; None where none were sampled.
+        found_by: by the form of an answer (`math_extraction`) or "none", the share of greedy
+            responses whose answer was found by it; empty where another judge decides.
+    """
+
+    prompts: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+    pass_at: dict[int, float]
+    samples: int
+    length: float
+    ended: float
+    sampled_length: float | None
+    sampled_ended: float | None
+    found_by: dict[str, float] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers by name, for a log; pass@k is `pass_at_k` with the number for k."""
+        flat = asdict(self)
+        flat["accuracy_low"], flat["accuracy_high"] = flat.pop("interval")
+        flat.update({f"pass_at_{k}": value for k, value in flat.pop("pass_at").items()})
+        flat.update({f"found_by_{form}": share for form, share in flat.pop("found_by").items()})
+        return {name: value for name, value in flat.items() if value is not None}
+
+    def found_by_text(self) -> str:
+        """The forms that found an answer, for a line of a log."""
+        shares = [f"{form} {share:.0%}" for form, share in self.found_by.items() if share]
+        return ", ".join(shares) or "no form"
+
+
+def answer_accuracy(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    samples: int = 0,
+    ks: Sequence[int] = (),
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    is_correct: Judge | None = None,
+    forms: Sequence[str] = FORMS,
+) -> AccuracyReport:
+    """`summarise` of `prompt_results`, for one process with all prompts."""
+    _check_ks(ks, samples)
+    results = prompt_results(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        temperature,
+        samples,
+        seed,
+        batch_size,
+        device,
+        is_correct,
+        forms=forms,
+    )
+    return summarise(results, ks, forms if is_correct is None else ())
+
+
+@torch.no_grad()
+def prompt_results(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    samples: int = 0,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    is_correct: Judge | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    vocabulary_size: int | None = None,
+    forms: Sequence[str] = FORMS,
+) -> list[PromptResult]:
+    """Answer prompts rank, rank + world_size, ... greedily and `samples` times by sampling.
+
+    A sampled response depends on the weights, the seed, and the prompt's place among all prompts,
+    not on the batch size or the number of ranks (up to rounding).
+
+    Args:
+        model: an `AutoModelForCausalLM`; its training mode is put back afterwards.
+        prompts: all ranks' prompts, the same everywhere; see `build_prompts`.
+        temperature: of the sampled responses.
+        device: where the model is; None: where its parameters are.
+        is_correct: judges a response's text and the prompt's data row; None: see `forms`.
+        vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
+        forms: of answers that are looked for where there is no other judge, in this order.
+
+    Returns:
+        One result per prompt of this rank, in order.
+
+    Raises:
+        UserError: there are no prompts.
+    """
+    if not prompts:
+        raise UserError("There are no prompts to measure accuracy on; expected at least one.")
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    own = range(rank, len(prompts), world_size)
+    # Prompts of like length beside each other: less padding to compute.
+    order = sorted(own, key=lambda index: len(prompts[index].ids))
+    rounds: list[Tensor | None] = [None]
+    rounds += [uniform_numbers(len(prompts), max_new_tokens, seed, step=s) for s in range(samples)]
+    was_training = model.training
+    model.eval()
+    try:
+        answers = [
+            _responses(
+                model,
+                tokenizer,
+                prompts,
+                order,
+                uniform,
+                max_new_tokens,
+                temperature,
+                batch_size,
+                device,
+                vocabulary_size,
+            )
+            for uniform in rounds
+        ]
+    finally:
+        model.train(was_training)
+    judge = is_correct or partial(answered_correctly, forms=forms)
+    results = [
+        _count(index, prompts[index].example, [a[index] for a in answers], tokenizer, judge)
+        for index in own
+    ]
+    if is_correct is not None:
+        return results
+    return [replace(result, form=find_answer(result.response, forms)[1]) for result in results]
+
+
+def _responses(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptExample],
+    order: Sequence[int],
+    uniform: Tensor | None,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    device: torch.device,
+    vocabulary_size: int | None,
+) -> dict[int, list[int]]:
+    """Response ids by the prompt's index."""
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, attention = collate_prompts([prompts[i] for i in batch], tokenizer.pad_token_id)
+        responses = generate(
+            model,
+            ids.to(device),
+            attention.to(device),
+            None if uniform is None else uniform[list(batch)],
+            max_new_tokens,
+            temperature,
+            ends_of(tokenizer).ids,
+            tokenizer.pad_token_id,
+            vocabulary_size=vocabulary_size or tokens_of(tokenizer),
+        )
+        found.update(zip(batch, responses, strict=True))
+    return found
+
+
+def _count(
+    index: int,
+    example: dict[str, Any],
+    responses: list[list[int]],
+    tokenizer: Any,
+    is_correct: Judge,
+) -> PromptResult:
+    """The first response is the greedy one."""
+    texts = decode_responses(tokenizer, responses)
+    correct = [is_correct(text, example) for text in texts]
+    ended = [ends_of(tokenizer).close(response) for response in responses]
+    return PromptResult(
+        index=index,
+        response=texts[0],
+        correct=correct[0],
+        length=len(responses[0]),
+        ended=ended[0],
+        samples=len(responses) - 1,
+        sampled_correct=sum(correct[1:]),
+        sampled_tokens=sum(map(len, responses[1:])),
+        sampled_ended=sum(ended[1:]),
+    )
+
+
+def summarise(
+    results: Sequence[PromptResult], ks: Sequence[int] = (), forms: Sequence[str] = ()
+) -> AccuracyReport:
+    """The report over prompts; `results` of several ranks may come in any order.
+
+    Args:
+        forms: of answers, whose shares are to be reported.
+
+    Raises:
+        UserError: there are no results, or a k exceeds the number of samples.
+    """
+    if not results:
+        raise UserError("There are no results to summarise; expected one prompt's or more.")
+    samples = min(result.samples for result in results)
+    _check_ks(ks, samples)
+    n, correct = len(results), sum(result.correct for result in results)
+    sampled = sum(result.samples for result in results)
+    return AccuracyReport(
+        prompts=n,
+        correct=correct,
+        accuracy=correct / n,
+        interval=wilson_interval(correct, n),
+        pass_at={k: fmean(pass_at_k(r.samples, r.sampled_correct, k) for r in results) for k in ks},
+        samples=samples,
+        length=fmean(result.length for result in results),
+        ended=fmean(result.ended for result in results),
+        sampled_length=sum(r.sampled_tokens for r in results) / sampled if sampled else None,
+        sampled_ended=sum(r.sampled_ended for r in results) / sampled if sampled else None,
+        found_by={
+            form or "none": sum(result.form == form for result in results) / n
+            for form in ((*forms, None) if forms else ())
+        },
+    )
+
+
+def _check_ks(ks: Sequence[int], samples: int) -> None:
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise UserError(
+                f"pass@{k} cannot be measured with {samples} samples a prompt; expected k between "
+                "1 and the number of samples. Sample more, or give a smaller k."
+            )

@@ -1,0 +1,187 @@
+"""Sampling responses and scoring them: the first half of an online iteration.
+
+1. sample responses to the prompts of a generation batch (`dschat.rollout.generation`);
+2. score them: log-probabilities and penalty (`dschat.scoring.scoring`), rewards, values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+
+from dschat.data.prompts import PromptExample, rank_share
+from dschat.errors import UserError
+from dschat.models.references import FrozenPolicy
+from dschat.regularization import PolicyRegularizer
+from dschat.rewards import RewardFunction, check_rewards, first_raising
+from dschat.rollout.backends.base import GenerationBackend
+from dschat.rollout.experience import Experience, Rollout
+from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.reference_samples import uniform_numbers_of_samples
+from dschat.rollout.sampled_states import SampledStates
+from dschat.rollout.sampling import micro_batches, sample_responses
+from dschat.runtime import distributed
+from dschat.runtime.distributed import on_all_ranks
+from dschat.runtime.faults import Fault, agree
+from dschat.scoring.scoring import PenaltyScorer, to_experience
+from dschat.settings.online import OnlineConfig
+
+
+@dataclass
+class ExperienceMaker:
+    """Responses of the policy with everything that an update needs to know about them.
+
+    Attributes:
+        config: the run's settings.
+        actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
+        references: what the policy is held near.
+        reward: scores responses.
+        regularizer: the penalty.
+        tokenizer: of all models.
+        device: this rank's.
+        backend: samples the responses.
+        generation_step: generation batches so far. iteration: iterations so far.
+    """
+
+    config: OnlineConfig
+    actor: Any
+    critic: Any | None
+    references: Sequence[FrozenPolicy]
+    reward: RewardFunction
+    regularizer: PolicyRegularizer
+    tokenizer: Any
+    device: torch.device
+    backend: GenerationBackend
+    generation_step: int = field(default=0, init=False)
+    iteration: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.rollouts: list[Rollout] = []  # those that were scored last
+        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
+        self.scorer = PenaltyScorer(
+            self.regularizer,
+            self.references,
+            self.config.temperature,
+            distributed.union_over_ranks,
+        )
+
+    @record_function("generate")
+    def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
+        """This rank's responses to its share of a global generation batch, in micro-batches.
+
+        Args:
+            start: place of the batch's first response among those of the iteration.
+        """
+        config = self.config
+        size = config.per_device_training_batch_size
+        share = rank_share(len(batch), self.rank, self.world, size)
+        mine = [batch[i] for i in share]
+        numbers = uniform_numbers(
+            len(batch), config.max_answer_seq_len, config.seed, self.generation_step
+        )
+        for i in share:
+            # A response with the random numbers of the references' sample that goes with it.
+            member, rows = (start + i) % config.group_size(), batch[i].sample_rows
+            if member < len(rows):
+                numbers[i] = uniform_numbers_of_samples(
+                    config.max_answer_seq_len, config.seed, [rows[member]]
+                )[0]
+        self.generation_step += 1
+        kept = None
+        if config.reuse_rollout_logprobs:
+            kept = SampledStates(len(mine), config.max_answer_seq_len)
+        responses = sample_responses(
+            self.actor,
+            mine,
+            numbers[share],
+            config,
+            self.tokenizer,
+            self.device,
+            self.backend,
+            kept,
+        )
+        rollouts = micro_batches(
+            mine,
+            responses,
+            [start + i for i in share],
+            size,
+            self.tokenizer,
+            self.device,
+            keep_empty=self.critic is None,
+            kept=kept,
+        )
+        self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
+        return rollouts
+
+    @record_function("score")
+    @torch.no_grad()
+    def score(self, rollouts: list[Rollout]) -> tuple[list[Experience], dict[str, float]]:
+        """Experience of one generation batch, and sums of the metrics of penalty and reward.
+
+        Args:
+            rollouts: their `states` are dropped from the list once they are scored.
+        """
+        self.actor.eval()
+        self.rollouts, fault = rollouts, None
+        try:
+            tokens, sums, positions = self.scorer(self.actor, rollouts)
+        except ValueError as error:
+            prompts = tuple(prompt for rollout in rollouts for prompt in rollout.prompts)
+            fault = Fault(f"the penalty cannot be computed: {error}", self.rank, prompts)
+        agree(fault, self.device)
+        # What sampling kept has been used; in the caller's list too, or it would stay in memory
+        # until the next batch has been sampled.
+        rollouts[:] = [replace(rollout, states=None) for rollout in rollouts]
+        # Who waits within a collective reward cannot be told of a failure: that rank ends, and with
+        # it the others.
+        collective = getattr(self.reward, "collective", False)
+        with contextlib.nullcontext() if collective else on_all_ranks():
+            scores, reward_sums = self._rewards(rollouts)
+        experiences = []
+        for rollout, token_scores in zip(rollouts, tokens, strict=True):
+            values = None
+            if self.critic is not None:
+                self.critic.eval()
+                values = self.critic(*rollout.model_inputs())
+            mine, scores = scores[: len(rollout.prompts)], scores[len(rollout.prompts) :]
+            tensor = torch.tensor(mine, dtype=torch.float32, device=self.device)
+            experiences.append(to_experience(rollout, token_scores, values, tensor))
+        sums = {f"penalty/{name}": value for name, value in sums.items()}
+        return experiences, {**sums, **reward_sums, "positions": float(positions)}
+
+    def _rewards(self, rollouts: list[Rollout]) -> tuple[list[float], dict[str, float]]:
+        """A score per response, and sums of the reward's parts where it can tell them."""
+        prompts = [p for r in rollouts for p in r.prompts]
+        responses = [t for r in rollouts for t in r.responses]
+        examples = [e for r in rollouts for e in r.examples]
+        name = self.reward_name
+        explained = getattr(self.reward, "explained", None)
+        parts: dict[str, list[float]] = {}
+        try:
+            if explained is None:
+                scores = self.reward(prompts, responses, examples)
+            else:
+                scores, parts = explained(prompts, responses, examples)
+        except UserError:
+            raise
+        except Exception as error:
+            if getattr(self.reward, "collective", False):
+                raise
+            first = first_raising(self.reward, prompts, responses, examples)
+            raise UserError(
+                f"The reward function {name} raised {error!r} for the prompt "
+                f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
+            ) from error
+        sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
+        return check_rewards(scores, prompts, name, finite=False), sums
+
+    def _print_answer(self, prompt: str, response: str) -> None:
+        config = self.config
+        if config.print_answers and self.iteration % config.print_answers_interval == 0:
+            distributed.log_main(f"--- prompt: {prompt}\n--- response: {response}")

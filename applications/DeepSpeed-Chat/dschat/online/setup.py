@@ -1,0 +1,145 @@
+"""What an online run needs beside its models: process, prompts, engines, what generates."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from dschat.data.load import load_data
+from dschat.data.prompts import PromptExample, build_prompts
+from dschat.data.text import warn_of_missing_template
+from dschat.models.loading import (
+    resolve_dtype,
+)
+from dschat.models.optimizer import adamw, rates_text
+from dschat.models.policy import PolicyModel
+from dschat.models.schedule import schedule
+from dschat.rollout.backends.base import GenerationBackend
+from dschat.rollout.backends.registry import make_backend
+from dschat.runtime import distributed
+from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
+from dschat.runtime.distributed import on_all_ranks
+from dschat.runtime.gradient_sums import spare_gradient_copies
+from dschat.runtime.run_files import data_folder
+from dschat.settings.online import OnlineConfig
+from dschat.settings.supervised import adapter_learning_rate
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch alike on every rank."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def quiet_libraries() -> None:
+    """Hide warnings of libraries about each other that a user can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|deepspeed")
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not distributed.is_main():
+        logging.getLogger("dschat").setLevel(logging.ERROR)
+
+
+def load_prompts(
+    config: OnlineConfig, tokenizer: Any, rows_of: Callable[[Any, Any], Any]
+) -> list[PromptExample]:
+    """The RL part of the data as prompts short enough.
+
+    Args:
+        rows_of: makes the rows to be used of the training and the held-out rows.
+    """
+    data = load_data(
+        config.data_path,
+        phase="rl",
+        data_split=config.data_split,
+        seed=config.seed,
+        data_output_path=str(data_folder(config)),
+        apply_chat_template=config.apply_chat_template,
+    )
+    warn_of_missing_template(data.train, tokenizer)
+    rows = rows_of(data.train, data.eval)
+    prompts, _ = build_prompts(
+        rows, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
+    )
+    return prompts
+
+
+def make_engine(
+    module: torch.nn.Module,
+    role: str,
+    config: OnlineConfig,
+    dtype: torch.dtype,
+    optimizer_steps: int,
+) -> Any:
+    """A DeepSpeed engine around the actor's or the critic's module.
+
+    Args:
+        role: "actor" or "critic": whose flags apply.
+        optimizer_steps: of the whole run, for the schedule.
+    """
+    import deepspeed
+
+    stage = getattr(config, f"{role}_zero_stage")
+    # Text goes through the actor in micro-batches of its own.
+    passes = 2 if role == "actor" and config.unsupervised_dataset_name else 1
+    settings = deepspeed_settings(
+        stage,
+        dtype,
+        config.per_device_training_batch_size,
+        config.gradient_accumulation_steps * passes,
+        distributed.world_size(),
+        config.offload,
+        read_overrides(config.deepspeed_config),
+    )
+    if stage == 3 and isinstance(module, PolicyModel):
+        module.share_with_zero3()
+    optimizer = adamw(
+        module,
+        getattr(config, f"{role}_learning_rate"),
+        getattr(config, f"{role}_weight_decay"),
+        adapter_learning_rate(config, f"{role}_"),
+    )
+    distributed.log_main(rates_text(module, optimizer, f"The {role}"))
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        lr_scheduler=schedule(
+            config.lr_scheduler_type, config.num_warmup_steps, config.warmup_ratio, optimizer_steps
+        ),
+        config=settings,
+    )
+    spare_gradient_copies(engine)
+    return engine
+
+
+def generation_backend(config: OnlineConfig) -> GenerationBackend:
+    """Who samples the responses.
+
+    Raises:
+        UserError: (on all ranks) its package is not installed.
+    """
+    with on_all_ranks():
+        return make_backend(
+            config.generation_backend,
+            config.max_prompt_seq_len + config.max_answer_seq_len,
+            config.vllm_gpu_memory_utilization,
+        )
+
+
+def start(config: OnlineConfig) -> tuple[torch.device, torch.dtype]:
+    """Join the other ranks, seed, and settle device and dtype."""
+    quiet_libraries()
+    device = distributed.init_distributed(config.local_rank)
+    dtype = resolve_dtype(config.dtype, device)
+    seed_everything(config.seed)
+    return device, dtype

@@ -1,0 +1,137 @@
+"""The flags that name several reference models and their weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dschat.settings.command_line import REPLACED_FLAGS, flag, require
+
+KL_TYPES = ["rkl", "fkl"]
+WEIGHT_TOLERANCE = 1e-6
+DEFAULT_WEIGHT = 0.5
+
+# For `parse_config`: the one-reference scripts refuse two flags that are at home here.
+REPLACED_MULTI_REFERENCE_FLAGS = {
+    name: message for name, message in REPLACED_FLAGS.items() if name not in ("refs", "ref_weights")
+}
+
+
+@dataclass
+class ReferenceFlags:
+    """The references of a run, mixed as in Aminian et al. (arXiv 2502.01203).
+
+    Either --ref_a and --ref_b with one weight, or --refs with any number of models.
+    """
+
+    ref_a: str | None = flag(None, "The first reference: a model folder or a hub name.")
+    ref_b: str | None = flag(None, "The second reference, of the same tokenizer as the first.")
+    alpha: float = flag(
+        DEFAULT_WEIGHT,
+        "RKL: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest. Not read with "
+        "--kl_type fkl.",
+    )
+    beta: float = flag(
+        DEFAULT_WEIGHT,
+        "FKL: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest. Not read with "
+        "--kl_type rkl.",
+    )
+    kl_type: str = flag(
+        "rkl",
+        "Divergence from the references: rkl, sum_k w_k KL(policy || ref_k), or fkl, "
+        "sum_k w_k KL(ref_k || policy).",
+        choices=KL_TYPES,
+    )
+    refs: list[str] | None = flag(
+        None, "Instead of ref_a and ref_b: one or more references of the same tokenizer."
+    )
+    ref_weights: list[float] | None = flag(
+        None, "Weights of --refs, in their order, with sum 1; unset: equal weights."
+    )
+
+
+def reference_weights(config: ReferenceFlags) -> list[tuple[str, float]]:
+    """The references in order, each with its weight; the weights have sum 1.
+
+    Raises:
+        UserError: neither or both ways to name references, a reference without its partner, or
+            weights that are not a distribution over the references.
+    """
+    require(
+        config.kl_type in KL_TYPES,
+        f"--kl_type {config.kl_type!r}: expected {' or '.join(KL_TYPES)}.",
+    )
+    if config.refs is not None:
+        return _from_list(config)
+    require(
+        config.ref_weights is None,
+        "--ref_weights belongs to --refs. With --ref_a and --ref_b give the weight of ref_a: "
+        "--alpha (rkl) or --beta (fkl).",
+    )
+    require(
+        config.ref_a is not None or config.ref_b is not None,
+        "Give the references: --ref_a FOLDER --ref_b FOLDER, or --refs FOLDER FOLDER ...",
+    )
+    for given, missing in (("ref_a", "ref_b"), ("ref_b", "ref_a")):
+        require(
+            getattr(config, missing) is not None,
+            f"--{given} is given without --{missing}. Give both, or a single reference with "
+            f"--refs {getattr(config, given)}",
+        )
+    assert config.ref_a is not None
+    assert config.ref_b is not None
+    for name in ("alpha", "beta"):
+        value = getattr(config, name)
+        require(0.0 <= value <= 1.0, f"--{name} {value}: expected the weight of ref_a, in [0, 1].")
+    weight = config.alpha if config.kl_type == "rkl" else config.beta
+    return [(config.ref_a, weight), (config.ref_b, 1.0 - weight)]
+
+
+def _from_list(config: ReferenceFlags) -> list[tuple[str, float]]:
+    assert config.refs is not None
+    require(
+        config.ref_a is None and config.ref_b is None,
+        "--refs and --ref_a/--ref_b both name the references; give one of the two.",
+    )
+    for name in ("alpha", "beta"):
+        require(
+            getattr(config, name) == DEFAULT_WEIGHT,
+            f"--{name} is the weight of --ref_a and has no meaning with --refs: use --ref_weights.",
+        )
+    return check_weights(config.refs, config.ref_weights)
+
+
+def check_weights(refs: list[str], ref_weights: list[float] | None) -> list[tuple[str, float]]:
+    """What --refs and --ref_weights name: references and weights, in order, with sum 1.
+
+    Args:
+        refs: model folders or hub names.
+        ref_weights: one for each; None: equal weights.
+
+    Raises:
+        UserError: the weights are not a distribution over the references.
+    """
+    require(len(refs) > 0, "--refs is empty; expected one or more model folders.")
+    count = len(refs)
+    weights = [1.0 / count] * count if ref_weights is None else ref_weights
+    require(
+        len(weights) == count,
+        f"--ref_weights has {len(weights)} numbers for {count} --refs; expected one for each.",
+    )
+    require(
+        all(math.isfinite(w) and w >= 0.0 for w in weights),
+        f"--ref_weights {_spelled(weights)}: expected numbers from 0 to 1.",
+    )
+    total = math.fsum(weights)
+    require(total > 0.0, f"--ref_weights {_spelled(weights)}: all weights are 0; their sum is 1.")
+    require(
+        abs(total - 1.0) <= WEIGHT_TOLERANCE,
+        f"--ref_weights {_spelled(weights)} add up to {total:g}; expected 1. In the same "
+        f"proportions: --ref_weights {_spelled([w / total for w in weights])}",
+    )
+    # What rounding has left of the sum would tilt a geometric mean with the length of a text.
+    return [(path, weight / total) for path, weight in zip(refs, weights, strict=True)]
+
+
+def _spelled(weights: list[float]) -> str:
+    return " ".join(f"{weight:.8g}" for weight in weights)

@@ -1,0 +1,204 @@
+"""Step 1: supervised fine-tuning (TRL's SFTTrainer under DeepSpeed)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from dschat.checkpoint.continuation import checked_facts, mark_finished, put_back_metrics
+from dschat.checkpoint.model_folder import check_save, save_model_folder
+from dschat.data.ends import ends_of
+from dschat.data.load import load_data
+from dschat.data.text import encode_pair, warn_of_missing_template
+from dschat.models.context import check_context
+from dschat.models.loading import load_causal_lm
+from dschat.models.lora import add_lora
+from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks
+from dschat.runtime.run_files import data_folder
+from dschat.settings.supervised import SupervisedConfig
+from dschat.supervised.fine_tuning import (
+    FineTuningTrainer,
+    Start,
+    held_out_batches,
+    start,
+    tokenised,
+    trainer_arguments,
+)
+from dschat.supervised.progress import Progress
+from dschat.supervised.whole_rounds import IGNORED
+
+
+class SupervisedTrainer(FineTuningTrainer, SFTTrainer):
+    """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+        """TRL's loss and statistics; a blank micro-batch's tokens (`whole_rounds`) do not count."""
+        blank = int(inputs["attention_mask"].sum()) * bool((inputs["labels"] == IGNORED).all())
+        loss = super().compute_loss(model, inputs, *rest, **options)
+        (tokens,) = sum_over_ranks([blank], model.device)
+        self._total_train_tokens -= int(tokens)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return loss
+
+
+def run_sft(config: SupervisedConfig) -> None:
+    """Train, save to output_dir, and leave the process group: what the script calls."""
+    train_sft(config)
+    shut_down()
+
+
+def train_sft(config: SupervisedConfig) -> dict[str, float]:
+    """Fine-tune a causal language model on chosen responses.
+
+    output_dir becomes a model folder, with config.yaml and metrics.jsonl in it.
+
+    Returns:
+        The last evaluation: eval_loss, eval_perplexity and eval_tokens (held-out tokens). After
+        SIGTERM that may be an earlier one, or empty.
+
+    Raises:
+        UserError: anything in the settings, the data, the model or the disk that the user can mend.
+    """
+    begun = start(config)
+    if begun.beginning.result is not None:
+        return begun.beginning.result
+    train, held_out = load_rows(config, begun)
+    facts = checked_facts(begun.beginning, train, held_out)
+    put_back_metrics(begun.beginning, begun.log)
+    with begun.log:
+        arguments = trainer_arguments(SFTConfig, config, begun)
+        trainer = SupervisedTrainer(
+            model=load_model(config, begun),
+            args=arguments,
+            train_dataset=train,
+            processing_class=begun.tokenizer,
+            data_collator=DataCollatorForLanguageModeling(begun.tokenizer.pad_token_id),
+        )
+        check_save([trainer.model], begun.tokenizer, begun.output_dir)
+        if config.compute_fp32_loss:
+            wrapped: Any = trainer.model
+            base = wrapped.get_base_model() if config.lora_dim else wrapped
+            add_fused_lm_head(
+                base, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy", "is_top1")
+            )
+
+        def evaluate(last: bool) -> dict[str, float]:
+            if len(held_out) == 0:
+                return {}
+            return perplexity(
+                trainer.model_wrapped,
+                held_out,
+                begun.tokenizer.pad_token_id,
+                config.per_device_eval_batch_size,
+                begun.device,
+            )
+
+        def save(micro_step: int) -> None:
+            save_model_folder(
+                trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True
+            )
+
+        progress = Progress(begun.log, evaluate, save, print_loss=config.print_loss)
+        trainer.use(config, progress)
+        reached = trainer.run(begun.beginning, progress, facts)
+    if reached:
+        settings, steps = begun.beginning.settings, trainer.state.global_step
+        mark_finished(settings, steps, begun.output_dir, progress.result)
+        log_main(f"Saved the fine-tuned model to {begun.output_dir}")
+    return progress.result
+
+
+def load_model(config: SupervisedConfig, begun: Start) -> Any:
+    """The model to train, with adapters where they are asked for."""
+    assert config.model_name_or_path is not None
+    model = load_causal_lm(
+        config.model_name_or_path,
+        begun.tokenizer,
+        begun.dtype,
+        dropout=config.dropout,
+        may_grow=config.add_eot_token,
+    )
+    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
+    if config.lora_dim == 0:
+        return model
+    new_rows = ends_of(begun.tokenizer).new_rows()
+    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
+    return add_lora(model, *adapters, new_rows=new_rows)
+
+
+def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
+    """Tokenised training and held-out rows with the columns input_ids and labels."""
+    data = load_data(
+        config.data_path,
+        phase="sft",
+        data_split=config.data_split,
+        seed=config.seed,
+        data_output_path=str(data_folder(config)),
+        sft_only_data_path=config.sft_only_data_path,
+        apply_chat_template=config.apply_chat_template,
+    )
+    warn_of_missing_template(data.train, begun.tokenizer)
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        pair = encode_pair(
+            begun.tokenizer, row["prompt"], row["chosen"], begun.end_token, config.max_seq_len
+        )
+        return labelled(pair["input_ids"], pair["completion_mask"], config.completion_only_loss)
+
+    return (
+        tokenised(data.train, encode, "training rows"),
+        tokenised(data.eval, encode, "held-out rows"),
+    )
+
+
+def labelled(
+    input_ids: list[int], completion_mask: list[int], completion_only: bool
+) -> dict[str, Any]:
+    """Labels for one text: the ids themselves, or -100 where nothing is to be learnt.
+
+    Returns:
+        input_ids, labels (same length) and keep: whether anything of the response is learnt.
+    """
+    labels = [
+        token if mask or not completion_only else IGNORED
+        for token, mask in zip(input_ids, completion_mask, strict=True)
+    ]
+    # The first token is never predicted.
+    return {"input_ids": input_ids, "labels": labels, "keep": any(completion_mask[1:])}
+
+
+@torch.no_grad()
+def perplexity(
+    model: Any, rows: Any, pad_token_id: int, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """exp of the mean negative log-likelihood per trained token, over all ranks' rows.
+
+    Args:
+        model: with TRL's fused output layer (`add_fused_lm_head`); all ranks must call.
+        rows: tokenised rows with input_ids and labels.
+        pad_token_id: for the collator.
+        batch_size: rows per forward pass.
+        device: the model's.
+
+    Returns:
+        eval_loss, eval_perplexity, eval_tokens.
+    """
+    model.eval()
+    total, tokens = 0.0, 0.0
+    collate = DataCollatorForLanguageModeling(pad_token_id)
+    for batch, counts in held_out_batches(rows, collate, batch_size, device):
+        output = model(**batch, use_cache=False, fused_lm_head=True)
+        if counts:
+            total -= output.log_probs.sum(dtype=torch.float64).item()
+            tokens += output.label_mask.sum().item()
+    model.train()
+    total, tokens = sum_over_ranks([total, tokens], device)
+    loss = total / tokens
+    value = math.exp(loss) if loss < 700 else math.inf
+    log_main(f"Held-out perplexity {value:.4g} (loss {loss:.4f} over {tokens:.0f} tokens)")
+    return {"eval_loss": loss, "eval_perplexity": value, "eval_tokens": tokens}

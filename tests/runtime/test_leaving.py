@@ -1,0 +1,170 @@
+"""How a script that has done its work ends: as Python does, but for threads of C++."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import environment
+
+BEGIN = """
+import atexit, os, sys, tempfile, threading, time, types
+from concurrent.futures import ThreadPoolExecutor
+from dschat.settings.command_line import run_script
+def end(main):
+    if main.__doc__ is None:
+        sys.modules["torch"] = types.ModuleType("torch")  # as if it had been imported
+    main() if sys.argv[1] == "python" else run_script(main)
+"""
+# A callback that a thread of a process group calls is in Python when the main thread ends.
+C_THREAD = """
+def main():
+    "imports torch"
+    import torch, torch.distributed as dist
+    store, groups, kept, begun = dist.HashStore(), {}, [], threading.Event()
+    def join(rank):
+        groups[rank] = dist.ProcessGroupGloo(store, rank, 2)
+    both = [threading.Thread(target=join, args=(rank,)) for rank in (0, 1)]
+    [thread.start() for thread in both]
+    [thread.join() for thread in both]
+    def callback(future):
+        begun.set()
+        time.sleep(1)
+    work = groups[0].allreduce([torch.ones(1)])
+    sys.kept = [groups, work, work.get_future().then(callback)]
+    sys.kept.append(groups[1].allreduce([torch.ones(1)]))
+    begun.wait()
+    print("done")
+end(main)
+"""
+LEFTOVERS = """
+def main():
+    pool = sys.pool = ThreadPoolExecutor(2)  # nobody shuts it down: its threads wait for work
+    print(pool.submit(str.upper, "pool").result())
+    threading.Timer(0.3, print, ["thread"]).start()
+    sys.folder = tempfile.TemporaryDirectory()
+    open(os.path.join(sys.folder.name, "x"), "w").write("x")
+    print(sys.folder.name)
+    atexit.register(lambda: print("at exit", threading.active_count()))
+    sys.stdout.write("no end of line")
+end(main)
+"""
+OUTPUT = """
+def main():
+    print("x" * 10)
+end(main)
+"""
+SLOW = """
+def main():
+    threading.Timer(60, print).start()
+    print("done", flush=True)
+end(main)
+"""
+
+
+def start(program: str, how: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN + program, how],
+        env=environment(PYTHONUNBUFFERED=""),  # what is written waits for the end
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program: str, how: str, stdout: int = subprocess.PIPE) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    process = start(program, how, stdout)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out or "", err
+
+
+def test_a_thread_of_c_does_not_abort_it() -> None:
+    code, out, err = run(C_THREAD, "script")
+    assert (code, out, err) == (0, "done\n", "")
+
+
+def test_nothing_that_python_does_at_its_end_is_left_out() -> None:
+    """Threads of pools end, others are waited for, temporary folders go, output is written."""
+    found = {}
+    for how in ("python", "script"):
+        code, out, err = run(LEFTOVERS, how)
+        *lines, folder, last = out.replace("thread\n", "").splitlines()
+        assert not Path(folder).exists()
+        found[how] = code, lines, last, "thread\n" in out, err
+    assert found["script"] == found["python"]
+    assert found["python"] == (0, ["POOL"], "no end of lineat exit 1", True, "")
+
+
+@pytest.mark.parametrize("kind", ["a pipe that is closed", "a full disk", "none"])
+def test_output_that_nobody_takes(kind: str) -> None:
+    found = {}
+    for how in ("python", "script"):
+        if kind == "a full disk":
+            stdout = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reader, stdout = os.pipe()
+            os.close(reader)
+        program = "sys.stdout = None\n" * (kind == "none") + OUTPUT
+        code, _, err = run(program, how, stdout)
+        os.close(stdout)
+        assert "Traceback" not in err
+        found[how] = code
+    assert found == dict.fromkeys(found, 0 if kind == "none" else 120)
+
+
+SCRIPT = """
+import atexit, os, sys, types
+from dschat.settings.command_line import run_script
+os_exit = os._exit
+def watched(code):
+    print("left", flush=True)
+    os_exit(code)
+os._exit = watched
+sys.modules["torch"] = types.ModuleType("torch")
+run_script(lambda: print("done"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "leaves"),
+    [
+        (["script.py"], True),
+        (["-m", "script"], True),
+        (["-m", "cProfile", "-o", "profile", "script.py"], False),
+        (["-c", "import runpy; runpy.run_path('script.py'); open('profile', 'w').close()"], False),
+    ],
+    ids=["path", "module", "profiler", "runpy"],
+)
+def test_it_leaves_only_where_nobody_waits_for_it(
+    command: list[str], leaves: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith("done\n")
+    assert ("left" in done.stdout) == leaves, done.stderr
+    assert (tmp_path / "profile").exists() != leaves
+
+
+def test_sigterm_while_it_waits_ends_it() -> None:
+    process = start(SLOW, "script")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == -signal.SIGTERM
+    process.communicate()

@@ -1,0 +1,286 @@
+"""Steps 1, 2 and DPO gone on with after SIGTERM, in this process: the uninterrupted run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dpo_fixtures import configured
+from dschat.checkpoint import resumable
+from dschat.errors import UserError
+from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
+from dschat.supervised.dpo import train_dpo
+from dschat.supervised.reward_modeling import train_reward_model
+from dschat.supervised.sft import train_sft
+from preferences import rows
+from resume_fixtures import (
+    assert_same_run,
+    checkpoints,
+    forget_zero3,
+    metrics,
+    models_in,
+    stop_at,
+)
+
+Settings = Callable[..., dict[str, Any]]
+Output = tuple[dict[str, float], str]
+
+
+@pytest.fixture(autouse=True)
+def _apart() -> Iterator[None]:
+    """Other tests' models are not partitioned either."""
+    forget_zero3()
+    yield
+    forget_zero3()
+
+
+@pytest.fixture
+def sft(tiny_model_dir: Path, settings: Settings, tmp_path: Path, capsys: Any) -> Any:
+    """Runs step 1 into a folder of the given name, 3 epochs of 4 optimiser steps."""
+
+    def run(name: str, **flags: Any) -> Output:
+        config = SupervisedConfig(
+            **settings(
+                **{
+                    "model_name_or_path": str(tiny_model_dir),
+                    "output_dir": str(tmp_path / name),
+                    "data_split": "1,0,0",
+                    "per_device_train_batch_size": 2,
+                    "gradient_accumulation_steps": 2,
+                    "num_train_epochs": 3,
+                    "dropout": 0.1,
+                    **flags,
+                }
+            )
+        )
+        config.validate()
+        forget_zero3()
+        return train_sft(config), capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def reward(tiny_reward_dir: Path, settings: Settings, tmp_path: Path, capsys: Any) -> Any:
+    """Runs step 2; evaluates and saves every 3 micro-steps, which are not optimiser steps."""
+
+    def run(name: str, **flags: Any) -> Output:
+        config = RewardModelingConfig(
+            **settings(
+                **{
+                    "model_name_or_path": str(tiny_reward_dir),
+                    "output_dir": str(tmp_path / name),
+                    "data_split": "0,1,0",
+                    "per_device_train_batch_size": 2,
+                    "gradient_accumulation_steps": 2,
+                    "num_train_epochs": 2,
+                    "dropout": 0.1,
+                    "eval_interval": 3,
+                    "lr_scheduler_type": "linear",
+                    "num_warmup_steps": 3,
+                    **flags,
+                }
+            )
+        )
+        config.validate()
+        forget_zero3()
+        return train_reward_model(config), capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def dpo(dpo_models: dict[str, str], dpo_settings: Settings, tmp_path: Path, capsys: Any) -> Any:
+    """Runs DPO; its rows are means over 3 optimiser steps."""
+
+    def run(name: str, **flags: Any) -> Output:
+        settings = dpo_settings(
+            ref_a=dpo_models["a"],
+            ref_b=dpo_models["b"],
+            output_dir=str(tmp_path / name),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            num_train_epochs=2,
+            logging_steps=3,
+            eval_steps=2,
+            save_steps=4,
+        )
+        forget_zero3()
+        return train_dpo(configured({**settings, **flags})), capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "stop", "flags"),
+    [
+        ("sft", 5, {"zero_stage": 2, "lora_dim": 2, "lora_module_name": "model.layers."}),
+        ("sft", 3, {"gradient_checkpointing": True}),  # the checkpoint ends an epoch
+        ("sft", 6, {"zero_stage": 3, "dtype": "bf16"}),
+        ("reward", 4, {"zero_stage": 3}),
+        ("reward", 1, {"lora_dim": 2, "lora_module_name": "layers.", "only_optimize_lora": True}),
+        ("dpo", 3, {"zero_stage": 2}),
+        ("dpo", 6, {"zero_stage": 3, "lora_dim": 2, "kl_type": "fkl", "max_steps": 9}),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(
+    step: str,
+    stop: int,
+    flags: dict[str, Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = request.getfixturevalue(step)
+    whole, _ = run("whole", **flags)
+    with monkeypatch.context() as patch:
+        stop_at(patch, stop)
+        _, told = run("resumed", **flags)
+    # SIGTERM came after the step's metrics: the next one is finished first.
+    assert checkpoints(tmp_path / "resumed") == [f"resumable-{stop + 1}"]
+    folder = tmp_path / "resumed" / f"resumable-{stop + 1}"
+    assert f"Stopped by SIGTERM after saving {folder}" in told
+    assert not (tmp_path / "resumed" / "config.json").exists()
+    result, told = run("resumed", **flags, resume_from_checkpoint="auto")
+    assert f"going on from {folder}" in told
+    assert result == pytest.approx(whole, rel=1e-6)
+    assert_same_run(tmp_path / "resumed", tmp_path / "whole", tolerance=1e-6)
+
+
+def test_checkpoints_change_nothing_and_any_of_them_will_do(
+    sft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sft("whole")
+    sft("often", checkpoint_steps=2, checkpoint_keep=3)
+    assert_same_run(tmp_path / "often", tmp_path / "whole", tolerance=0)
+    kept = ["resumable-10", "resumable-6", "resumable-8"]  # none at the end, step 12
+    assert checkpoints(tmp_path / "often") == kept
+    # A folder of its own, from an older checkpoint, which is left alone.
+    older = tmp_path / "often" / "resumable-6"
+    sft("elsewhere", resume_from_checkpoint=str(older))
+    assert_same_run(tmp_path / "elsewhere", tmp_path / "whole", tolerance=1e-6)
+    assert checkpoints(tmp_path / "elsewhere") == []
+    # A torn one is passed over; the run is not finished where its model is gone.
+    (tmp_path / "often" / "resumable-10" / "scheduler.pt").write_bytes(b"torn")
+    (tmp_path / "often" / "config.json").unlink()
+    _, told = sft("often", resume_from_checkpoint="auto", checkpoint_steps=5)
+    assert "passed over" in told
+    assert f"going on from {tmp_path / 'often' / 'resumable-8'}" in told
+    assert checkpoints(tmp_path / "often") == ["resumable-10"]
+    resumable.read(tmp_path / "often" / "resumable-10")
+    assert_same_run(tmp_path / "often", tmp_path / "whole", tolerance=1e-6)
+
+
+def test_auto_starts_and_ends(sft: Any, tmp_path: Path) -> None:
+    first, told = sft("run", resume_from_checkpoint="auto")
+    assert "nothing in" in told
+    assert "a new run" in told
+    written = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    again, told = sft("run", resume_from_checkpoint="auto")
+    assert again == first
+    assert f"The run in {tmp_path / 'run'} is finished" in told
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="--learning_rate 0.01 -> 0.5"):
+        sft("run", resume_from_checkpoint="auto", learning_rate=0.5)
+    # Without the flag it is another run, as it has always been; then nothing is finished.
+    sft("run", num_train_epochs=1)
+    assert len(metrics(tmp_path / "run")) == 5
+
+
+def test_only_the_same_run_goes_on(
+    sft: Any, preference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        sft("run", checkpoint_steps=1)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(UserError, match="already holds resumable-3.*auto"):
+        sft("run")
+    with pytest.raises(UserError, match="--seed 1234 -> 1; --zero_stage 0 -> 1"):
+        sft("run", resume_from_checkpoint="auto", seed=1, zero_stage=1)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        sft("run", resume_from_checkpoint=str(tmp_path / "run" / "resumable-99"))
+    # The same path with other rows in it.
+    data = tmp_path / "data"
+    shutil.copytree(preference_dir, data)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        sft("changed", data_path=[str(data)], data_output_path=None)
+    shown = metrics(tmp_path / "changed")
+    for count, says in ((16, "checksum of the rows"), (15, "training rows 16 -> 15")):
+        changed = [{**row, "chosen": row["chosen"] + "!"} for row in rows(count)]
+        text = "".join(json.dumps(row) + "\n" for row in changed)
+        (data / "train.jsonl").write_text(text)
+        with pytest.raises(UserError, match=says):
+            sft(
+                "changed",
+                data_path=[str(data)],
+                data_output_path=None,
+                resume_from_checkpoint="auto",
+            )
+    assert metrics(tmp_path / "changed") == shown
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    # What only says where and how may change.
+    result, _ = sft("run", resume_from_checkpoint="auto", print_loss=True, checkpoint_keep=2)
+    assert result["eval_tokens"] > 0
+
+
+class Attack:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_loading_runs_no_code(sft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        sft("run")
+    folder = tmp_path / "run" / "resumable-3"
+    seal = json.loads((folder / "complete.json").read_text())
+    found = sorted(path for path in folder.rglob("*.pt"))
+    assert len(found) == 3
+    for path in found:
+        whole = path.read_bytes()
+        torch.save({"module": Attack(tmp_path / "ran")}, path)
+        # Whoever can write the file can seal it.
+        name = str(path.relative_to(folder))
+        again = {**seal, "files": {**seal["files"], name: resumable._checksum(path)}}
+        again["checksum"] = resumable._own_checksum(again)
+        (folder / "complete.json").write_text(json.dumps(again))
+        with pytest.raises(UserError, match="more than weights"):
+            sft("run", resume_from_checkpoint=str(folder))
+        assert not (tmp_path / "ran").exists()
+        path.write_bytes(whole)
+
+
+def test_a_comparison_that_was_cut_off_is_made_after_all(
+    dpo: Any, tiny_reward_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dschat.supervised.reward_comparison import RewardComparison
+
+    def cut(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    flags = {"rm_name": tiny_reward_dir, "max_new_tokens": 4, "resume_from_checkpoint": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr(RewardComparison, "run", cut)
+        with pytest.raises(KeyboardInterrupt):
+            dpo("run", **flags)
+    shown, weights = metrics(tmp_path / "run"), sorted(models_in(tmp_path / "run"))
+    written = [path.stat().st_mtime_ns for path in weights]
+    dpo("run", **flags)
+    assert (tmp_path / "run" / "reward_comparison.json").is_file()
+    dpo("run", **flags)
+    assert metrics(tmp_path / "run") == shown
+    assert [path.stat().st_mtime_ns for path in weights] == written
