@@ -1,4 +1,4 @@
-"""`--generation_backend` in a run of step 3: the same run from three backends, and resuming."""
+"""`--generation_backend` in a run of step 3: the same run from both backends, and resuming."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from dschat.checkpoint.same_run import check_same_run, plain_settings
 from dschat.errors import UserError
-from dschat.rollout.backends.in_place import NativeBackend
 from dschat.settings.command_line import parse_config
 from dschat.settings.group import MultiReferenceConfig
 from online_fixtures import make_trainer, online_settings
@@ -23,51 +21,28 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
     return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
-@pytest.mark.parametrize("name", ["transformers", "continuous"])
-def test_a_run_is_the_one_recorded_with_generate(name: str, settings: Any, tmp_path: Path) -> None:
+def test_a_run_is_the_one_recorded_with_generate(settings: Any, tmp_path: Path) -> None:
     sizes = {"max_answer_seq_len": 40, "actor_learning_rate": 5e-3}
-    trainer = make_trainer(settings(generation_backend=name, **sizes, **CASES["grpo"]))
-    assert trainer.backend.name == name
+    trainer = make_trainer(settings(generation_backend="transformers", **sizes, **CASES["grpo"]))
+    assert trainer.backend.name == "transformers"
     found = trajectory(trainer)
     expected = json.loads(RECORDED.read_text())["grpo"]
     assert found["responses"] == expected["responses"]
     written = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
-    assert written["generation_backend"] == name
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"actor_zero_stage": 3, "enable_zero3_generation_gather": True},
-        {"actor_lora_dim": 4, "actor_lora_module_name": "layers."},
-    ],
-)
-def test_continuous_batching_of_gathered_and_adapted_actors(
-    parts: dict[str, Any], settings: Any
-) -> None:
-    trainer = make_trainer(settings(generation_backend="continuous", **parts))
-    trainer.run_iteration(trainer.prompts[:8])
-    random = torch.get_rng_state()
-    step = trainer.generation_step
-    found = [r.actions.tolist() for r in trainer.sample(trainer.prompts[8:16])]
-    assert torch.equal(random, torch.get_rng_state()), "the run's random numbers are its own"
-    trainer.backend, trainer.generation_step = NativeBackend(), step
-    assert [r.actions.tolist() for r in trainer.sample(trainer.prompts[8:16])] == found
+    assert written["generation_backend"] == "transformers"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generation_backend": "sglang"}, "one of native, transformers, static, continuous"),
+        ({"generation_backend": "sglang"}, "one of native, transformers, vllm"),
         ({"vllm_gpu_memory_utilization": 0.5}, "belongs to --generation_backend vllm"),
         (
             {"generation_backend": "vllm", "vllm_gpu_memory_utilization": 1.5},
             "utilization 1.5: expected a number above 0",
         ),
-        (
-            {"generation_backend": "continuous", "actor_zero_stage": 3},
-            "Add --enable_zero3_generation_gather",
-        ),
+        ({"generation_backend": "static"}, "static was removed.* Use transformers"),
+        ({"generation_backend": "continuous"}, "continuous was removed.* Use native"),
         (
             {
                 "generation_backend": "vllm",
@@ -88,12 +63,12 @@ def test_going_on_with_another_backend_is_refused(settings: Any) -> None:
 
     from dschat.settings.penalty import DivergenceConfig
 
-    old = DivergenceConfig(**settings(generation_backend="continuous"))
+    old = DivergenceConfig(**settings(generation_backend="transformers"))
     now = DivergenceConfig(**settings())
     checkpoint: Any = SimpleNamespace(
         settings=plain_settings(old), run={"world_size": 1}, folder="resumable-2"
     )
-    with pytest.raises(UserError, match="--generation_backend continuous -> native"):
+    with pytest.raises(UserError, match="--generation_backend transformers -> native"):
         check_same_run(checkpoint, now)
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from dschat.data.prompts import rank_share
 from dschat.errors import UserError
-from dschat.rollout.backends import continuous
 from dschat.rollout.backends.base import GenerationRequest
-from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.generation import sample_by_inverse_cdf, uniform_numbers
 from dschat.settings.generation import BACKENDS
 from small_models import END, PAD, VOCABULARY, small_model
@@ -71,34 +70,6 @@ def test_every_backend_takes_the_tokens_of_one_forward_pass_each(greedy: bool) -
     assert max(t for r in free for t in r) >= 50, "the vocabulary's limit must matter"
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
-def test_a_static_cache_has_one_size_and_nothing_of_the_batch_before(kind: str) -> None:
-    model, static = small_model(kind), make_backend("static", 70, 0.3)
-    engine, room = engine_around(model), set()
-    for width in (30, 12, 24):
-        whole = request()
-        few = GenerationRequest(
-            whole.input_ids[:, -width:],
-            whole.attention_mask[:, -width:],
-            whole.uniform,
-            *(LIMIT, 0.8, END, PAD, 50),
-        )
-        assert static(engine, few) == sample("transformers", model, few)
-        room.add(model._previous_max_cache_length)
-        with torch.no_grad():  # an optimiser's step
-            for parameter in model.parameters():
-                parameter.mul_(0.9)
-    assert room == {70}, "another size would compile the step again"
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "gemma", "gpt_neox", "mistral"])
-def test_continuous_batching_takes_the_tokens_of_generate(kind: str) -> None:
-    model = small_model(kind)
-    for asked in (request(), request(greedy=True)):
-        expected = sample("transformers", model, asked)
-        assert sample("continuous", model, asked) == expected
-
-
 def test_the_transformers_backend_goes_through_generate(monkeypatch: Any) -> None:
     calls: list[str] = []
     plain = GenerationMixin.generate
@@ -126,36 +97,8 @@ def test_a_models_own_settings_neither_bend_the_policy_nor_are_lost(name: str) -
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_rows_that_leave_for_want_of_memory_come_back_where_they_were(monkeypatch: Any) -> None:
-    model, asked = small_model("llama"), request(vocabulary=VOCABULARY)
-    expected = token_by_token(model, asked)
-    plain, returned = continuous._settings, []
-
-    def short(prompts: Any, limit: int) -> Any:
-        settings = plain(prompts, limit)
-        settings.num_blocks, settings.page_size = 12, 16
-        return settings
-
-    arguments = continuous._PickTokens.prepare_tensor_args
-
-    def watched(self: Any, requests: Any) -> Any:
-        returned.extend(r for r in requests if r.state._true_initial_tokens)
-        return arguments(self, requests)
-
-    monkeypatch.setattr(continuous, "_settings", short)
-    monkeypatch.setattr(continuous._PickTokens, "prepare_tensor_args", watched)
-    assert sample("continuous", model, asked) == expected
-    assert returned, "no row had to leave: the test shows nothing"
-
-
-def test_an_architecture_that_continuous_batching_cannot_run_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match="with this FalconForCausalLM.*backend native") as caught:
-        sample("continuous", small_model("falcon"), request())
-    assert "\n" not in str(caught.value)
-
-
 def test_an_unknown_name_is_answered_with_the_names() -> None:
-    with pytest.raises(UserError, match="'sglang'.*native, transformers, static, continuous, vllm"):
+    with pytest.raises(UserError, match="'sglang'.*native, transformers, vllm"):
         make_backend("sglang", 10, 0.3)
 
 

@@ -21,7 +21,7 @@ from dschat.online.answer_accuracy import prompt_results
 from dschat.online.load_references import share_vocabulary
 from dschat.regularization.transport.support import union_of_tokens
 from dschat.rollout.backends.base import GenerationRequest
-from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import uniform_numbers
 from dschat.scoring.scoring import PenaltyScorer

@@ -21,7 +21,7 @@ from dschat.errors import UserError
 from dschat.models.lora import add_lora
 from dschat.rollout.backends.agreement import Agreement, agreement
 from dschat.rollout.backends.base import GenerationRequest
-from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.backends.whole_weights import whole_weights
 from dschat.rollout.generation import uniform_numbers
 from small_models import END, PAD, VOCABULARY, small_model

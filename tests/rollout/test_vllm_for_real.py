@@ -12,7 +12,7 @@ import pytest
 import torch
 from dschat.models.lora import add_lora
 from dschat.rollout.backends.base import GenerationRequest
-from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.generation import uniform_numbers
 from scipy import stats
 

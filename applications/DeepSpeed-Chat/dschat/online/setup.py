@@ -20,7 +20,7 @@ from dschat.models.optimizer import adamw, rates_text
 from dschat.models.policy import PolicyModel
 from dschat.models.schedule import schedule
 from dschat.rollout.backends.base import GenerationBackend
-from dschat.rollout.backends.registry import make_backend
+from dschat.rollout.backends.in_place import make_backend
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.runtime.distributed import on_all_ranks

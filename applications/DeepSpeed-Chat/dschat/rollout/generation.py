@@ -136,7 +136,6 @@ def generate(
     top_k: int | None = None,
     kept: SampledStates | None = None,
     own_decoding: bool = True,
-    static_length: int | None = None,
 ) -> list[list[int]]:
     """Sample one response per prompt (greedy where `uniform` is None).
 
@@ -153,7 +152,6 @@ def generate(
         top_k: sample among the so many likeliest tokens only; None: all.
         kept: takes the state before each token.
         own_decoding: use `dschat.rollout.decoding` where it can be; else always transformers.
-        static_length: transformers' keys and values have room for so many tokens from the start.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
@@ -188,7 +186,6 @@ def generate(
         end_ids(ends),
         pad_token_id,
         synced_gpus,
-        static_length,
     )
 
 
@@ -201,7 +198,6 @@ def _generate_by_transformers(
     ends: tuple[int, ...],
     pad_token_id: int,
     synced_gpus: bool,
-    static_length: int | None,
 ) -> list[list[int]]:
     """Greedy search over what the processors leave possible."""
     settings = GenerationConfig(
@@ -210,8 +206,6 @@ def _generate_by_transformers(
         eos_token_id=list(ends),
         pad_token_id=pad_token_id,
         use_cache=True,
-        cache_implementation=None if static_length is None else "static",
-        max_cache_len=static_length,
     )
     own_settings = copy.deepcopy(model.generation_config)
     model.generation_config = settings

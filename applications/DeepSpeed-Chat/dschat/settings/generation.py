@@ -7,8 +7,11 @@ from typing import Any
 
 from dschat.settings.command_line import flag, require
 
-BACKENDS = ["native", "transformers", "static", "continuous", "vllm"]
-"""The names that `dschat.rollout.backends.registry.make_backend` knows."""
+BACKENDS = ["native", "transformers", "vllm"]
+"""The names that `dschat.rollout.backends.in_place.make_backend` knows."""
+
+REMOVED_BACKENDS = {"static": "transformers", "continuous": "native"}
+"""Backends of earlier versions -> what takes the same tokens."""
 
 VLLM_MEMORY = 0.3
 
@@ -21,11 +24,8 @@ class GenerationFlags:
         "native",
         "What samples the responses: native, this project's decoding, or transformers' generate "
         "where the model's attention is not plain; transformers, its generate for every model; "
-        "static, the same with keys and values of one size, whose step it compiles on a GPU; "
-        "continuous, its continuous batching; vllm, an engine of that package on every rank, with "
-        "a copy of the weights. The first four take the same tokens; vllm draws others from the "
-        "same distribution.",
-        choices=BACKENDS,
+        "vllm, an engine of that package on every rank, with a copy of the weights. The first two "
+        "take the same tokens; vllm draws others from the same distribution.",
     )
     vllm_gpu_memory_utilization: float = flag(
         VLLM_MEMORY,
@@ -50,6 +50,11 @@ def require_backend(config: Any) -> None:
     """
     name, share = config.generation_backend, config.vllm_gpu_memory_utilization
     require(
+        name not in REMOVED_BACKENDS,
+        f"--generation_backend {name} was removed: it showed no gain. Use "
+        f"{REMOVED_BACKENDS.get(name)}, which takes the same tokens.",
+    )
+    require(
         name in BACKENDS,
         f"--generation_backend {name}: expected one of {', '.join(BACKENDS)}.",
     )
@@ -65,18 +70,6 @@ def require_backend(config: Any) -> None:
         name != "vllm" or not config.enable_zero3_generation_gather,
         "--enable_zero3_generation_gather: --generation_backend vllm has the weights whole, and is "
         "sent one gathered weight at a time. Remove the flag.",
-    )
-    require(
-        name != "static" or config.actor_zero_stage < 3,
-        "--generation_backend static under ZeRO 3: the weights would lie elsewhere in every batch, "
-        "and graphs of the step would be made anew. Use native.",
-    )
-    require(
-        name != "continuous"
-        or config.actor_zero_stage < 3
-        or config.enable_zero3_generation_gather,
-        "--generation_backend continuous under ZeRO 3: ranks make different numbers of passes and "
-        "would wait for each other for ever. Add --enable_zero3_generation_gather.",
     )
     require(
         not config.reuse_rollout_logprobs or name == "native",

@@ -1,11 +1,17 @@
-"""The backends that run the trained model itself, batch by batch: the same tokens from both."""
+"""The backends that run the trained model itself, and the choice of a backend by its name.
+
+Both take the same tokens.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dschat.rollout.backends.base import GenerationRequest
+from dschat.errors import UserError
+from dschat.rollout.backends.base import GenerationBackend, GenerationRequest
+from dschat.rollout.backends.vllm_engine import VLLMBackend
 from dschat.rollout.generation import generate, whole_model
+from dschat.settings.generation import BACKENDS
 
 
 class NativeBackend:
@@ -13,7 +19,6 @@ class NativeBackend:
 
     name = "native"
     own_decoding = True
-    static_length: int | None = None
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -34,7 +39,6 @@ class NativeBackend:
                 vocabulary_size=request.vocabulary_size,
                 kept=request.kept,
                 own_decoding=self.own_decoding,
-                static_length=self.static_length,
             )
 
     def close(self) -> None:
@@ -48,19 +52,22 @@ class TransformersBackend(NativeBackend):
     own_decoding = False
 
 
-class StaticBackend(TransformersBackend):
-    """transformers' `generate` with keys and values of one size in all batches.
-
-    On a GPU transformers compiles the step over such a cache, into CUDA graphs by its default,
-    which spares what it costs to start a step's many small kernels. What is compiled reads the
-    weights where they lie: an optimiser's step needs no new compilation.
+def make_backend(name: str, max_length: int, gpu_memory_utilization: float) -> GenerationBackend:
+    """The backend of that name.
 
     Args:
-        max_length: of a prompt and its response together, in tokens.
+        max_length: of a prompt and its response together, in tokens (vllm).
+        gpu_memory_utilization: share of the device's memory for vllm.
+
+    Raises:
+        UserError: there is no such backend, or its package is not installed.
     """
-
-    name = "static"
-
-    def __init__(self, max_length: int) -> None:
-        super().__init__()
-        self.static_length = max_length
+    if name == "native":
+        return NativeBackend()
+    if name == "transformers":
+        return TransformersBackend()
+    if name == "vllm":
+        return VLLMBackend(max_length, gpu_memory_utilization)
+    raise UserError(
+        f"There is no generation backend {name!r}; expected one of {', '.join(BACKENDS)}."
+    )
