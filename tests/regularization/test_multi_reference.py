@@ -8,6 +8,7 @@ from dschat.regularization import (
     MixtureReference,
     MultiReference,
     TruncatedWasserstein,
+    with_defaults,
 )
 
 WEIGHTS = [0.2, 0.5, 0.3]
@@ -64,7 +65,8 @@ def test_transport_shares_one_support_over_references(rng):
     parts = [inner(policy, each, actions, support) for each in references]
     expected = sum(w * part.token for w, part in zip(WEIGHTS, parts, strict=True))
     torch.testing.assert_close(penalty.token, expected)
-    assert not hasattr(MultiReference(KLDivergence(), WEIGHTS), "collect_support")
+    assert regularizer.uses_support
+    assert not MultiReference(KLDivergence(), WEIGHTS).uses_support
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,35 @@ def test_a_mixtures_weights_do_not_depend_on_the_dtype_of_the_logits(rng):
     policy = logits[0, 0].float().softmax(0)
     expected = (exact * (exact / policy).log()).sum()
     torch.testing.assert_close(penalty.divergence[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_plain_callable_gets_the_defaults_of_the_protocol():
+    kl = KLDivergence()
+
+    def mine(policy_logits, reference_logits, actions):
+        return kl(policy_logits, reference_logits, actions)
+
+    class Supported:
+        name = "supported"
+        reward_clip = 0.5
+
+        def __call__(self, policy_logits, reference_logits, actions, support=None):
+            return mine(policy_logits, reference_logits, actions)
+
+        def collect_support(self, policy_logits, reference_logits, token_ids, support=None):
+            return token_ids
+
+    plain, supported = with_defaults(mine), with_defaults(Supported())
+    assert (plain.name, plain.reward_clip, plain.uses_support) == ("mine", None, False)
+    assert (plain.diagnose(), plain.warning(), plain.first_report({}, 1.0)) == ({}, None, None)
+    assert (supported.name, supported.reward_clip, supported.uses_support) == (
+        "supported",
+        0.5,
+        True,
+    )
+    tokens = torch.arange(3)
+    assert supported.collect_support(None, None, tokens) is tokens
+    policy, reference = torch.randn(2, 3, 5)
+    both = MultiReference(mine, [0.5, 0.5])(policy, [reference, reference], tokens)
+    torch.testing.assert_close(both.token, kl(policy, reference, tokens).token)
+    assert with_defaults(kl) is kl

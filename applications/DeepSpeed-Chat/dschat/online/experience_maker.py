@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from dschat.data.prompts import PromptExample, rank_share
 from dschat.errors import UserError
 from dschat.models.references import FrozenPolicy
-from dschat.regularization import PolicyRegularizer
+from dschat.regularization import PolicyRegularizer, with_defaults
 from dschat.rewards import RewardFunction, check_rewards, first_raising
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
@@ -61,6 +61,7 @@ class ExperienceMaker:
     iteration: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        self.regularizer = with_defaults(self.regularizer)
         self.rollouts: list[Rollout] = []  # those that were scored last
         self.rank, self.world = distributed.rank(), distributed.world_size()
         self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)

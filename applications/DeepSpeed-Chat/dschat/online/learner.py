@@ -205,7 +205,7 @@ class OnlineLearner(ExperienceMaker):
 
     def _targets(self, experiences: list[Experience]) -> list[Experience]:
         config = self.config
-        clip = getattr(self.regularizer, "reward_clip", None)
+        clip = self.regularizer.reward_clip
         if self.critic is None:
             return with_group_targets(
                 experiences,

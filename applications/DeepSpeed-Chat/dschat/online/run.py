@@ -313,12 +313,10 @@ def report(
     config: OnlineConfig, regularizer: PolicyRegularizer, n_prompts: int, steps: int
 ) -> None:
     """Say at the start what is about to happen, and what is odd about the penalty."""
-    diagnose = getattr(regularizer, "diagnose", None)
-    if diagnose is not None:
-        facts = ", ".join(f"{name} {value:.4g}" for name, value in diagnose().items())
+    if figures := regularizer.diagnose():
+        facts = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         distributed.log_main(f"{regularizer.name}: {facts}")
-    warning = getattr(regularizer, "warning", lambda: None)()
-    if warning:
+    if warning := regularizer.warning():
         distributed.log_main(f"WARNING: {warning}")
     rounds = config.generation_rounds()
     if rounds != config.generation_batches:

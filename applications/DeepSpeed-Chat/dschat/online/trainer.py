@@ -117,10 +117,9 @@ class OnlineTrainer(OnlineLearner):
 
     def _report_first(self, metrics: dict[str, float]) -> None:
         """What the penalty has to say once it has seen a batch."""
-        report = getattr(self.regularizer, "first_report", None)
-        if self.iteration != 1 or report is None or metrics["skipped"]:
+        if self.iteration != 1 or metrics["skipped"]:
             return
-        words = report(metrics, self.config.kl_ctl)
+        words = self.regularizer.first_report(metrics, self.config.kl_ctl)
         if words:
             distributed.log_main(words)
 

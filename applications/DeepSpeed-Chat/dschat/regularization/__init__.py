@@ -4,7 +4,7 @@ Every regulariser maps policy logits, reference logits and sampled tokens of N r
 to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
 """
 
-from dschat.regularization.base import Penalty, PolicyRegularizer
+from dschat.regularization.base import Penalty, PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import FDivergence, KLDivergence
 from dschat.regularization.multi_reference import MixtureReference, MultiReference
 from dschat.regularization.registry import register, registered_names, regularizer_from_config
@@ -25,4 +25,5 @@ __all__ = [
     "register",
     "registered_names",
     "regularizer_from_config",
+    "with_defaults",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,16 +38,95 @@ class PolicyRegularizer(Protocol):
 
     Call it with ``policy_logits`` [N, V] divided by the sampling temperature, ``reference_logits``
     [N, V] treated alike (or a sequence of K of them for several references) and the sampled tokens
-    ``actions`` [N] int64, where N counts response positions. ``reward_clip`` is the bound of the
-    per-token reward ``-coefficient * token``; None leaves it unbounded.
+    ``actions`` [N] int64, where N counts response positions.
+
+    Only the call is required. What else a regulariser may offer has a default here: inherit from
+    this class, or pass an object that has some of these names through ``with_defaults``.
+
+    Attributes:
+        name: for logs.
+        reward_clip: bound of the per-token reward ``-coefficient * token``; None: unbounded.
+        uses_support: ``collect_support`` is called on all chunks of a batch, and the result of all
+            ranks is passed to each call as ``support``.
+        needs_all_references: each call gets the logits of all references together, and
+            ``prefix_logprobs`` [N, K], see ``MixtureReference``.
     """
 
     name: str
-    reward_clip: float | None
+    reward_clip: float | None = None
+    uses_support: bool = False
+    needs_all_references: bool = False
 
     def __call__(
-        self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor], actions: Tensor
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        actions: Tensor,
     ) -> Penalty: ...
+
+    def collect_support(
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        token_ids: Tensor,
+        support: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids [S] that take part in this chunk, joined with those of earlier chunks."""
+        return token_ids.flatten()[:0] if support is None else support
+
+    def diagnose(self) -> dict[str, float]:
+        """Figures of the regulariser on this model by name, for the log; empty: none."""
+        return {}
+
+    def warning(self) -> str | None:
+        """What to tell the user before training; None: nothing."""
+        return None
+
+    def first_report(self, metrics: Mapping[str, float], coefficient: float) -> str | None:
+        """What to tell the user after the first iteration, from its metrics; None: nothing."""
+        return None
+
+
+OPTIONAL = (
+    "name",
+    "reward_clip",
+    "uses_support",
+    "needs_all_references",
+    "collect_support",
+    "diagnose",
+    "warning",
+    "first_report",
+)
+
+
+class _WithDefaults(PolicyRegularizer):
+    """Any callable as a regulariser, with the defaults for what it does not offer."""
+
+    def __init__(self, regularizer: Any) -> None:
+        self.regularizer = regularizer
+        self.name = getattr(regularizer, "__name__", type(regularizer).__name__)
+        self.uses_support = hasattr(regularizer, "collect_support")
+        for name in OPTIONAL:
+            if hasattr(regularizer, name):
+                setattr(self, name, getattr(regularizer, name))
+
+    def __call__(
+        self,
+        policy_logits: Tensor,
+        reference_logits: Tensor | Sequence[Tensor],
+        actions: Tensor,
+        **options: Any,
+    ) -> Penalty:
+        penalty: Penalty = self.regularizer(policy_logits, reference_logits, actions, **options)
+        return penalty
+
+
+def with_defaults(regularizer: Any) -> PolicyRegularizer:
+    """The regulariser, in a wrapper where it does not inherit from ``PolicyRegularizer``."""
+    if PolicyRegularizer in type(regularizer).__mro__:
+        inherits: PolicyRegularizer = regularizer
+        return inherits
+    return _WithDefaults(regularizer)
 
 
 def single_reference(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dschat.regularization.base import (
     Penalty,
+    PolicyRegularizer,
     at_actions,
     checked_penalty,
     log_probabilities,
@@ -68,7 +69,7 @@ def _choose(given: str, names: Sequence[str], what: str) -> str:
     return given
 
 
-class KLDivergence:
+class KLDivergence(PolicyRegularizer):
     """Reverse KL(pi || rho); the token penalty is the log-ratio log pi(a) - log rho(a).
 
     Args:
@@ -98,7 +99,7 @@ class KLDivergence:
         return checked_penalty(log_ratio, divergence, {"log_ratio": mean(log_ratio)})
 
 
-class FDivergence:
+class FDivergence(PolicyRegularizer):
     """f-divergence E_rho[f(pi / rho)] in the published or in the unbiased form.
 
     With ``form="value"`` the token penalty is f(x) / x at the sampled token, as the baselines

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dschat.regularization.base import Penalty, PolicyRegularizer, log_probabilities, mean
+from dschat.regularization.base import (
+    Penalty,
+    PolicyRegularizer,
+    log_probabilities,
+    mean,
+    with_defaults,
+)
 
 WEIGHT_TOLERANCE = 1e-6
 
@@ -26,15 +32,14 @@ def checked_weights(weights: Sequence[float]) -> list[float]:
     return weights
 
 
-class MultiReference:
+class MultiReference(PolicyRegularizer):
     """sum_k w_k D(pi, rho_k), with the token penalty sum_k w_k phi_k.
 
     For the reverse KL this is the exact per-token form of the objective of Aminian et al.
     (arXiv 2502.01203): log pi(a) - sum_k w_k log rho_k(a). No normaliser per token enters: that of
     the geometric mean of the references belongs to the whole sequence and is a constant.
 
-    ``collect_support`` exists where the inner regulariser has it; all references then share one
-    support.
+    Where the inner regulariser has ``uses_support``, all references share one support.
 
     Args:
         regularizer: the divergence from one reference.
@@ -44,18 +49,12 @@ class MultiReference:
         ValueError: on weights that are no distribution.
     """
 
-    collect_support: Callable[..., Tensor]
-    first_report: Callable[[Mapping[str, float], float], str]
-
     def __init__(self, regularizer: PolicyRegularizer, weights: Sequence[float]) -> None:
-        weights = checked_weights(weights)
-        self.regularizer, self.weights = regularizer, weights
-        self.name = f"multi_reference_{regularizer.name}"
-        self.reward_clip = regularizer.reward_clip
-        if hasattr(regularizer, "collect_support"):
-            self.collect_support = self._collect_support
-        if hasattr(regularizer, "first_report"):
-            self.first_report = self._first_report
+        self.weights = checked_weights(weights)
+        self.regularizer = with_defaults(regularizer)
+        self.name = f"multi_reference_{self.regularizer.name}"
+        self.reward_clip = self.regularizer.reward_clip
+        self.uses_support = self.regularizer.uses_support
 
     def __call__(
         self,
@@ -95,7 +94,7 @@ class MultiReference:
         assert isinstance(divergence, Tensor)
         return Penalty(token, divergence, metrics)
 
-    def _collect_support(
+    def collect_support(
         self,
         policy_logits: Tensor,
         reference_logits: Tensor | Sequence[Tensor],
@@ -104,10 +103,9 @@ class MultiReference:
     ) -> Tensor:
         """Support over all references; arguments as in the inner regulariser."""
         policy_logits, references = self._cut(policy_logits, reference_logits)
-        inner: Any = self.regularizer
-        return inner.collect_support(policy_logits, references, token_ids, support)
+        return self.regularizer.collect_support(policy_logits, references, token_ids, support)
 
-    def _first_report(self, metrics: Mapping[str, float], coefficient: float) -> str:
+    def first_report(self, metrics: Mapping[str, float], coefficient: float) -> str | None:
         """What the inner regulariser says of the weighted means of its metrics."""
         means: dict[str, float] = {}
         for k, weight in enumerate(self.weights):
@@ -115,9 +113,7 @@ class MultiReference:
                 if name.startswith("penalty/") and name.endswith(f"/ref_{k}"):
                     inner_name = name.removesuffix(f"/ref_{k}")
                     means[inner_name] = means.get(inner_name, 0.0) + weight * value
-        inner: Any = self.regularizer
-        words: str = inner.first_report({**metrics, **means}, coefficient)
-        return words
+        return self.regularizer.first_report({**metrics, **means}, coefficient)
 
     def _cut(
         self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor]
@@ -143,7 +139,7 @@ def shared_width(
     return policy_logits[..., :shared], [logits[..., :shared] for logits in reference_logits]
 
 
-class MixtureReference:
+class MixtureReference(PolicyRegularizer):
     """D(pi(.|s), rhobar(.|s)), rhobar = sum_k w_k rho_k the mixture of references over sequences.
 
     Within a response the mixture's weights are those of the references given its earlier tokens:
@@ -162,14 +158,15 @@ class MixtureReference:
     needs_all_references = True
 
     def __init__(self, regularizer: PolicyRegularizer, weights: Sequence[float]) -> None:
-        if hasattr(regularizer, "collect_support"):
+        self.regularizer = with_defaults(regularizer)
+        if self.regularizer.uses_support:
             raise ValueError(
-                f"given {regularizer.name}, expected a divergence without a shared support: use "
-                "MultiReference"
+                f"given {self.regularizer.name}, expected a divergence without a shared support: "
+                "use MultiReference"
             )
-        self.regularizer, self.weights = regularizer, checked_weights(weights)
-        self.name = f"mixture_reference_{regularizer.name}"
-        self.reward_clip = regularizer.reward_clip
+        self.weights = checked_weights(weights)
+        self.name = f"mixture_reference_{self.regularizer.name}"
+        self.reward_clip = self.regularizer.reward_clip
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dschat.regularization.base import PolicyRegularizer
+from dschat.regularization.base import PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import PUBLISHED_REWARD_CLIP, FDivergence, KLDivergence
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.transport.nearest_table import Progress
@@ -106,7 +106,7 @@ def regularizer_from_config(
             f"given regulariser {name!r}, expected one of {', '.join(registered_names())}"
         )
     parts = ModelParts(token_embeddings, pad_token_id, eos_token_id, cache_dir, writes, progress)
-    return _FACTORIES[name](config, parts)
+    return with_defaults(_FACTORIES[name](config, parts))
 
 
 def _given(config: Any, *pairs: tuple[str, str]) -> dict[str, Any]:

@@ -9,7 +9,13 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from dschat.regularization.base import Penalty, checked_penalty, mean, single_reference
+from dschat.regularization.base import (
+    Penalty,
+    PolicyRegularizer,
+    checked_penalty,
+    mean,
+    single_reference,
+)
 from dschat.regularization.transport.sinkhorn_kernels import LARGEST_SCALED_COST
 from dschat.regularization.transport.sinkhorn_solver import Solver, solve
 from dschat.regularization.transport.token_distance import TokenDistance
@@ -46,7 +52,7 @@ def default_solver(costs: Tensor) -> Solver:
     return solve
 
 
-class SinkhornDivergence:
+class SinkhornDivergence(PolicyRegularizer):
     """S(pi, rho) = OT(pi, rho) - OT(pi, pi) / 2 - OT(rho, rho) / 2 over token distances.
 
     OT is entropic transport, min <P, C> + epsilon KL(P || pi x rho) (Feydy et al., AISTATS 2019).
@@ -74,7 +80,6 @@ class SinkhornDivergence:
     """
 
     name = "sinkhorn_divergence"
-    reward_clip: float | None = None
 
     def __init__(
         self,

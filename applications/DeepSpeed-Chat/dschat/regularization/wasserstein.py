@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dschat.regularization.base import (
     Penalty,
+    PolicyRegularizer,
     checked_penalty,
     mean,
     single_reference,
@@ -36,7 +37,7 @@ NUMBERS_PER_BLOCK = {"cpu": 2**17, "cuda": 2**26}
 """Logits per block of positions: memory (and, on a CPU, its cache), not the result."""
 
 
-class TruncatedWasserstein:
+class TruncatedWasserstein(PolicyRegularizer):
     """Potential of a truncated entropic transport problem between policy and reference.
 
     Na et al., ICLR 2026, arXiv 2602.01685: W = min <P, C> - epsilon H(P) over plans P between the
@@ -80,7 +81,7 @@ class TruncatedWasserstein:
     """
 
     name = "wasserstein"
-    reward_clip: float | None = None
+    uses_support = True
 
     def __init__(
         self,

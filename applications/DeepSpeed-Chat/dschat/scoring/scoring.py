@@ -21,7 +21,7 @@ from torch import Tensor
 from dschat.models.output_layer import chunk_entropy, chunk_logprobs
 from dschat.models.policy import PolicyModel
 from dschat.models.references import FrozenPolicy
-from dschat.regularization import MultiReference, Penalty, PolicyRegularizer
+from dschat.regularization import MultiReference, Penalty, PolicyRegularizer, with_defaults
 from dschat.rollout.experience import Experience, Rollout
 from dschat.scoring.chunks import Chunks, Visit
 
@@ -68,7 +68,7 @@ class PenaltyScorer:
     together.
 
     Args:
-        regularizer: any `PolicyRegularizer`; one with `collect_support` gets a first pass.
+        regularizer: any `PolicyRegularizer`; one with `uses_support` gets a first pass.
         references: one or more frozen policies, all with the policy's vocabulary.
         temperature: of sampling; policy and references are tempered alike.
         union: takes the union of a support over ranks: (ids, vocabulary size) -> ids.
@@ -84,7 +84,7 @@ class PenaltyScorer:
         temperature: float,
         union: Callable[[Tensor, int], Tensor] = lambda ids, size: ids,
     ) -> None:
-        self.regularizer = regularizer
+        self.regularizer = with_defaults(regularizer)
         self.references = references
         self.temperature = temperature
         self.union = union
@@ -118,7 +118,7 @@ class PenaltyScorer:
         visits = [visit_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
-            if getattr(self.regularizer, "needs_all_references", False):
+            if self.regularizer.needs_all_references:
                 found = self._together(chunks, visits, rollouts, actions)
             else:
                 found = self._one_by_one(chunks, visits, rollouts, actions)
@@ -137,7 +137,7 @@ class PenaltyScorer:
     ) -> list[list[_Part]]:
         """Parts by micro-batch, the references' penalties combined."""
         several = self.regularizer if isinstance(self.regularizer, MultiReference) else None
-        single: Any = several.regularizer if several else self.regularizer
+        single = several.regularizer if several else self.regularizer
         with ExitStack() as stack:
             if len(visits) == 1:  # no other waits for its room between the two passes
                 stack.enter_context(visits[0].open())
@@ -170,10 +170,14 @@ class PenaltyScorer:
         ]
 
     def _support(
-        self, single: Any, chunks: Chunks, visits: list[Visit], rollouts: Sequence[Rollout]
+        self,
+        single: PolicyRegularizer,
+        chunks: Chunks,
+        visits: list[Visit],
+        rollouts: Sequence[Rollout],
     ) -> dict[str, Tensor]:
         """First pass: the tokens that take part, over all positions of all references and ranks."""
-        if not hasattr(single, "collect_support"):
+        if not single.uses_support:
             return {}
         support: Tensor | None = None
         for visit in visits:
