@@ -12,10 +12,15 @@ Random problems with a fixed seed, solved by the project's own `TruncatedWassers
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
-from dschat.evaluation.overview import EMBEDDING, POLICIES, REFERENCE
 from dschat.regularization import TruncatedWasserstein
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "figures"))
+from overview import EMBEDDING, POLICIES, REFERENCE
 
 VOCABULARY, DIMENSION, PROBLEMS = 200, 16, 8
 ITERATIONS = (1, 10, 100, 1000)

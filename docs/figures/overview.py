@@ -1,6 +1,6 @@
 """The picture at the top of the README: the pipeline, and why a penalty may look at meaning.
 
-    python -m dschat.evaluation.overview assets/overview.png
+    python docs/figures/overview.py assets/overview.png
 
 The numbers in it are computed here, from the distributions and the embedding below.
 """
@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from dschat.evaluation.style import GREY, INK, LINE
+from dschat.evaluation.style import GREY, INK, LINE, drawing, save_picture
 from dschat.regularization import KLDivergence
-from dschat.runtime.files import explain_write_errors
 from dschat.settings.command_line import run_script
+from torch import Tensor
 
 TOKENS = ("cat", "kitten", "dog", "truck", "tractor")
 EMBEDDING = torch.tensor(
@@ -171,12 +169,7 @@ def draw_numbers(axis: Any) -> None:
 
 def draw(path: Path) -> None:
     """Write the picture to ``path``."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "Agg", "axes.edgecolor": "#cbd5e1"}):
+    with drawing() as plt:
         figure = plt.figure(figsize=(11.2, 4.3), facecolor="white")
         draw_pipeline(figure.add_axes((0.012, 0.02, 0.475, 0.96)))
         x = 0.575
@@ -195,10 +188,7 @@ def draw(path: Path) -> None:
                 False
             )
             axis.tick_params(length=0)
-        with explain_write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150, metadata={"Software": None})
-        plt.close(figure)
+        save_picture(figure, path)
 
 
 def main() -> None:

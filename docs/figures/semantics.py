@@ -1,6 +1,6 @@
 """Which penalties see what a token means: two policies that move the same mass, near and far.
 
-    python -m dschat.evaluation.semantics assets/semantics.png
+    python docs/figures/semantics.py assets/semantics.png
 
 The reference is sure of "cat". Policy A gives half of that mass to "kitten", policy B to "tractor".
 All numbers in the picture are computed here with the project's regularisers.
@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from dschat.evaluation.overview import COLOURS, EMBEDDING, POLICIES, REFERENCE, TOKENS
-from dschat.evaluation.style import INK
+from dschat.evaluation.style import INK, drawing, save_picture
 from dschat.regularization import (
     FDivergence,
     KLDivergence,
@@ -23,8 +21,8 @@ from dschat.regularization import (
     SinkhornDivergence,
     TruncatedWasserstein,
 )
-from dschat.runtime.files import explain_write_errors
 from dschat.settings.command_line import run_script
+from overview import COLOURS, EMBEDDING, POLICIES, REFERENCE, TOKENS
 
 PUBLISHED = "published\nWasserstein\n(ε 0.01)"
 SINKHORN = "Sinkhorn\ndivergence\n(ε 0.05)"
@@ -72,21 +70,13 @@ def penalties() -> dict[str, dict[str, float]]:
 
 def draw(path: Path) -> None:
     """Write the picture to ``path``."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": "Agg", "axes.edgecolor": "#cbd5e1"}):
+    with drawing() as plt:
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(10.5, 3.9), width_ratios=(1.15, 1), layout="constrained"
         )
         _draw_bars(left)
         _draw_epsilons(right)
-        with explain_write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150, metadata={"Software": None})
-        plt.close(figure)
+        save_picture(figure, path)
 
 
 def _draw_bars(axis: Any) -> None:
@@ -129,7 +119,7 @@ def _draw_epsilons(axis: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``python -m dschat.evaluation.semantics``."""
+    """Entry point of ``python docs/figures/semantics.py``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=Path, help="picture to write, .png or .svg")
     path = parser.parse_args(arguments).path
