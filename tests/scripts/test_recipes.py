@@ -14,7 +14,10 @@ from launch import ROOT
 from recipes import POLICIES, Command, command_of, commands, run_recipe
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*/*.sh"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PUBLISHED = "".join(
+    (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for page in ("training.md", "multi_reference.md")
+)
 Fake = Callable[..., tuple[int, str]]
 # What a smoke run may change: paths, sizes and lengths.
 PLACES = {
@@ -68,13 +71,13 @@ def test_a_smoke_run_differs_in_paths_and_sizes_only(recipe: str, tmp_path: Path
     assert not list(tmp_path.iterdir())  # a dry run writes nothing
 
 
-def of_readme(script: str) -> Command:
-    """The README's command for a script, with its comments and its folder left out."""
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL):
+def of_docs(script: str) -> Command:
+    """The command for a script in the documentation, without its comments and its folder."""
+    for block in re.findall(r"```bash\n(.*?)```", PUBLISHED, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if re.search(rf"(^|\s){re.escape(script)}\s+--", line):
                 return command_of(line.replace(script, f"x/{script}"))
-    raise AssertionError(f"the README has no command for {script}")
+    raise AssertionError(f"docs/ has no command for {script}")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +89,9 @@ def of_readme(script: str) -> Command:
     ],
 )
 def test_tldr_is_the_published_command(place: str, script: str) -> None:
-    """The README has the commands of the authors, for 8 GPUs."""
+    """docs/training.md has the commands of the authors, for 8 GPUs."""
     found = next(c for c in planned("tldr") if c.script == f"{place}/{script}")
-    text = README[README.index(f"training/{place}\n") :]
+    text = PUBLISHED[PUBLISHED.index(f"training/{place}\n") :]
     line = next(line for line in text.replace("\\\n", " ").splitlines() if script in line)
     published = command_of(line.replace(script, f"{place}/{script}"))
     assert found.launcher == published.launcher
@@ -104,15 +107,15 @@ def test_tldr_is_the_published_command(place: str, script: str) -> None:
     ("recipe", "script"), [("gsm8k", "gsm8k_grpo.py"), ("ultrafeedback", "dpo_training.py")]
 )
 def test_several_references_have_the_published_flags(recipe: str, script: str) -> None:
-    """Of the short command in the README, for one GPU; the recipe adds others."""
+    """Of the short command in the documentation, for one GPU; the recipe adds others."""
     found = commands(recipe, GPUS="0")[0]
-    published = of_readme(script)
+    published = of_docs(script)
     a = found.settings()
     text = [w for w in published.flags if not w.startswith("#")]
     b = Command([], found.script, text).settings()
     assert set(published.names()) <= set(found.names())
     differing = {n[2:] for n in published.names() if a[n[2:]] != b[n[2:]]}
-    # The reward model's name in the README is not the one it has on the hub.
+    # The reward model's published name is not the one it has on the hub.
     assert differing <= {"model_out", "output_dir", "rm_name"}
     folder = a.get("model_out") or a["output_dir"]
     assert Path(folder).name == Path(b.get("model_out") or b["output_dir"]).name
