@@ -7,5 +7,5 @@ class UserError(Exception):
     """Something the user gave cannot be used.
 
     The message says what was given, what was expected and what to do. Scripts print it without a
-    traceback and exit with code 1 (see `dschat.settings.command_line.run_script`).
+    traceback and exit with code 1 (see `dschat.settings.scripts.run_script`).
     """

@@ -1,4 +1,4 @@
-"""From a dataclass to a command line, a YAML/JSON file, or both; and the exit of every script.
+"""From a dataclass of flags to a command line, a YAML/JSON file, or both.
 
 Nothing here imports torch, so that `--help` answers at once.
 """
@@ -6,30 +6,50 @@ Nothing here imports torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import atexit
 import dataclasses
+import difflib
+import itertools
 import json
 import math
-import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from dschat.errors import UserError
+from dschat.settings.flags import (
+    RARELY_NEEDED,
+    Flag,
+    Settings,
+    flag,
+    flags_of,
+    require,
+    with_parts,
+)
+from dschat.settings.registry import NoSettings, import_file
+from dschat.settings.scripts import one_line, run_script
+
+__all__ = [
+    "REPLACED_FLAGS",
+    "CommandLine",
+    "Renamed",
+    "Settings",
+    "flag",
+    "one_line",
+    "parse_config",
+    "require",
+    "run_script",
+]
 
 ConfigT = TypeVar("ConfigT")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-
-# How long other ranks wait before they tell of an error: the launcher looks every second, and
-# rank 0 may be some seconds behind where they are starting up.
-SECONDS_FOR_RANK_0 = 10.0
-
-EXIT_OUTPUT_LOST = 120  # Python's own
+TRUTHS = {
+    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+}
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 # Flags that DeepSpeed-Chat users know and this project does not honour -> what to use instead.
 HYBRID_ENGINE = (
@@ -50,12 +70,272 @@ REPLACED_FLAGS: dict[str, str] = {
 }
 
 
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """A dataclass field with its help line; `default` may be a list."""
-    metadata = {"help": help, **metadata}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+class _Keep:
+    """The setting's own."""
+
+
+KEEP: Any = _Keep()
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """How a script publishes a setting: what differs from the setting's own flag.
+
+    Attributes:
+        setting: the setting, of the dataclass or of a part.
+        values: what is typed -> the setting's value, where they differ; its keys are the choices,
+            and `default` is one of them.
+        kind: type of the value.
+    """
+
+    setting: str
+    default: Any = KEEP
+    help: str | None = None
+    choices: Sequence[Any] | None = None
+    aliases: Sequence[str] | None = None
+    group: str | None = None
+    values: Mapping[str, Any] | None = None
+    kind: type | None = None
+
+    def of(self, own: Flag, name: str) -> Flag:
+        """The flag `own` as it is published under `name`."""
+        choices = tuple(self.values) if self.values is not None else self.choices
+        return dataclasses.replace(
+            own,
+            name=name,
+            default=own.default if self.default is KEEP else self.default,
+            help=self.help or own.help,
+            choices=own.choices if choices is None else tuple(choices),
+            aliases=own.aliases if self.aliases is None else tuple(self.aliases),
+            group=self.group or own.group,
+            values=self.values,
+            kind=self.kind or (str if self.values is not None else own.kind),
+        )
+
+
+@dataclass(frozen=True)
+class CommandLine(Generic[ConfigT]):
+    """The command line of a script: `[config.yaml] [--flag value ...]`.
+
+    Attributes:
+        settings: a dataclass of `flag(...)` fields. Its `validate()`, if any, is called on the
+            result. If it is a `Settings`, the result knows what was given, and flags' names.
+        description: shown by `--help` as it stands.
+        refused: known flags that are refused -> what to use instead.
+        table: published flag -> the setting that it sets (of the dataclass or of a part), or how
+            it differs from it. Settings that are not in it have their own names.
+        absent: settings for which this script has no flag.
+        preset: settings that this script decides -> their values; there is no flag for them.
+        own: a `Settings` dataclass of flags that only this script has. Its
+            `apply(settings)` sets the settings that follow from them, before they are checked.
+        positional: the flag, a list of texts, that takes arguments without a flag.
+    """
+
+    settings: type[ConfigT]
+    description: str | None = None
+    refused: Mapping[str, str] = field(default_factory=lambda: REPLACED_FLAGS)
+    table: Mapping[str, str | Renamed] = field(default_factory=dict)
+    absent: Collection[str] = ()
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    own: type[Settings] | None = None
+    positional: str | None = None
+
+    def parse(self, argv: Sequence[str] | None = None) -> ConfigT:
+        """The settings, checked; flags override the config file.
+
+        Args:
+            argv: the arguments without the program's name; None takes `sys.argv[1:]`.
+
+        Raises:
+            UserError: a refused flag, a file that cannot be read, an unknown name in it, or what
+                `validate` refuses.
+            SystemExit: argparse's own errors (exit code 2) and `--help`.
+        """
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        self._refuse(map(_flag_name, arguments))
+        at = _config_file_position(arguments)
+        path = None if at is None else arguments.pop(at)
+        file = {} if path is None else _read_config_file(path)
+        given_in_file = file.pop("run", {})
+        self._import_plugins(arguments, file)
+
+        settings_class = self._with_chosen_parts(arguments, file)
+        flags = self.flags(settings_class)
+        if self.positional is not None:
+            _mark_switches(arguments, flags)
+        namespace, unknown = _parser(self, flags).parse_known_args(arguments)
+        typed = vars(namespace)
+        if self.positional is not None:
+            loose = [a for a in unknown if not a.startswith("-") or a == "-"]
+            unknown = [a for a in unknown if a not in loose]
+            if loose:
+                typed[self.positional] = [*loose, *typed.get(self.positional, [])]
+        if unknown:
+            raise UserError(self._unknown(unknown, flags))
+        if path is not None:
+            file = self._from_file(path, file, flags)
+        spelled = _spellings(arguments, file, flags)
+
+        values: dict[str, Any] = {**self.preset}
+        own_values: dict[str, Any] = {}
+        given: tuple[set[str], set[str]] = (set(), set())
+        recorded = given_in_file.get("given") if isinstance(given_in_file, dict) else None
+        for f in flags:
+            value = typed.get(f.name, file.get(f.name, f.default))
+            in_file = file.get(f.name) is not None and (recorded is None or f.name in recorded)
+            if f.name in typed or in_file:
+                given[f.own].add(f.setting)
+            _refuse_infinite(value, f"--{f.name}")
+            if f.values is not None and value is not None:
+                value = f.values[value]
+            (own_values if f.own else values)[f.setting] = value
+        config: Any = settings_class(**values)
+        if isinstance(config, Settings):
+            config.published, config.spellings = tuple(flags), spelled
+            config.given = frozenset(given[False])
+            if self.own is not None:
+                own = self.own(**own_values)
+                own.given, own.published, own.spellings = frozenset(given[True]), (), spelled
+                config.own_flags = own
+                own.apply(config)  # type: ignore[attr-defined]
+        if hasattr(config, "validate"):
+            config.validate()
+        return cast(ConfigT, config)
+
+    def flags(self, settings_class: type | None = None) -> list[Flag]:
+        """The flags, in the order of `--help`.
+
+        Args:
+            settings_class: with the settings of the chosen parts; None: those of the defaults.
+        """
+        if settings_class is None:
+            settings_class = with_parts(self.settings, **self._chosen_by_default())
+        published = [
+            self._published(f)
+            for f in [*flags_of(self.settings), *self._part_flags(settings_class)]
+            if f.setting not in self.preset and f.setting not in self.absent
+        ]
+        if self.own is not None:
+            published += [dataclasses.replace(f, own=True) for f in flags_of(self.own)]
+        names = [name for f in published for name in (f.name, *f.aliases)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, f"Two settings have the flag --{', --'.join(twice)}. Rename one.")
+        return published
+
+    def _published(self, f: Flag) -> Flag:
+        """A setting's flag as this script publishes it."""
+        for name, to in self.table.items():
+            rule = Renamed(to) if isinstance(to, str) else to
+            if rule.setting == f.setting:
+                return rule.of(f, name)
+        return f
+
+    def _part_flags(self, settings_class: type) -> list[Flag]:
+        """The flags of the chosen parts, in groups of their own."""
+        own = {f.setting for f in flags_of(self.settings)}
+        found = []
+        for f in flags_of(settings_class):
+            if f.setting not in own:
+                found.append(dataclasses.replace(f, group=_part_group(f, settings_class)))
+        return found
+
+    def _chosen_by_default(self) -> dict[str, Any]:
+        chosen = {}
+        for f in flags_of(self.settings):
+            if f.registry is not None:
+                shown = self._published(f)
+                default = (shown.values or {}).get(shown.default, shown.default)
+                chosen[f.setting] = self.preset.get(f.setting, default)
+        return chosen
+
+    def _choosers(self) -> list[Flag]:
+        """The flags that choose parts, as this script publishes them."""
+        return [
+            self._published(f)
+            for f in flags_of(self.settings)
+            if f.registry is not None
+            and f.setting not in self.preset
+            and f.setting not in self.absent
+        ]
+
+    def _import_plugins(self, arguments: Sequence[str], file: Mapping[str, Any]) -> None:
+        """Run the files of `--plugin`: they register parts, whose flags are made afterwards."""
+        plugin = next((f for f in flags_of(self.settings) if f.name == "plugin"), None)
+        if plugin is None:
+            return
+        typed = _only([plugin]).parse_known_args(arguments)[0]
+        named = vars(typed).get("plugin", file.get("plugin")) or []
+        for path in [named] if isinstance(named, str) else named:
+            import_file(str(path), "--plugin")
+
+    def _with_chosen_parts(self, arguments: Sequence[str], file: Mapping[str, Any]) -> type:
+        choosers = self._choosers()
+        typed = vars(_only(choosers).parse_known_args(arguments)[0]) if choosers else {}
+        chosen = self._chosen_by_default()
+        for f in choosers:
+            value = typed.get(f.name, file.get(f.name))
+            if value is not None:
+                value = _file_value(f, value)
+                chosen[f.setting] = value if f.values is None else f.values[value]
+        return with_parts(self.settings, **chosen)
+
+    def _refuse(self, names: Any, where: str = "--") -> None:
+        for name in names:
+            if name in self.refused:
+                raise UserError(f"{where}{name} cannot be honoured: {self.refused[name]}.")
+
+    def _unknown(self, unknown: Sequence[str], flags: Sequence[Flag]) -> str:
+        first = unknown[0]
+        name = first.lstrip("-").split("=", 1)[0]
+        if first.startswith("--"):
+            belongs = self._other_part(name.replace("-", "_"))
+            if belongs is not None:
+                return f"--{name} {belongs}"
+        hint = _close_names(name, [f.name for f in flags], "--")
+        what = "flag" if first.startswith("--") else "argument"
+        if first.lower().endswith(CONFIG_SUFFIXES):
+            hint = "A config file comes before all flags. "
+        return f"Unknown {what} {first!r}. {hint}--help lists all flags."
+
+    def _other_part(self, name: str) -> str | None:
+        """Whose flag it is, where it is that of a part that is not chosen."""
+        to = self.table.get(name, name)
+        setting = to if isinstance(to, str) else to.setting
+        for chooser in self._choosers():
+            assert chooser.registry is not None
+            owners = [
+                part.name
+                for part in chooser.registry.parts()
+                if setting in {f.name for f in dataclasses.fields(part.settings)}
+            ]
+            if chooser.values:
+                owners = [typed for typed, value in chooser.values.items() if value in owners]
+            if owners:
+                return (
+                    f"belongs to --{chooser.name} {' or '.join(owners)}. Remove it, or choose "
+                    f"--{chooser.name} {owners[0]}."
+                )
+        return None
+
+    def _from_file(
+        self, path: str, values: Mapping[str, Any], flags: Sequence[Flag]
+    ) -> dict[str, Any]:
+        """The config file's values by the names of their flags, each checked as if typed."""
+        by_name = {name: f for f in flags for name in (f.name, *f.aliases)}
+        found: dict[str, Any] = {}
+        for name, value in values.items():
+            self._refuse([name], f"{path}: ")
+            if name not in by_name:
+                belongs = self._other_part(str(name))
+                if belongs is not None:
+                    raise UserError(f"{path}: {name} {belongs}")
+                names = sorted(f.name for f in flags)
+                hint = _close_names(str(name), names)
+                raise UserError(
+                    f"{path}: unknown name {name!r}. {hint}Known names: {', '.join(names)}."
+                )
+            found[by_name[name].name] = _file_value(by_name[name], value)
+        return found
 
 
 def parse_config(
@@ -64,58 +344,146 @@ def parse_config(
     description: str | None = None,
     replaced_flags: Mapping[str, str] = REPLACED_FLAGS,
 ) -> ConfigT:
-    """Parse `[config.yaml] [--flag value ...]` into `config_class`; flags override the file.
+    """`CommandLine.parse` of settings whose flags have their own names."""
+    return CommandLine(config_class, description, replaced_flags).parse(argv)
 
-    Args:
-        config_class: a dataclass made of `flag(...)` fields. If it has a `validate()` method, it
-            is called on the result. If it has an attribute `given`, that becomes the names of the
-            flags on the command line.
-        argv: the arguments without the program's name; None takes `sys.argv[1:]`.
-        description: shown by `--help`.
-        replaced_flags: known flags that are refused, with what to use instead.
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line: of a hundred flags' usage nobody reads the last one."""
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--[\w-]+)\S*:", r"\1:", message)
+        message = one_line(message).rstrip(".")
+        print(f"error: {message}. --help explains all flags.", file=sys.stderr, flush=True)
+        raise SystemExit(2)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """The description as it stands, one spelling of every flag, and no usage of a hundred flags."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = argparse.Action(action.option_strings[:1], action.dest, metavar=action.metavar)
+        shown.nargs, shown.choices = action.nargs, action.choices
+        return super()._format_action_invocation(shown)
+
+
+def _parser(line: CommandLine[Any], flags: Sequence[Flag]) -> argparse.ArgumentParser:
+    loose = "" if line.positional is None else f" {line.positional.upper()} ..."
+    parser = _Parser(
+        description=line.description,
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        usage=f"%(prog)s [config.yaml]{loose} [--flag value ...]",
+    )
+    dashed = issubclass(line.settings, Settings) and line.settings.dashed
+    titles = list(dict.fromkeys(f.group for f in flags))
+    if RARELY_NEEDED in titles:
+        titles.remove(RARELY_NEEDED)
+        titles.append(RARELY_NEEDED)
+    groups = {title: parser.add_argument_group(title) for title in titles}
+    for f in flags:
+        _add(groups[f.group], f, dashed)
+    return parser
+
+
+def _only(flags: Sequence[Flag]) -> argparse.ArgumentParser:
+    """A parser that looks for these flags only."""
+    parser = _Parser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    for f in flags:
+        _add(parser, f, False)
+    return parser
+
+
+def _add(parser: Any, f: Flag, dashed: bool) -> None:
+    """Add a flag as transformers' HfArgumentParser does."""
+    names = [f"--{name}" for name in _spelled(f.name)]
+    options = (names[::-1] if dashed else names) + [
+        f"--{name}" for alias in f.aliases for name in _spelled(alias)
+    ]
+    shown: dict[str, Any] = {"help": _help(f), "dest": f.name}
+    if f.kind is bool:
+        parser.add_argument(*options, type=_truth, nargs="?", const=True, metavar="BOOL", **shown)
+        if f.default is True:
+            without = [f"--no_{f.name}", f"--no-{f.name.replace('_', '-')}"]
+            parser.add_argument(*without, action="store_false", dest=f.name, help=argparse.SUPPRESS)
+        return
+    if f.choices is None:
+        shown["metavar"] = METAVARS.get(f.kind, "TEXT")
+    if f.many:
+        shown["nargs"] = "+"
+        shown["action"] = "extend" if f.repeatable else "store"
+    parser.add_argument(*options, type=f.kind, choices=f.choices, **shown)
+
+
+def _spelled(name: str) -> list[str]:
+    return list(dict.fromkeys([name, name.replace("_", "-")]))
+
+
+def _help(f: Flag) -> str:
+    default = f.default
+    if isinstance(default, list):
+        default = " ".join(map(str, default)) or None
+    # Not so of what is unset (the help says what that means) and of switches.
+    told = "" if default is None or default is False else f" (default: {default})"
+    switch = f" (--no_{f.name}: not)" if default is True else ""
+    return (f.help + told + switch).replace("%%", "%").replace("%", "%%")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in TRUTHS:
+        raise argparse.ArgumentTypeError(
+            f"Truthy value expected: got {text} but expected one of yes/no, true/false, t/f, y/n, "
+            "1/0 (case insensitive)."
+        )
+    return TRUTHS[text.lower()]
+
+
+def _part_group(f: Flag, settings_class: type) -> str:
+    """Title of the group of a part's flag."""
+    for chooser in flags_of(settings_class):
+        if chooser.registry is None:
+            continue
+        for part in chooser.registry.parts():
+            chosen = part.settings is not NoSettings and issubclass(settings_class, part.settings)
+            if chosen and f.setting in {g.name for g in dataclasses.fields(part.settings)}:
+                return f"--{chooser.name} {part.name}"
+    return f.group
+
+
+def _mark_switches(arguments: list[str], flags: Sequence[Flag]) -> None:
+    """Make `--switch` before an argument that stands without a flag `--switch=true`."""
+    switches = {name for f in flags if f.kind is bool for name in (f.name, *f.aliases)}
+    for i, (argument, following) in enumerate(itertools.pairwise(arguments)):
+        if (
+            _flag_name(argument) in switches
+            and "=" not in argument
+            and not following.startswith("-")
+            and following.lower() not in TRUTHS
+        ):
+            arguments[i] = f"{argument}=true"
+
+
+def _spellings(
+    arguments: Sequence[str], file: Mapping[str, Any], flags: Sequence[Flag]
+) -> dict[str, str]:
+    """Setting -> the flag that was typed for it, or else is published.
 
     Raises:
-        UserError: a refused flag, a file that cannot be read, or an unknown name in it.
-        SystemExit: argparse's own errors (exit code 2) and `--help`.
+        UserError: a flag was given under two of its names.
     """
-    from transformers import HfArgumentParser
-
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    _refuse_replaced(arguments, replaced_flags)
-    parser = HfArgumentParser(config_class, description=description, allow_abbrev=False)  # type: ignore[arg-type]
-    parser.error = _refuse  # type: ignore[method-assign]
-    file_values: dict[str, Any] = {}
-    file_at = _config_file_position(arguments)
-    if file_at is not None:
-        path = arguments.pop(file_at)
-        file_values = _read_config_file(path, config_class, replaced_flags)
-        _use_as_defaults(parser, file_values)
-    config, unknown = parser.parse_args_into_dataclasses(
-        args=arguments, look_for_args_file=False, return_remaining_strings=True
-    )
-    if unknown:
-        raise UserError(_unknown_flags(unknown, list(vars(config))))
-    _refuse_infinite(config)
-    if hasattr(config_class, "given"):
-        config.given = frozenset(map(_flag_name, arguments))
-    validate = getattr(config, "validate", None)
-    if validate is not None:
-        validate()
-    return config
-
-
-def _refuse(message: str) -> NoReturn:
-    """In the place of argparse's own: of a hundred flags' usage nobody reads the last line."""
-    message = re.sub(r"^argument (--\w+)\S*:", r"\1:", message)
-    message = one_line(message).rstrip(".")
-    print(f"error: {message}. --help explains all flags.", file=sys.stderr, flush=True)
-    raise SystemExit(2)
-
-
-def _refuse_replaced(arguments: Sequence[str], replaced_flags: Mapping[str, str]) -> None:
-    for name in map(_flag_name, arguments):
-        if name in replaced_flags:
-            raise UserError(f"--{name} cannot be honoured: {replaced_flags[name]}.")
+    typed = [name for name in map(_flag_name, arguments) if name]
+    found = {f.setting: f.name for f in flags if f.name != f.setting}
+    for f in flags:
+        used = [alias for alias in f.aliases if alias in typed]
+        if used:
+            other = [name for name in (f.name, *used[1:]) if name in typed]
+            require(
+                not other or f.repeatable,
+                f"--{used[0]} and --{(other or [''])[0]} are one setting. Give one of them.",
+            )
+            found[f.setting] = used[0]
+    return found
 
 
 def _flag_name(argument: str) -> str:
@@ -125,28 +493,15 @@ def _flag_name(argument: str) -> str:
     return argument[2:].split("=", 1)[0].replace("-", "_")
 
 
-def _unknown_flags(unknown: Sequence[str], known: Sequence[str]) -> str:
-    first = unknown[0]
-    name = first.lstrip("-").split("=", 1)[0]
-    hint = _close_names(name, known, "--")
-    what = "flag" if first.startswith("--") else "argument"
-    if first.lower().endswith(CONFIG_SUFFIXES):
-        hint = "A config file comes before all flags. "
-    return f"Unknown {what} {first!r}. {hint}--help lists all flags."
-
-
-def _refuse_infinite(config: Any) -> None:
+def _refuse_infinite(value: Any, name: str) -> None:
     """No flag means anything with nan or inf, and most ranges would let inf through."""
-    for name, value in vars(config).items():
-        for number in value if isinstance(value, list) else [value]:
-            finite = not isinstance(number, float) or math.isfinite(number)
-            require(finite, f"--{name} {number}: expected a finite number.")
+    for number in value if isinstance(value, list) else [value]:
+        finite = not isinstance(number, float) or math.isfinite(number)
+        require(finite, f"{name} {number}: expected a finite number.")
 
 
 def _close_names(name: str, known: Sequence[str], prefix: str = "") -> str:
     """A hint that ends in a space, or nothing."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=3)
     return f"Did you mean {' or '.join(prefix + c for c in close)}? " if close else ""
 
@@ -161,9 +516,7 @@ def _config_file_position(arguments: Sequence[str]) -> int | None:
     return None
 
 
-def _read_config_file(
-    path: str, config_class: type, replaced_flags: Mapping[str, str]
-) -> dict[str, Any]:
+def _read_config_file(path: str) -> dict[str, Any]:
     import yaml
 
     try:
@@ -176,103 +529,20 @@ def _read_config_file(
             f"The config file {path!r} holds a {type(values).__name__}; "
             "expected names and values, one flag a line (learning_rate: 1e-5)."
         )
-    # A run's own config.yaml can be given back: what it records about the run is not a flag.
-    values.pop("run", None)
-    known = {f.name for f in dataclasses.fields(config_class)}
-    for name in values:
-        if name in replaced_flags:
-            raise UserError(f"{path}: {name} cannot be honoured: {replaced_flags[name]}.")
-        if name not in known:
-            names = sorted(known)
-            hint = _close_names(str(name), names)
-            raise UserError(
-                f"{path}: unknown name {name!r}. {hint}Known names: {', '.join(names)}."
-            )
     return values
 
 
-def _use_as_defaults(parser: Any, values: Mapping[str, Any]) -> None:
-    """The file's values take the place of the defaults, through each flag's own type check."""
-    for action in parser._actions:
-        if action.dest not in values:
-            continue
-        value = values[action.dest]
-        if value is not None:
-            convert = action.type or (lambda v: v)
-            items = value if isinstance(value, list) else [value]
-            try:
-                items = [v if isinstance(v, bool) else convert(str(v)) for v in items]
-            except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-                raise UserError(f"{action.dest} = {value!r} in the config file: {error}") from error
-            if action.choices is not None and any(v not in action.choices for v in items):
-                choices = ", ".join(map(str, action.choices))
-                raise UserError(f"{action.dest} = {value!r} in the config file; expected {choices}")
-            value = items if action.nargs in ("+", "*") else items[0]
-        action.default = value
-        action.required = False
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `UserError(message)` unless the condition holds."""
-    if not condition:
-        raise UserError(message)
-
-
-def one_line(message: str) -> str:
-    """The message on one line: libraries' own, which it may quote, can have several."""
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main function; a `UserError` becomes one message and exit code 1."""
+def _file_value(f: Flag, value: Any) -> Any:
+    """A value of a config file through the flag's own type check."""
+    if value is None:
+        return None
+    convert: Callable[[str], Any] = _truth if f.kind is bool else f.kind
+    items = value if isinstance(value, list) else [value]
     try:
-        main()
-        if "torch" in sys.modules and is_outermost(sys._getframe(1)):
-            leave()
-    except UserError as error:
-        given = os.environ.get("RANK", "0")
-        rank = int(given) if given.isdecimal() else 0
-        if rank > 0:
-            # Most errors are the same on all ranks, and the launcher ends the others as soon as
-            # rank 0 has told of it: only an error that rank 0 does not have is told here.
-            time.sleep(SECONDS_FOR_RANK_0)
-        prefix = "error" if rank == 0 else f"error (rank {rank})"
-        print(f"\n{prefix}: {one_line(str(error))}", file=sys.stderr, flush=True)
-        # Other ranks may be waiting in a collective: the launcher ends them when this one exits,
-        # and a normal interpreter shutdown could wait for them instead.
-        sys.stdout.flush()
-        os._exit(1)
-
-
-def is_outermost(frame: FrameType | None) -> bool:
-    """Whether only Python itself runs the module of this frame, by its path or with -m.
-
-    Not so under a profiler, a debugger or `runpy`: who called has work of its own to do after it.
-    """
-    script = frame.f_globals if frame is not None else None
-    while frame is not None and frame.f_globals is script:
-        frame = frame.f_back
-    while frame is not None and frame.f_globals["__name__"] == "runpy":  # -m
-        frame = frame.f_back
-    return frame is None
-
-
-def leave() -> NoReturn:
-    """End a process that has done its work, without taking the interpreter down around C++ threads.
-
-    Threads of torch's process groups may still hold Python objects then. One that asks for the
-    interpreter's lock while it is being finalised is ended by it, which C++ answers with
-    "terminate called without an active exception": a finished run that ends with code -6.
-    All else is as at the interpreter's own end: pools are shut down and threads waited for, what
-    is registered with `atexit` runs, and output that cannot be written makes the exit code 120.
-    """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    code = 0
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None and not stream.closed:
-                stream.flush()
-        except OSError:  # a full disk, or a pipe that nobody reads any more
-            code = EXIT_OUTPUT_LOST
-    os._exit(code)
+        items = [v if isinstance(v, bool) else convert(str(v)) for v in items]
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise UserError(f"{f.name} = {value!r} in the config file: {error}") from error
+    if f.choices is not None and any(v not in f.choices for v in items):
+        choices = ", ".join(map(str, f.choices))
+        raise UserError(f"{f.name} = {value!r} in the config file; expected {choices}")
+    return items if f.many else items[0]

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from dschat.settings.command_line import flag, require
+from dschat.settings.command_line import Settings, flag, require
 
 
 @dataclass
-class ResumeFlags:
-    """How often a run saves what it needs to go on, where it goes on, and when it gives up.
-
-    `given` are the names of the flags on the command line, whatever script it is.
-    """
-
-    given: ClassVar[frozenset[str]] = frozenset()
+class ResumeFlags(Settings):
+    """How often a run saves what it needs to go on, where it goes on, and when it gives up."""
 
     checkpoint_steps: int = flag(
         0,

@@ -83,7 +83,7 @@ def start(
     written = config if written is None else written
     names = {field.name for field in dataclasses.fields(written)}
     known = {name: value for name, value in resolved.items() if name in names}
-    settled = dataclasses.replace(written, **known)
+    settled = written.replace(**known)
     beginning = begin(settled)
     if beginning.result is None:
         write_config(settled, output_dir, device=device.type)
