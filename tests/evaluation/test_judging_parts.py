@@ -13,7 +13,7 @@ from dschat.errors import UserError
 from dschat.evaluation.judging.cost import estimate_cost
 from dschat.evaluation.judging.instructions import judge_messages, read_answer
 from dschat.evaluation.judging.pairs import Pair, category_of, read_pairs
-from dschat.evaluation.judging.report import figures_of, report_text, sign_test
+from dschat.evaluation.judging.report import figures_of, report_text
 from dschat.evaluation.judging.shown_order import first_shown
 from dschat.evaluation.judging.terminal import printable
 from dschat.settings.command_line import parse_config
@@ -102,12 +102,6 @@ def test_instructions() -> None:
     system, _ = judge_messages("hh-rlhf", "p", "one", "two")
     assert '{"comparison": ' in system["content"]
     assert "helpful" in system["content"]
-
-
-@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (3, 3), (8, 2), (2, 8), (700, 800)])
-def test_sign_test(wins: int, losses: int) -> None:
-    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    assert sign_test(wins, losses) == pytest.approx(expected, rel=1e-9)
 
 
 def judged(category: str | None, winner: str | None, first: str, **more: Any) -> dict[str, Any]:

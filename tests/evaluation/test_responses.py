@@ -12,7 +12,6 @@ import pytest
 from dschat.errors import UserError
 from dschat.evaluation.responses.compare import compare
 from dschat.evaluation.responses.figures import Figures, figures_of, largest
-from dschat.evaluation.responses.intervals import mean_with_interval
 from dschat.evaluation.responses.pairing import Pair, Paired, read_paired
 from dschat.evaluation.responses.rouge import read_references, rouge_scores
 from dschat.settings.responses import CompareConfig, parse_compare_config
@@ -84,43 +83,6 @@ def test_names_tell_the_files_apart(tmp_path: Path) -> None:
     assert read_paired(a, b).names == ("x/ppo", "y/ppo")
     c = write(tmp_path / "y" / "dpo.jsonl", rows)
     assert read_paired(a, c).names == ("ppo", "dpo")
-
-
-def test_the_interval_covers_the_mean() -> None:
-    """Of normal samples: as often as it says, give or take what 400 trials can tell."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(400):
-        found = mean_with_interval(rng.normal(3.0, 2.0, 60).tolist(), trial, resamples=999)
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 3.0 <= found.high
-    low, high = stats.binom.ppf([0.001, 0.999], 400, 0.94) / 400
-    assert low <= covered / 400 <= high
-
-
-def test_the_interval_of_a_large_sample_is_students() -> None:
-    values = np.random.default_rng(1).normal(-1.0, 3.0, 3000)
-    found = mean_with_interval(values.tolist(), 0)
-    t = stats.t.interval(0.95, 2999, values.mean(), stats.sem(values))
-    assert found.mean == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx(t, abs=0.03 * (t[1] - t[0]))
-
-
-def test_the_interval_of_the_negative_is_the_negative() -> None:
-    values = np.random.default_rng(2).exponential(size=200)  # skewed: the correction is at work
-    one, other = (mean_with_interval((s * values).tolist(), 5, 999) for s in (1, -1))
-    assert (other.low, other.high) == pytest.approx((-(one.high or 0), -(one.low or 0)), rel=1e-9)
-
-
-def test_intervals_of_few_or_equal_values() -> None:
-    assert vars(mean_with_interval([2.0], 0)) == {"mean": 2.0, "low": None, "high": None}
-    assert vars(mean_with_interval([2.0] * 9, 0)) == {"mean": 2.0, "low": 2.0, "high": 2.0}
-    for values in ([0.0, 1.0], [0.0] * 50 + [1.0], [1e300, -1e300, 0.0]):
-        found = mean_with_interval(values, 0, 200)
-        assert found.low is not None
-        assert found.high is not None
-        assert min(values) <= found.low <= found.high <= max(values)
 
 
 def made(rewards: list[tuple[float, float]], prompts: list[str] | None = None) -> list[Pair]:

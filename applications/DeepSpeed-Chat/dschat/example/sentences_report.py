@@ -90,7 +90,7 @@ def report_on(
     from dschat.example.sentence_check import SentenceReward, succeeded
     from dschat.online.answer_accuracy import answer_accuracy
     from dschat.regularization import KLDivergence
-    from dschat.runtime.proportions import wilson_interval
+    from dschat.runtime.statistics import wilson_interval
 
     length, batch = config.max_completion_length, config.batch_size
     sampled = evaluate_policy(

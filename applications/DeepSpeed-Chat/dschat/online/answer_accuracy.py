@@ -22,7 +22,7 @@ from dschat.models.vocabulary import tokens_of
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rewards.maths.extraction import find_answer
 from dschat.rollout.generation import generate, uniform_numbers
-from dschat.runtime.proportions import pass_at_k, wilson_interval
+from dschat.runtime.statistics import pass_at_k, wilson_interval
 from dschat.settings.answers import FORMS
 
 Judge = Callable[[str, dict[str, Any]], bool]

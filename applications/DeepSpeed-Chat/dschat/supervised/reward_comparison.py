@@ -22,12 +22,12 @@ from dschat.data.text import conversation_text, prompt_ids
 from dschat.models.context import check_context
 from dschat.models.loading import load_causal_lm
 from dschat.models.vocabulary import cut_vocabulary, tokens_of
-from dschat.online.answer_accuracy import wilson_interval
 from dschat.rewards import check_rewards
 from dschat.rewards.text_reward import TextReward
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.runtime.distributed import is_main, log_main, rank, world_size
 from dschat.runtime.files import atomic_write_text
+from dschat.runtime.statistics import win_rate
 from dschat.settings.command_line import require
 
 NORMAL_95 = 1.959964
@@ -213,20 +213,6 @@ def mean_reward(rewards: Sequence[float]) -> dict[str, Any]:
     mean = statistics.fmean(rewards)
     spread = NORMAL_95 * statistics.stdev(rewards) / math.sqrt(len(rewards))
     return {"mean": mean, "interval": [mean - spread, mean + spread]}
-
-
-def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """How often ours is the higher of the pair, a tie counting half, with a Wilson interval."""
-    wins = sum(a > b for a, b in zip(ours, theirs, strict=True))
-    ties = sum(a == b for a, b in zip(ours, theirs, strict=True))
-    score = wins + ties / 2
-    return {
-        "win_rate": score / len(ours),
-        "interval": list(wilson_interval(score, len(ours))),
-        "wins": wins,
-        "ties": ties,
-        "losses": len(ours) - wins - ties,
-    }
 
 
 def format_comparison(result: dict[str, Any]) -> str:

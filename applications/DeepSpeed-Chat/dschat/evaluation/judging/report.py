@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from dschat.evaluation.comparison_output import text_table
 from dschat.evaluation.judging.terminal import one_line
-from dschat.runtime.proportions import wilson_interval
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of `wins` against `losses` under even chances; ties are left out."""
-    n = wins + losses
-    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**n)
+from dschat.runtime.statistics import wilson_interval
 
 
 def figures_of(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -45,9 +37,12 @@ def _first_shown(records: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
+    from scipy.stats import binomtest
+
     winners = [r["winner"] for r in records]
     counts = {"win": winners.count("A"), "tie": winners.count("Tie"), "lose": winners.count("B")}
     n = sum(counts.values())
+    decided = counts["win"] + counts["lose"]
     return {
         "judged": n,
         **counts,
@@ -55,7 +50,7 @@ def _figures(records: list[dict[str, Any]]) -> dict[str, Any]:
         "unparsable": len(records) - n,
         "shares": {k: v / n for k, v in counts.items()} if n else None,
         "intervals_95": {k: wilson_interval(v, n) for k, v in counts.items()} if n else None,
-        "sign_test_p": sign_test(counts["win"], counts["lose"]),
+        "sign_test_p": float(binomtest(counts["win"], decided).pvalue) if decided else 1.0,
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dschat.runtime.proportions import pass_at_k
+from dschat.runtime.statistics import pass_at_k
 
 DIFFICULTIES = ("introductory", "interview", "competition")
 FEW = 5

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.evaluation.responses.intervals import Estimate, mean_with_interval
 from dschat.evaluation.responses.pairing import Pair
-from dschat.runtime.proportions import wilson_interval
+from dschat.runtime.statistics import Estimate, mean_with_interval
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,11 @@ def figures_of(
 
     def share(outcomes: Sequence[bool]) -> Share:
         each = by_prompt(prompts, [float(x) for x in outcomes])
-        total = math.fsum(each)
-        return Share(total / len(each), *wilson_interval(total, len(each)))
+        found = mean_with_interval(each, seed, resamples, share=True)
+        low, high = (
+            (0.0, 1.0) if found.low is None or found.high is None else (found.low, found.high)
+        )
+        return Share(found.mean, low, high)
 
     return Figures(
         len(set(prompts)),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from dschat.evaluation.comparison_output import text_table
 from dschat.evaluation.responses.figures import Figures, Share
-from dschat.evaluation.responses.intervals import Estimate
 from dschat.evaluation.responses.pairing import Pair
 from dschat.evaluation.responses.texts import harmless
+from dschat.runtime.statistics import Estimate
 
 COLUMN = 58
 PROMPT_LINES = 12
