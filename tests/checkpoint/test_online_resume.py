@@ -13,6 +13,7 @@ import torch
 from dschat.checkpoint import engine_checkpoint
 from dschat.errors import UserError
 from dschat.online.trainer import OnlineTrainer
+from dschat.rewards import as_reward
 from online_fixtures import make_trainer, online_settings
 from safetensors.torch import load_file
 
@@ -141,7 +142,7 @@ def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any
 
 def test_bad_steps_are_counted_across_an_interruption(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    trainer.reward = lambda prompts, *_: [float("nan")] * len(prompts)
+    trainer.reward = as_reward(lambda prompts, *_: [float("nan")] * len(prompts))
     stop_at(trainer, "sample", 2)
     assert not run(trainer)
     again = make_trainer(settings("a", resume_from_checkpoint="auto"))

@@ -13,6 +13,7 @@ from dschat.errors import UserError
 from dschat.models.references import Reference
 from dschat.online import load_references
 from dschat.online import models as online_models
+from dschat.rewards import as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters
 from dschat.rewards.reward_model import RewardModel
 from online_fixtures import make_trainer, online_settings
@@ -311,8 +312,8 @@ def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: An
             raise RuntimeError("no memory is left")
 
     trainer = make_trainer(settings())
-    assert not getattr(trainer.reward, "collective", False)
-    trainer.reward = Partitioned()
+    assert not trainer.reward.collective
+    trainer.reward = as_reward(Partitioned())
     with pytest.raises(RuntimeError, match="no memory is left"):
         trainer.score(trainer.sample(trainer.prompts[:8]))
     assert len(calls) == 1

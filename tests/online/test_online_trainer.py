@@ -11,6 +11,7 @@ from dschat.errors import UserError
 from dschat.models import output_layer
 from dschat.online.policy_terms import policy_terms
 from dschat.online.updates import update
+from dschat.rewards import as_reward
 from dschat.rollout.experience import make_rollout
 from dschat.scoring.targets import with_targets
 from online_fixtures import make_trainer, online_settings
@@ -245,7 +246,7 @@ def test_a_reward_function_that_misbehaves_is_named_with_its_prompt(settings: An
         (lambda p, r, e: ["1.0"] * len(p), "'1.0'.*What about"),
         (lambda p, r, e: "1.0", "returned a str"),
     ):
-        trainer.reward = wrong
+        trainer.reward = as_reward(wrong)
         with pytest.raises(UserError, match=message):
             trainer.score(trainer.sample(trainer.prompts[:8]))
 
@@ -279,7 +280,7 @@ def test_ppo_learns_a_reward_it_can_reach(settings: Any) -> None:
         ids = [e["response_ids"] for e in examples]
         return [sum(token >= 100 for token in r) / len(r) for r in ids]
 
-    trainer.reward = share
+    trainer.reward = as_reward(share)
     rows = [
         trainer.run_iteration([trainer.prompts[(8 * i + j) % 64] for j in range(8)])
         for i in range(60)

@@ -12,6 +12,7 @@ from dschat.errors import UserError
 from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
 from dschat.regularization import KLDivergence
+from dschat.rewards import as_reward
 from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.rollout.sampled_states import SampledStates
@@ -122,7 +123,7 @@ def test_states_are_out_of_memory_before_the_rewards(
         alive.append(sum(states() is not None for states in kept))
         return reward(*given)
 
-    trainer.sample, trainer.reward = sampled, rewarded
+    trainer.sample, trainer.reward = sampled, as_reward(rewarded)
     trainer.run_iteration(trainer.prompts[:8])
     assert len(kept) == 2
     assert alive == [0]

@@ -14,6 +14,7 @@ from dschat.models.schedule import schedule
 from dschat.online import updates
 from dschat.online.faults import find_fault
 from dschat.online.trainer import OnlineTrainer
+from dschat.rewards import as_reward
 from dschat.rollout.experience import Experience, make_rollout
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings
@@ -152,7 +153,7 @@ class FromReward:
 @pytest.mark.parametrize("value", [NAN, float("inf")])
 def test_a_bad_reward_leaves_out_its_iteration_only(trainer_of: Any, value: float) -> None:
     trainer = trainer_of()
-    trainer.reward, trainer.reward_name = FromReward({10}, value), "my_reward"
+    trainer.reward = as_reward(FromReward({10}, value), "my_reward")
     changed = []
 
     def note(prompts: Any, run_iteration: Any = trainer.run_iteration) -> Any:
@@ -174,7 +175,7 @@ def test_a_bad_reward_leaves_out_its_iteration_only(trainer_of: Any, value: floa
 
 def test_a_run_that_does_not_recover_stops_with_a_report(trainer_of: Any) -> None:
     trainer = trainer_of(max_bad_steps=2)
-    trainer.reward, trainer.reward_name = FromReward(set(range(8, 64)), NAN), "my_reward"
+    trainer.reward = as_reward(FromReward(set(range(8, 64)), NAN), "my_reward")
     with pytest.raises(UserError, match="2 bad steps in a row") as caught:
         run(trainer)
     for part in ("a reward of my_reward is not finite on rank 0", "What about", "bad_steps"):
@@ -297,7 +298,7 @@ def test_a_reward_function_that_raises_is_named_with_its_prompt(trainer_of: Any)
             raise KeyError("no dogs")
         return [0.0] * len(prompts)
 
-    trainer.reward, trainer.reward_name = fussy, "fussy"
+    trainer.reward = as_reward(fussy)
     with pytest.raises(UserError, match="fussy raised KeyError") as caught:
         run(trainer)
     assert "dog" in str(caught.value)

@@ -15,7 +15,7 @@ from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
 from dschat.models.vocabulary import tokens_of
 from dschat.regularization import PolicyRegularizer
-from dschat.rewards import RewardFunction, check_rewards
+from dschat.rewards import RewardFunction, as_reward, score_responses
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
 from dschat.scoring.scoring import PenaltyScorer
@@ -151,8 +151,7 @@ def _report(
     prompts = [p for r in rollouts for p in r.prompts]
     responses = [t for r in rollouts for t in r.responses]
     examples = [e for r in rollouts for e in r.examples]
-    name = getattr(reward, "name", type(reward).__name__)
-    rewards = check_rewards(reward(prompts, responses, examples), prompts, name)
+    rewards, _ = score_responses(as_reward(reward), prompts, responses, examples)
     spread = torch.tensor(rewards, dtype=torch.float64)
     lengths = [len(e["response_ids"]) for e in examples]
     return PolicyReport(

@@ -12,6 +12,8 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+from dschat.rewards import RewardFunction
+
 WORDS = (6, 18)
 """Fewest and most words of a sentence."""
 
@@ -52,7 +54,7 @@ def succeeded(response: str, example: dict[str, Any]) -> bool:
     return not faults(response, example["word"])
 
 
-class SentenceReward:
+class SentenceReward(RewardFunction):
     """0.5 for the word, 0.5 for a plain sentence, and 1 more for both: 0 to 2 in all."""
 
     name = "one sentence with a word"

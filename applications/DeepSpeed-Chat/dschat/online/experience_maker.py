@@ -15,10 +15,9 @@ import torch
 from torch.profiler import record_function
 
 from dschat.data.prompts import PromptExample, rank_share
-from dschat.errors import UserError
 from dschat.models.references import FrozenPolicy
 from dschat.regularization import PolicyRegularizer, with_defaults
-from dschat.rewards import RewardFunction, check_rewards, first_raising
+from dschat.rewards import RewardFunction, score_responses
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.generation import uniform_numbers
@@ -64,7 +63,6 @@ class ExperienceMaker:
         self.regularizer = with_defaults(self.regularizer)
         self.rollouts: list[Rollout] = []  # those that were scored last
         self.rank, self.world = distributed.rank(), distributed.world_size()
-        self.reward_name = getattr(self.reward, "name", type(self.reward).__name__)
         self.scorer = PenaltyScorer(
             self.regularizer,
             self.references,
@@ -141,8 +139,7 @@ class ExperienceMaker:
         rollouts[:] = [replace(rollout, states=None) for rollout in rollouts]
         # Who waits within a collective reward cannot be told of a failure: that rank ends, and with
         # it the others.
-        collective = getattr(self.reward, "collective", False)
-        with contextlib.nullcontext() if collective else on_all_ranks():
+        with contextlib.nullcontext() if self.reward.collective else on_all_ranks():
             scores, reward_sums = self._rewards(rollouts)
         experiences = []
         for rollout, token_scores in zip(rollouts, tokens, strict=True):
@@ -161,26 +158,9 @@ class ExperienceMaker:
         prompts = [p for r in rollouts for p in r.prompts]
         responses = [t for r in rollouts for t in r.responses]
         examples = [e for r in rollouts for e in r.examples]
-        name = self.reward_name
-        explained = getattr(self.reward, "explained", None)
-        parts: dict[str, list[float]] = {}
-        try:
-            if explained is None:
-                scores = self.reward(prompts, responses, examples)
-            else:
-                scores, parts = explained(prompts, responses, examples)
-        except UserError:
-            raise
-        except Exception as error:
-            if getattr(self.reward, "collective", False):
-                raise
-            first = first_raising(self.reward, prompts, responses, examples)
-            raise UserError(
-                f"The reward function {name} raised {error!r} for the prompt "
-                f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
-            ) from error
+        scores, parts = score_responses(self.reward, prompts, responses, examples, finite=False)
         sums = {f"reward/{part}": float(sum(values)) for part, values in parts.items()}
-        return check_rewards(scores, prompts, name, finite=False), sums
+        return scores, sums
 
     def _print_answer(self, prompt: str, response: str) -> None:
         config = self.config

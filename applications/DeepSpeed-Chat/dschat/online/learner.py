@@ -238,7 +238,7 @@ class OnlineLearner(ExperienceMaker):
         """Advantages, then `ppo_epochs` passes of updates; the mean of the updates' metrics."""
         config = self.config
         experiences[:] = self._targets(experiences)
-        agree(find_fault(experiences, self.reward_name), self.device)
+        agree(find_fault(experiences, self.reward.name), self.device)
         self.actor.train()
         if self.critic is not None:
             self.critic.train()

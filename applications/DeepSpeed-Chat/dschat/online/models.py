@@ -25,7 +25,7 @@ from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.references import FrozenPolicy, WithoutAdapters
 from dschat.models.vocabulary import tokens_of
 from dschat.online.load_references import check_length, load_references, share_vocabulary
-from dschat.rewards import RewardFunction
+from dschat.rewards import RewardFunction, as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters, frozen_head
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import PROMPTS_COMPARED, TextReward
@@ -156,7 +156,7 @@ def load_models(
         references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, tokens_of(tokenizer))
     assert reward is not None
-    return Models(policy, critic, references, reward)
+    return Models(policy, critic, references, as_reward(reward))
 
 
 def _frozen_dtype(config: OnlineConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -1,17 +1,21 @@
-"""What a reward function is, and the check of what it returned."""
+"""What a reward function is, the user's own made into one, and the check of what it returns."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 from dschat.errors import UserError
 
+Example = dict[str, Any]
+
 
 class RewardFunction(Protocol):
-    """Scores responses.
+    """Scores responses. A class inherits the defaults below; `as_reward` adapts anything else.
 
     Args of a call:
         prompts: the prompts' texts. responses: the responses' texts, without the end token.
@@ -21,22 +25,117 @@ class RewardFunction(Protocol):
             `conversation` (the prompt as it is in the data) for those with another chat template.
 
     Returns:
-        One finite number per response, in order.
+        One finite number per response, in order; None where the reward does not apply.
+
+    Attributes:
+        name: for messages and metrics.
     """
 
+    name: str = "reward"
+
+    @property
+    def collective(self) -> bool:
+        """Whether a rank's call waits for all others', which must score as many responses."""
+        return False
+
     def __call__(
-        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
-    ) -> list[float]: ...
-
-
-class ExplainedReward(RewardFunction, Protocol):
-    """A reward function that can also say how a reward came about, for the metrics."""
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> Sequence[float | None]: ...
 
     def explained(
-        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
-    ) -> tuple[list[float], dict[str, list[float]]]:
-        """The rewards of a call, and by name one number per response."""
-        ...
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> tuple[Sequence[float | None], dict[str, list[float]]]:
+        """The rewards of a call, and by name what metrics average: one number per response."""
+        return awaited(self(prompts, responses, examples)), {}
+
+
+class AdaptedReward(RewardFunction):
+    """A plain or async function, or an object that inherits nothing, as a `RewardFunction`."""
+
+    collective = False
+
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        own = getattr(function, "name", None) or getattr(function, "__name__", None)
+        self.name = name or str(own or type(function).__name__)
+        self.function = function
+        self.collective = bool(getattr(function, "collective", False))
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> Sequence[float | None]:
+        """The function's rewards, awaited if it is async."""
+        return awaited(self.function(prompts, responses, examples))
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> tuple[Sequence[float | None], dict[str, list[float]]]:
+        """The object's own `explained` if it has one."""
+        own = getattr(self.function, "explained", None)
+        if own is None:
+            return self(prompts, responses, examples), {}
+        return awaited(own(prompts, responses, examples))
+
+
+def as_reward(reward: Callable[..., Any], name: str | None = None) -> RewardFunction:
+    """A reward as the trainer uses it; called once, where a reward is built.
+
+    Args:
+        reward: a `RewardFunction`, or any function or object called like one; may be async.
+        name: what a function is called, where its own name does not say it.
+
+    Raises:
+        UserError: it cannot be called.
+    """
+    if isinstance(reward, type) or not callable(reward):
+        raise UserError(
+            f"A reward must be a function of (prompts, responses, examples) or an object with such "
+            f"a __call__; given {reward!r}."
+        )
+    if RewardFunction in type(reward).__mro__:
+        return cast(RewardFunction, reward)
+    return AdaptedReward(reward, name)
+
+
+def awaited(result: Any) -> Any:
+    """The result of a call, also of an async one."""
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    return asyncio.run(wait())
+
+
+def score_responses(
+    reward: RewardFunction,
+    prompts: list[str],
+    responses: list[str],
+    examples: list[Example],
+    finite: bool = True,
+) -> tuple[list[float], dict[str, list[float]]]:
+    """The rewards as checked floats, and the parts that the reward tells of (see `explained`).
+
+    Args:
+        finite: see `check_rewards`.
+
+    Raises:
+        UserError: the reward raised, or see `check_rewards`; names the reward and the prompt. What
+            a collective reward raises is left as it is: other ranks wait.
+    """
+    try:
+        rewards, parts = reward.explained(prompts, responses, examples)
+    except UserError:
+        raise
+    except Exception as error:
+        if reward.collective:
+            raise
+        first = first_raising(reward, prompts, responses, examples)
+        raise UserError(
+            f"The reward function {reward.name} raised {error!r} for the prompt "
+            f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
+        ) from error
+    return check_rewards(rewards, prompts, reward.name, finite), parts
 
 
 def check_rewards(
@@ -77,15 +176,12 @@ def check_rewards(
 
 
 def first_raising(
-    reward: RewardFunction,
-    prompts: list[str],
-    responses: list[str],
-    examples: list[dict[str, Any]],
+    reward: RewardFunction, prompts: list[str], responses: list[str], examples: list[Example]
 ) -> int:
     """Which response a reward function that raised on the whole batch raises on alone; else 0."""
     for i in range(len(prompts)):
         try:
-            reward(prompts[i : i + 1], responses[i : i + 1], examples[i : i + 1])
+            reward.explained(prompts[i : i + 1], responses[i : i + 1], examples[i : i + 1])
         except Exception:
             return i
     return 0

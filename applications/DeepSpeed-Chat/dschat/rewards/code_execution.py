@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any, cast
 
 from dschat.errors import UserError
+from dschat.rewards.base import RewardFunction
 from dschat.rewards.code.comparison import NumberComparison
 from dschat.rewards.code.execution import run_program
 from dschat.rewards.code.extraction import extract_program, with_starter_code
@@ -43,7 +44,7 @@ __all__ = [
 DEFAULT_LIMITS = Limits()
 
 
-class CodeExecutionReward:
+class CodeExecutionReward(RewardFunction):
     """Runs the program in each response against the tests of its example.
 
     A call lasts at most ceil(programs / workers) times `limits.program_seconds`, and what starting

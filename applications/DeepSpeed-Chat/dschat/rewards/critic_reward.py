@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dschat.models.policy import ValueModel
 from dschat.models.score_reading import at_last_tokens
+from dschat.rewards.base import RewardFunction
 from dschat.rewards.reward_model import ReadsText, RewardModel, in_batches, what_is_read
 from dschat.runtime import distributed
 
@@ -19,7 +20,7 @@ def frozen_head(classifier: Any) -> torch.nn.Module:
     return copy.deepcopy(classifier.score).eval().requires_grad_(False)
 
 
-class CriticWithoutAdapters:
+class CriticWithoutAdapters(RewardFunction):
     """Scores as `RewardModel` with the model that the critic started from, to the bit.
 
     No second model is in memory: the critic's base weights are frozen, its adapters are switched

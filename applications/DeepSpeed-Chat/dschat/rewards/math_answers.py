@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dschat.errors import UserError
+from dschat.rewards.base import RewardFunction
 from dschat.rewards.math_numbers import is_integer, read_number, same_answer
 from dschat.rewards.maths.extraction import find_answer, tagged
 from dschat.settings.answers import FORMS, PUBLISHED_FORMS
@@ -85,7 +86,7 @@ def answered_correctly(
     return answer is not None and same_answer(answer, gold)
 
 
-class MathAnswerReward:
+class MathAnswerReward(RewardFunction):
     """The sum of five parts, each a weight times 0 or 1 (tags: times 0 to 4).
 
     answer: the extracted answer is the row's number. integer: it is an integer written as one.

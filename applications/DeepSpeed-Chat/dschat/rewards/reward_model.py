@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dschat.data.text import Prompt
 from dschat.models.score_reading import at_last_tokens, has_score_head
+from dschat.rewards.base import RewardFunction
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class ReadsText(Protocol):
     def encode(self, prompt: Prompt, response: str) -> list[int]: ...
 
 
-class RewardModel:
+class RewardModel(RewardFunction):
     """Scores prompt + response by an `AutoModelForSequenceClassification(num_labels=1)`.
 
     The token ids that the trainer sampled are scored as they are: decoding and tokenising again
