@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
+from dschat.algorithms import estimators
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -52,3 +54,13 @@ def groups(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
     rewards = draw(st.lists(numbers, min_size=len(ids), max_size=len(ids)))
     return torch.tensor(rewards, dtype=torch.float64), torch.tensor(ids)
+
+
+def by_scores(rewards: Tensor, groups: Tensor, name: str = "grpo") -> Tensor:
+    """[R] advantages of one-token responses without a penalty; "scaled": by the group's std."""
+    alone = rewards.unsqueeze(1)
+    given = estimators.Responses(
+        rewards, torch.zeros_like(alone), torch.ones_like(alone).bool(), groups
+    )
+    function = estimators.rloo_advantage if name == "rloo" else estimators.grpo_advantage
+    return function(given, SimpleNamespace(scale_rewards=name == "scaled")).advantages[:, 0]

@@ -5,13 +5,12 @@ import pytest
 import torch
 from dschat.algorithms import (
     gae,
-    group_advantages,
     group_std,
     penalty_to_go,
     reward_scale,
-    rloo_advantages,
 )
 from dschat.algorithms.advantages import STD_FLOOR
+from tensor_strategies import by_scores
 
 LENGTHS = [5, 1, 3, 0]
 
@@ -80,7 +79,7 @@ def test_penalty_to_go_is_the_sum_of_what_follows() -> None:
 def test_group_advantages_are_z_scores_within_groups() -> None:
     rewards = torch.tensor([1.0, 5.0, 2.0, 2.0, 4.0, 2.0], dtype=torch.float64)
     groups = torch.tensor([7, 3, 7, 3, 7, 9])
-    scaled, centred = group_advantages(rewards, groups), group_advantages(rewards, groups, False)
+    scaled, centred = by_scores(rewards, groups, "scaled"), by_scores(rewards, groups)
     for group in (7, 3, 9):
         member = (groups == group).numpy()
         mine = rewards.numpy()[member]
@@ -91,7 +90,7 @@ def test_group_advantages_are_z_scores_within_groups() -> None:
 
 def test_equal_rewards_give_no_advantage_even_where_their_mean_rounds() -> None:
     rewards = torch.full((7,), 0.1)
-    assert group_advantages(rewards, torch.zeros(7, dtype=torch.long)).abs().max() < 1e-6
+    assert by_scores(rewards, torch.zeros(7, dtype=torch.long), "scaled").abs().max() < 1e-6
 
 
 def test_a_tiny_spread_is_no_reason_to_multiply_by_thousands() -> None:
@@ -117,6 +116,6 @@ def test_rloo_compares_with_the_others() -> None:
     rewards = torch.tensor([1.0, 5.0, 2.0, 3.0, 4.0], dtype=torch.float64)
     groups = torch.tensor([0, 1, 0, 1, 0])
     expected = [1 - (2 + 4) / 2, 5 - 3, 2 - (1 + 4) / 2, 3 - 5, 4 - (1 + 2) / 2]
-    np.testing.assert_allclose(rloo_advantages(rewards, groups).numpy(), expected)
+    np.testing.assert_allclose(by_scores(rewards, groups, "rloo").numpy(), expected)
     with pytest.raises(ValueError, match="at least 2"):
-        rloo_advantages(rewards, torch.tensor([0, 1, 0, 1, 2]))
+        by_scores(rewards, torch.tensor([0, 1, 0, 1, 2]), "rloo")

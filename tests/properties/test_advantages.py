@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from dschat.algorithms import gae, group_advantages, penalty_to_go, rloo_advantages
+from dschat.algorithms import gae, penalty_to_go
 from dschat.algorithms.advantages import STD_FLOOR, group_centred, group_std
 from dschat.algorithms.macro_actions import (
     RANDOM_LENGTHS,
@@ -17,7 +19,7 @@ from dschat.algorithms.macro_actions import (
 from hypothesis import given
 from hypothesis import strategies as st
 from property_settings import checked
-from tensor_strategies import PROBABILITIES, WORST, Responses, groups, responses
+from tensor_strategies import PROBABILITIES, WORST, Responses, by_scores, groups, responses
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -99,11 +101,8 @@ def test_group_baselines(drawn: tuple, chance: object, shift: float, factor: flo
     rewards, ids = drawn
     place = list(range(len(ids)))
     chance.shuffle(place)  # type: ignore[attr-defined]
-    for function in (
-        lambda r, g: group_advantages(r, g, scale=False),
-        group_advantages,
-        rloo_advantages,
-    ):
+    for name in ("grpo", "scaled", "rloo"):
+        function = partial(by_scores, name=name)
         found = function(rewards, ids)
         for group in ids.unique():
             assert float(found[ids == group].sum()) == pytest.approx(0, abs=1e-6)
@@ -111,11 +110,11 @@ def test_group_baselines(drawn: tuple, chance: object, shift: float, factor: flo
         # What all responses to a prompt get alike teaches nothing about them.
         per_group = shift * (ids % 3).double()
         torch.testing.assert_close(function(rewards + per_group, ids), found, rtol=1e-6, atol=1e-6)
-    centred = group_advantages(rewards, ids, scale=False)
+    centred = by_scores(rewards, ids)
     for group in ids.unique():
         n = int((ids == group).sum())
         torch.testing.assert_close(
-            rloo_advantages(rewards, ids)[ids == group],
+            by_scores(rewards, ids, "rloo")[ids == group],
             centred[ids == group] * n / (n - 1),
             **CLOSE,
         )
@@ -123,8 +122,8 @@ def test_group_baselines(drawn: tuple, chance: object, shift: float, factor: flo
     std = group_std(rewards, ids) * min(factor, 1)
     wide = (std > STD_FLOOR) | (std == 0)
     torch.testing.assert_close(
-        group_advantages(factor * rewards, ids)[wide],
-        group_advantages(rewards, ids)[wide],
+        by_scores(factor * rewards, ids, "scaled")[wide],
+        by_scores(rewards, ids, "scaled")[wide],
         rtol=1e-6,
         atol=1e-6,
     )

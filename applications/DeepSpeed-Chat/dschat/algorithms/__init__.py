@@ -5,13 +5,12 @@ Shapes everywhere: B sequences, T response positions; masks [B, T] bool, True on
 
 from dschat.algorithms.advantages import (
     gae,
-    group_advantages,
     group_centred,
     group_std,
     penalty_to_go,
     reward_scale,
-    rloo_advantages,
 )
+from dschat.algorithms.estimators import Advantages, Responses
 from dschat.algorithms.losses import (
     loss_count,
     masked_sum,
@@ -27,9 +26,10 @@ from dschat.algorithms.preferences import (
 )
 
 __all__ = [
+    "Advantages",
+    "Responses",
     "dpo_margins",
     "gae",
-    "group_advantages",
     "group_centred",
     "group_std",
     "implicit_rewards",
@@ -41,6 +41,5 @@ __all__ = [
     "ppo_policy_loss",
     "reduce_losses",
     "reward_scale",
-    "rloo_advantages",
     "value_loss",
 ]

@@ -151,32 +151,3 @@ def reward_scale(std: Tensor) -> Tensor:
         [B] between `STD_FLOOR` and 1 where std is at most 1; continuous.
     """
     return torch.where(std < STD_FLOOR, 1 - (1 - STD_FLOOR) * (std / STD_FLOOR), std)
-
-
-def group_advantages(rewards: Tensor, group_ids: Tensor, scale: bool = True) -> Tensor:
-    """GRPO's outcome advantages (Shao et al., 2024): R minus its group's mean, over its std.
-
-    Args:
-        rewards: [B] outcome rewards. group_ids: [B] int64; responses to one prompt share an id.
-        scale: divide by `reward_scale` of the group's std; where all rewards are equal, by 1.
-
-    Returns:
-        [B] advantages.
-    """
-    centred = group_centred(rewards, group_ids)
-    return centred / reward_scale(group_std(rewards, group_ids)) if scale else centred
-
-
-def rloo_advantages(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """REINFORCE leave-one-out (Ahmadian et al., 2024): R minus the mean of its group's others.
-
-    Args:
-        rewards: [B]. group_ids: [B] int64, every group of at least 2.
-
-    Returns:
-        [B] advantages.
-
-    Raises:
-        ValueError: a group of one has no others to compare with.
-    """
-    return group_centred(rewards, group_ids, leave_one_out=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,32 @@ def ppo_policy_loss(
     high = clip if clip_high is None else clip_high
     losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + high))
     return reduce_losses(losses, mask, count, normalization)
+
+
+def ppo_clip(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    count: Tensor | float,
+    settings: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The policy loss "ppo_clip" of the registry: `ppo_policy_loss` with its diagnostics.
+
+    Args:
+        logprobs, old_logprobs, advantages, mask: [B, T], see `ppo_policy_loss`.
+        count: `loss_count` of the whole optimiser step over all ranks.
+        settings: clip_range, epsilon_high and loss_normalization are read.
+
+    Returns:
+        The loss, this shard's share; and by name sums over its active tokens, which are logged
+        after division by the step's tokens.
+    """
+    clip, high = settings.clip_range, settings.epsilon_high
+    loss = ppo_policy_loss(
+        logprobs, old_logprobs, advantages, mask, clip, count, high, settings.loss_normalization
+    )
+    return loss, ppo_diagnostics(logprobs, old_logprobs, mask, clip, high)
 
 
 def value_loss(

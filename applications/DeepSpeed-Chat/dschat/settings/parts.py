@@ -1,0 +1,38 @@
+"""The built-in parts: an entry for each, whose module is imported when a run uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dschat.settings.registry import ADVANTAGES, POLICY_LOSSES
+
+__all__ = ["ADVANTAGES", "POLICY_LOSSES"]
+
+
+@dataclass
+class CriticSettings:
+    """Of an advantage that is estimated from a critic's values."""
+
+    needs_critic: ClassVar[bool] = True
+
+
+ADVANTAGES.add(
+    "gae",
+    "dschat.algorithms.estimators:gae_advantage",
+    CriticSettings,
+    "generalised advantage estimation with a critic (PPO)",
+)
+ADVANTAGES.add(
+    "grpo",
+    "dschat.algorithms.estimators:grpo_advantage",
+    summary="the reward minus its group's mean",
+)
+ADVANTAGES.add(
+    "rloo",
+    "dschat.algorithms.estimators:rloo_advantage",
+    summary="the reward minus the mean of its group's others",
+)
+POLICY_LOSSES.add(
+    "ppo_clip", "dschat.algorithms.losses:ppo_clip", summary="PPO's clipped surrogate"
+)
