@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.data.dialogues import as_messages
 from dschat.data.load import load_data
+from dschat.data.schemas.dialogues import as_messages
 from dschat.data.text import conversation_text, warn_of_missing_template
 
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from dschat.data.few_shot import with_worked_examples
+from dschat.data.schemas.gsm8k import with_worked_examples
 from dschat.errors import UserError
 
 

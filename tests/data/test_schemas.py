@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from dschat.data.rows import Row, RowError
-from dschat.data.schemas import SCHEMAS, detect_schema
+from dschat.data.schemas import DATA_SCHEMAS, Schema, detect_schema, has_columns, schemas
 from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
 from dschat.errors import UserError
 
-BY_NAME = {schema.name: schema for schema in SCHEMAS}
+BY_NAME = {name: DATA_SCHEMAS[name].load() for name in DATA_SCHEMAS}
 
 
 def rows(name: str, raw: dict[str, Any], phase: Any) -> list[Row]:
@@ -29,8 +29,18 @@ def test_unknown_columns_are_listed_with_the_known_schemas() -> None:
     message = str(caught.value)
     assert "some.jsonl" in message
     assert "label, text" in message
-    for schema in SCHEMAS:
-        assert schema.name in message
+    for name, schema in BY_NAME.items():
+        assert schema.name == name  # of the registry
+        assert name in message
+
+
+def test_a_schema_of_ones_own_goes_before_the_built_in_ones(monkeypatch: Any) -> None:
+    monkeypatch.setattr(DATA_SCHEMAS, "_parts", dict(DATA_SCHEMAS._parts))
+    own = Schema("hints", "prompt, hint", has_columns("prompt", "hint"), lambda raw, phase: [])
+    DATA_SCHEMAS.add("hints", own)
+    assert detect_schema([{"prompt": "a", "hint": "b"}], "here") is own
+    assert detect_schema([{"prompt": "a"}], "here").name == "preferences"
+    assert len(schemas()) == len(BY_NAME) + 1
 
 
 def test_question_and_answer_without_a_final_answer_is_not_gsm8k() -> None:

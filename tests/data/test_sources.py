@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dschat.data.schemas import DATA_SCHEMAS
 from dschat.data.sources import SOURCES, Source, open_source, register
 from dschat.data.tables import RawTable
 from dschat.errors import UserError
@@ -48,7 +49,7 @@ def test_names_are_fetched_with_their_splits(
 
     monkeypatch.chdir(tmp_path)
     source = SOURCES[name]
-    make = makers[source.schema.name]
+    make = makers[source.schema]
     calls = []
 
     def load_dataset(path: str, config: str | None = None, **settings: Any) -> Any:
@@ -60,7 +61,7 @@ def test_names_are_fetched_with_their_splits(
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     opened = open_source(name)
-    assert opened.schema is source.schema
+    assert opened.schema is DATA_SCHEMAS[source.schema].load()
     assert all_rows(opened.splits.train) == [make(i) for i in range(4)]
     assert (opened.splits.eval is None) == (source.eval_split is None)
     ((path, config, files),) = calls

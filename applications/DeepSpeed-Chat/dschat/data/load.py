@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dschat.data.cache import CacheEntry, arrow_schema, entry_folder, read_or_write
-from dschat.data.dialogues import as_messages
 from dschat.data.report import DataReport, Problem, SourceReport, SplitReport
 from dschat.data.rows import PHASES, Phase, Row, RowError, encode_example
-from dschat.data.schemas import SCHEMAS
+from dschat.data.schemas import schemas
+from dschat.data.schemas.base import code_of
+from dschat.data.schemas.dialogues import as_messages
 from dschat.data.sources import OpenSource, open_source
 from dschat.data.splits import parse_data_split, split_indices
 from dschat.data.tables import RawTable
@@ -105,7 +106,7 @@ def _load_source(
     source = open_source(name)
     into_chat = apply_chat_template and not source.schema.chat
     if phase not in source.schema.phases:
-        usable = ", ".join(s.name for s in SCHEMAS if phase in s.phases)
+        usable = ", ".join(s.name for s in schemas() if phase in s.phases)
         raise UserError(
             f"The data set {name!r} ({source.schema.name}) has no pairs of a chosen and a rejected "
             f"response, which a reward model is trained on. Kinds of data that do: {usable}."
@@ -120,6 +121,7 @@ def _load_source(
         "split": parse_data_split(data_split),
         "seed": seed,
         **({"apply_chat_template": True} if into_chat else {}),
+        **code_of(source.schema),
     }
     return read_or_write(
         entry_folder(cache, key),

@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dschat.data.local import Splits, read_local
-from dschat.data.schemas import Schema, detect_schema
-from dschat.data.schemas.apps import APPS
-from dschat.data.schemas.gsm8k import GSM8K
-from dschat.data.schemas.preferences import CHAT_PREFERENCES, DIALOGUES, PREFERENCES
-from dschat.data.schemas.summaries import SUMMARIES
-from dschat.data.schemas.webgpt import WEBGPT
+from dschat.data.schemas import DATA_SCHEMAS, Schema, detect_schema
 from dschat.data.tables import ArrowTable, first_problem, read_files, sample_rows
 from dschat.errors import UserError
 
@@ -26,7 +21,7 @@ class Source:
 
     Attributes:
         name: as on the hub.
-        schema: how its rows are read.
+        schema: how its rows are read, by name.
         eval_split: None where it has a train split only; a part of it is then held out.
         config: the hub configuration.
         files: where its files are, with {split} in it, for data sets that `datasets` can no
@@ -35,7 +30,7 @@ class Source:
     """
 
     name: str
-    schema: Schema
+    schema: str
     eval_split: str | None
     config: str | None = None
     files: str | None = None
@@ -73,20 +68,20 @@ _PARQUET = "hf://datasets/{name}@refs/convert/parquet"
 register(
     Source(
         "openai/summarize_from_feedback",
-        SUMMARIES,
+        "summaries",
         eval_split="validation",
         config="comparisons",
         files=_PARQUET.format(name="openai/summarize_from_feedback")
         + "/comparisons/{split}/*.parquet",
     )
 )
-register(Source("Dahoas/full-hh-rlhf", PREFERENCES, eval_split="test"))
-register(Source("Anthropic/hh-rlhf", DIALOGUES, eval_split="test"))
-register(Source("Dahoas/rm-static", PREFERENCES, eval_split="test"))
+register(Source("Dahoas/full-hh-rlhf", "preferences", eval_split="test"))
+register(Source("Anthropic/hh-rlhf", "dialogues", eval_split="test"))
+register(Source("Dahoas/rm-static", "preferences", eval_split="test"))
 register(
     Source(
         "openai/webgpt_comparisons",
-        WEBGPT,
+        "webgpt",
         eval_split=None,
         files=_PARQUET.format(name="openai/webgpt_comparisons") + "/default/{split}/*.parquet",
     )
@@ -94,17 +89,17 @@ register(
 register(
     Source(
         "codeparrot/apps",
-        APPS,
+        "apps",
         eval_split="test",
         config="all",
         files="hf://datasets/codeparrot/apps/{split}.jsonl",
     )
 )
-register(Source("openai/gsm8k", GSM8K, eval_split="test", config="main", aliases=("gsm8k",)))
+register(Source("openai/gsm8k", "gsm8k", eval_split="test", config="main", aliases=("gsm8k",)))
 register(
     Source(
         "trl-lib/ultrafeedback_binarized",
-        CHAT_PREFERENCES,
+        "chat preferences",
         eval_split="test",
         aliases=("ultrafeedback",),
     )
@@ -132,7 +127,7 @@ def open_source(name_or_path: str) -> OpenSource:
         return OpenSource(name_or_path, _schema_of(splits, None), splits)
     if name_or_path in SOURCES:
         source = SOURCES[name_or_path]
-        return OpenSource(name_or_path, source.schema, _fetch(source))
+        return OpenSource(name_or_path, DATA_SCHEMAS[source.schema].load(), _fetch(source))
     raise UserError(_unknown(name_or_path))
 
 
@@ -160,8 +155,10 @@ def _schema_of(splits: Splits, source: Source | None) -> Schema:
             f"{splits.origin} has no row that can be read: {problem or 'it is empty'}. Expected "
             "one JSON object a line, as UTF-8 text."
         )
-    if source is not None and source.schema.matches(sample):
-        return source.schema
+    if source is not None:
+        schema: Schema = DATA_SCHEMAS[source.schema].load()
+        if schema.matches(sample):
+            return schema
     return detect_schema(sample, splits.origin)
 
 
@@ -193,7 +190,7 @@ def _fetch(source: Source) -> Splits:
         raise UserError(
             f"The data set {source.name} could not be fetched from the Hugging Face hub: {error}. "
             "Without a network, copy it to this machine and give the path of the folder or file "
-            f"in its place; its columns are: {source.schema.columns}."
+            f"in its place; its columns are: {DATA_SCHEMAS[source.schema].load().columns}."
         ) from error
     tables = [
         ArrowTable(loaded[split], loaded[split]._fingerprint, f"{source.name} {split}")

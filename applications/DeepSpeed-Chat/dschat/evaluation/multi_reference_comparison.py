@@ -107,9 +107,9 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
     from tqdm import tqdm
     from transformers import AutoConfig, AutoTokenizer
 
-    from dschat.data.few_shot import with_worked_examples
     from dschat.data.load import load_data
     from dschat.data.prompts import build_prompts
+    from dschat.data.schemas.gsm8k import with_worked_examples
     from dschat.evaluation.multi_reference_report import report_on
     from dschat.models.loading import (
         check_same_vocabulary,

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from dschat.data.few_shot import with_worked_examples
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
+from dschat.data.schemas.gsm8k import with_worked_examples
 from dschat.models.references import FrozenPolicy
 from dschat.online.answer_accuracy import prompt_results, summarise
 from dschat.online.reference_sampling import draw_reference_samples

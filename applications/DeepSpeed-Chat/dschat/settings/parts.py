@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dschat.settings.registry import ADVANTAGES, POLICY_LOSSES
+from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES
 
-__all__ = ["ADVANTAGES", "POLICY_LOSSES"]
+__all__ = ["ADVANTAGES", "DATA_SCHEMAS", "POLICY_LOSSES"]
 
 
 @dataclass
@@ -36,3 +36,19 @@ ADVANTAGES.add(
 POLICY_LOSSES.add(
     "ppo_clip", "dschat.algorithms.losses:ppo_clip", summary="PPO's clipped surrogate"
 )
+
+# The last is tried first (`dschat.data.schemas`).
+_SCHEMAS = {
+    "preferences": "preferences:PREFERENCES",
+    "dialogues": "dialogues:DIALOGUES",
+    "chat preferences": "preferences:CHAT_PREFERENCES",
+    "conversations": "conversations:CONVERSATIONS",
+    "completions": "conversations:COMPLETIONS",
+    "chat completions": "conversations:CHAT_COMPLETIONS",
+    "gsm8k": "gsm8k:GSM8K",
+    "apps": "apps:APPS",
+    "webgpt": "webgpt:WEBGPT",
+    "summaries": "summaries:SUMMARIES",
+}
+for _name, _target in _SCHEMAS.items():
+    DATA_SCHEMAS.add(_name, f"dschat.data.schemas.{_target}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from dschat.data.rows import PHASES, Phase, RawRow, Row
 
@@ -37,3 +41,16 @@ def column_names(sample: Sequence[RawRow]) -> set[str]:
 def has_columns(*names: str) -> Callable[[Sequence[RawRow]], bool]:
     """A test for `Schema.matches`: all these columns are there."""
     return lambda sample: set(names) <= column_names(sample)
+
+
+def code_of(schema: Schema) -> dict[str, Any]:
+    """What the cache's key holds of a user's schema: a hash of the file that defines it.
+
+    Rows made by an older version of the file are then not used again. {} for a built-in schema,
+    whose version is the cache's own (`dschat.data.cache.FORMAT_VERSION`).
+    """
+    function = inspect.unwrap(schema.rows)
+    if function.__module__.split(".")[0] == "dschat":
+        return {}
+    source = Path(inspect.getfile(function)).read_bytes()
+    return {"code": hashlib.sha256(source).hexdigest()}

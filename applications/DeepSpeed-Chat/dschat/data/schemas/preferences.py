@@ -2,8 +2,7 @@
 
 Raw rows of trl-lib/ultrafeedback_binarized have no prompt of their own: {"chosen": [messages],
 "rejected": [messages]} with the same messages but the last. Conversations may also stand as
-{"prompt": [messages], "chosen": [message] or text, "rejected": ...}, as in TRL. Anthropic's own
-files of HH-RLHF have whole dialogues in `chosen` and `rejected`, as texts.
+{"prompt": [messages], "chosen": [message] or text, "rejected": ...}, as in TRL.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dschat.data.dialogues import ASSISTANT, split_response
 from dschat.data.rows import Phase, RawRow, Row, RowError, distinct_pair, required, text
-from dschat.data.schemas.base import Schema, column_names, has_columns
+from dschat.data.schemas.base import Schema, has_columns
 from dschat.data.text import Message
 
 CALLS = ("tool_calls", "function_call")
 PAIR_FIELDS = {"prompt", "chosen", "rejected"}
 
 
-def _example(raw: RawRow) -> dict[str, Any]:
+def other_fields(raw: RawRow) -> dict[str, Any]:
     """Whatever else a row holds may be what somebody's reward function needs."""
     return {name: value for name, value in raw.items() if name not in PAIR_FIELDS}
 
@@ -29,7 +27,7 @@ def preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
     """One row of texts as they are. SFT needs prompt and chosen; RL needs the prompt."""
     prompt = text(raw.get("prompt"), "prompt")
     if phase == "rl":
-        return [Row(prompt, example=_example(raw))]
+        return [Row(prompt, example=other_fields(raw))]
     chosen = text(raw.get("chosen"), "chosen")
     if phase == "sft":
         return [Row(prompt, chosen)]
@@ -88,7 +86,7 @@ def chat_preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
     if phase == "rl":
         if not prompt:
             prompt, _ = _conversation(raw, "chosen", prompt)
-        return [Row(prompt, example=_example(raw))]
+        return [Row(prompt, example=other_fields(raw))]
     prompt_of_chosen, chosen = _conversation(raw, "chosen", prompt)
     if phase == "sft":
         return [Row(prompt_of_chosen, chosen)]
@@ -96,32 +94,6 @@ def chat_preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
     if prompt_of_chosen != prompt_of_rejected:
         raise RowError("chosen and rejected do not have the same prompt")
     return [distinct_pair(Row(prompt_of_chosen, chosen, rejected))]
-
-
-def _split(raw: RawRow, name: str) -> tuple[str, str]:
-    parts = split_response(text(raw.get(name), name))
-    if parts is None:
-        raise RowError(f"no {ASSISTANT!r} in {name!r} and no column 'prompt'")
-    return parts[0], text(parts[1], f"response in {name}")
-
-
-def dialogue_rows(raw: RawRow, phase: Phase) -> list[Row]:
-    """One row; the prompt ends with the last "Assistant:" of the dialogues."""
-    prompt, chosen = _split(raw, "chosen")
-    if phase == "rl":
-        return [Row(prompt, example=_example(raw))]
-    if phase == "sft":
-        return [Row(prompt, chosen)]
-    prompt_of_rejected, rejected = _split(raw, "rejected")
-    if prompt != prompt_of_rejected:
-        raise RowError("chosen and rejected do not have the same prompt")
-    return [distinct_pair(Row(prompt, chosen, rejected))]
-
-
-def _has_dialogues(sample: Sequence[RawRow]) -> bool:
-    return "prompt" not in column_names(sample) and any(
-        isinstance(row.get("chosen"), str) and ASSISTANT in row["chosen"] for row in sample
-    )
 
 
 def _has_message_lists(sample: Sequence[RawRow]) -> bool:
@@ -141,11 +113,4 @@ CHAT_PREFERENCES = Schema(
     matches=_has_message_lists,
     rows=chat_preference_rows,
     chat=True,
-)
-
-DIALOGUES = Schema(
-    name="dialogues",
-    columns='chosen, rejected (texts "\\n\\nHuman: ...\\n\\nAssistant: ..." with the same prompt)',
-    matches=_has_dialogues,
-    rows=dialogue_rows,
 )
