@@ -132,11 +132,11 @@ def test_what_cannot_be_converted(
     weights = torch.load(old / "pytorch_model.bin", weights_only=True)
     norm = "rwtransformer.norm.weight"
     torch.save({k: v for k, v in weights.items() if k != norm}, old / "pytorch_model.bin")
-    with pytest.raises(UserError, match="missing norm.weight; not known nothing"):
+    with pytest.raises(UserError, match=r"lacks 1 of .*\(norm.weight\)"):
         convert(old, new)
     extra = {**weights, "rwtransformer.extra": torch.zeros(1)}
     torch.save(extra, old / "pytorch_model.bin")
-    with pytest.raises(UserError, match="missing nothing; not known extra"):
+    with pytest.raises(UserError, match="which has no extra"):
         convert(old, new)
     torch.save({**weights, "v_head.weight": torch.zeros(1, 7)}, old / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"v_head.weight is \[1, 7\]"):

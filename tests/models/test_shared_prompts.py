@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from dschat.models.key_values import PromptPlan, shared_prompts
 from dschat.models.policy import PolicyModel
-from dschat.models.shared_prompts import PromptPlan, shared_prompts
 from small_models import PAD, SMALL, VOCABULARY, small_model
 
 

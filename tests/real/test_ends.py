@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dschat.data.ends import ends_of
 from dschat.data.text import conversation_text, encode_pair, prompt_ids
-from dschat.models.generation_settings import generation_settings
-from dschat.models.loading import load_tokenizer
+from dschat.models.loading import generation_settings, load_tokenizer
 from dschat.models.vocabulary import tokens_of
 
 CHAT = [{"role": "user", "content": "What does <|im_end|> mean?"}]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.models.schedule import schedule
+from dschat.models.optimizer import schedule
 from dschat.online import updates
 from dschat.online.faults import find_fault
 from dschat.online.trainer import OnlineTrainer

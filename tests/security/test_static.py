@@ -37,7 +37,7 @@ ALLOWED = {
     (SANDBOX, "__import__"): "the sandbox",
     (SANDBOX, "import marshal"): "requests of the parent",
     ("rewards/code/process.py", "import marshal"): "it only writes with it",
-    ("models/v_head.py", "import pickle"): "the name of an exception",
+    ("models/score_reading.py", "import pickle"): "the name of an exception",
     ("training/engine_checkpoint.py", "import pickle"): "the name of an exception",
     ("training/engine_checkpoint.py", "load_checkpoint"): "its reader is replaced",
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
-from dschat.models.generation_settings import settle_generation_config
+from dschat.models.loading import settle_generation_config
 from dschat.models.lora import merged_state_dict
 from dschat.models.score_reading import as_reward_model
 from dschat.runtime.distributed import is_main, on_all_ranks

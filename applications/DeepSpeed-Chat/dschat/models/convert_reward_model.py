@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from dschat.errors import UserError
-from dschat.models.loading import load_pretrained
-from dschat.models.score_reading import as_reward_model
-from dschat.models.v_head import HEAD, WEIGHTS_FILE, is_v_head, read_weights
+from dschat.models.loading import check_complete, load_pretrained
+from dschat.models.score_reading import HEAD, WEIGHTS_FILE, as_reward_model, is_v_head, read_weights
 from dschat.runtime.files import atomic_directory
 from dschat.settings.command_line import require, run_script
 
@@ -96,12 +95,12 @@ def build(config: Any, body: dict[str, Tensor], head: Tensor, file: Path) -> Any
         found = getattr(model, model.base_model_prefix).load_state_dict(body, strict=False)
     except RuntimeError as error:
         raise UserError(f"{file} does not fit its config.json: {error}") from error
-    missing = [n for n in found.missing_keys if not COMPUTED.search(n)]
+    check_complete([n for n in found.missing_keys if not COMPUTED.search(n)], str(file))
     left = [n for n in found.unexpected_keys if not COMPUTED.search(n)]
     require(
-        not missing and not left,
-        f"{file} does not fit its config.json ({config.model_type}): missing "
-        f"{', '.join(missing[:5]) or 'nothing'}; not known {', '.join(left[:5]) or 'nothing'}.",
+        not left,
+        f"{file} does not fit its config.json ({config.model_type}), which has no "
+        f"{', '.join(left[:5])}.",
     )
     with torch.no_grad():
         model.score.weight.copy_(head)

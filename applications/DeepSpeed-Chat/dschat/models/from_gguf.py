@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
-from dschat.models.v_head import LOADING_ERRORS
+from dschat.models.loading import check_complete
+from dschat.models.score_reading import LOADING_ERRORS
 from dschat.runtime.files import atomic_directory
 from dschat.settings.command_line import require, run_script
 
@@ -130,11 +131,7 @@ def read_model(file: Path) -> Any:
         output_loading_info=True,
         trust_remote_code=False,
     )
-    missing = sorted(info["missing_keys"])
-    require(
-        not missing,
-        f"{file} lacks {len(missing)} of the model's weights ({', '.join(missing[:3])}).",
-    )
+    check_complete(info["missing_keys"], str(file))
     config = loaded.config
     for name in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, name):

@@ -5,20 +5,80 @@ Nothing from a checkpoint is ever executed: no remote code, and only safe loader
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from transformers import GenerationConfig
 
-from dschat.data.ends import settle_ends, special_ids
+from dschat.data.ends import read_json, saved_ends, settle_ends, special_ids
 from dschat.errors import UserError
 from dschat.models.dropout import configure_dropout, set_dropout
-from dschat.models.generation_settings import generation_settings
-from dschat.models.refusals import why_not_loaded
-from dschat.models.score_reading import padding_apart, reading, set_padding
-from dschat.models.v_head import LOADING_ERRORS, check_not_v_head
+from dschat.models.score_reading import (
+    LOADING_ERRORS,
+    check_not_v_head,
+    padding_apart,
+    reading,
+    set_padding,
+)
+
+logger = logging.getLogger(__name__)
+
+DECIDING = ("do_sample", "num_beams", "return_dict_in_generate", "use_cache")
+"""Settings that decide whether others are valid: they are taken first."""
+OURS = {"eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
+
+
+def generation_settings(path: str, tokenizer: Any) -> GenerationConfig:
+    """The folder's settings with the ends and the padding of `tokenizer`.
+
+    transformers loads settings that contradict each other (a temperature without `do_sample`), and
+    then refuses to save them with the trained model. Such a setting has no effect, and is left out;
+    so is an invalid value.
+
+    Args:
+        path: model folder or hub name; without the file its settings are transformers' own.
+        tokenizer: from `load_tokenizer`.
+    """
+    given = read_json(path, "generation_config.json") or {}
+    settings = GenerationConfig(
+        eos_token_id=saved_ends(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    left_out = []
+    for name in sorted(given, key=lambda name: name not in DECIDING):
+        if name in OURS or name.startswith("_"):
+            continue
+        trial = copy.deepcopy(settings)
+        try:
+            setattr(trial, name, given[name])
+            trial.validate(strict=True)
+        except Exception:  # of many kinds: values may have any type
+            left_out.append(f"{name} {given[name]!r}")
+        else:
+            settings = trial
+    if left_out:
+        logger.warning(
+            "%s: generation_config.json has settings that are invalid or have no effect beside the "
+            "others; they are left out of what is saved: %s",
+            path,
+            ", ".join(left_out),
+        )
+    return settings
+
+
+def settle_generation_config(model: Any, tokenizer: Any) -> None:
+    """Give a model the ends and the padding of `tokenizer`, before it is saved with it."""
+    if model.can_generate():
+        model.generation_config.eos_token_id = saved_ends(tokenizer)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -71,6 +131,45 @@ def check_model_path(path: str, flag: str) -> None:
             f"--{flag} {path}: no such folder (looked in {os.getcwd()}). Give a Hugging Face "
             "model folder or a hub name such as google/gemma-2b."
         )
+
+
+def why_not_loaded(path: str, error: BaseException) -> str:
+    """The reason, without a full stop.
+
+    Args:
+        path: folder or hub name.
+        error: what transformers raised. Its own advice on code (`trust_remote_code`, a reader that
+            runs pickles) is not repeated: there is no such setting here.
+    """
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return (
+            "it brings code of its own (auto_map in its config.json or tokenizer_config.json), "
+            "which is never run here. Give a model of a type that transformers knows by itself"
+        )
+    if "Weights only load failed" in text:
+        return (
+            "its weights are no mere tensors but a pickle that calls for code, which is never run "
+            "here. Give a copy of the model in the safetensors format, from a source you trust"
+        )
+    if isinstance(error, SafetensorError):
+        return f"its file of weights is damaged ({text}). Copy or download the model again"
+    if "ignore_mismatched_sizes" in text:
+        return (
+            "its weights have other shapes than its config.json says. Give a folder as a training "
+            "run or the hub has written it"
+        )
+    if "backend tokenizer" in text:
+        return (
+            "there is no tokenizer in it that can be read (tokenizer.json, tokenizer.model or "
+            "vocab.json). Copy those files of the model that it was trained from into the folder"
+        )
+    where = (
+        "the folder cannot be read as a Hugging Face model"
+        if Path(path).is_dir()
+        else "no such local folder, and it could not be fetched from the Hugging Face hub"
+    )
+    return f"{where} ({text.splitlines()[0] if text else repr(error)})"
 
 
 def load_pretrained(loader: Any, path: str, flag: str, **options: Any) -> Any:
@@ -206,21 +305,31 @@ def load_causal_lm(
         **options,
     )
     if quantization is None:  # quantised layers have other names
-        _check_whole(info["missing_keys"], path, flag)
+        check_complete(
+            info["missing_keys"],
+            f"--{flag} {path}: the checkpoint",
+            " Reward models and other classifiers are no language models: give the output folder "
+            "of step 1, or a model for text generation.",
+        )
     fit_vocabulary(model, tokenizer, path, may_grow)
     set_dropout(model, dropout)
     return model
 
 
-def _check_whole(missing: Iterable[str], path: str, flag: str) -> None:
-    """Refuse a checkpoint that lacks weights: transformers would make them up."""
+def check_complete(missing: Iterable[str], where: str, advice: str = "") -> None:
+    """Refuse a checkpoint that lacks weights: transformers would initialise them at random.
+
+    Args:
+        missing: their names. where: names the checkpoint. advice: what to do.
+
+    Raises:
+        UserError: says how many and the first names.
+    """
     names = sorted(missing)
     if names:
         raise UserError(
-            f"--{flag} {path}: the checkpoint lacks {len(names)} of a language model's weights "
-            f"({', '.join(names[:3])}), which would be random. Reward models and other classifiers "
-            "are no language models: give the output folder of step 1, or a model for text "
-            "generation."
+            f"{where} lacks {len(names)} of the model's weights ({', '.join(names[:3])}), which "
+            f"would be random.{advice}"
         )
 
 

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from dschat.errors import UserError
 from dschat.models.dropout import probe_tokens
-from dschat.models.key_values import has_plain_cache
-from dschat.models.output_layer import OutputLayer
-from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
-from dschat.models.shared_prompts import (
+from dschat.models.key_values import (
     PromptPlan,
+    has_plain_cache,
     plan_prompts,
     recomputes,
     response_states,
 )
+from dschat.models.output_layer import OutputLayer
+from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
 
 PADDING_ERROR, PADDING_ERROR_16_BITS = 1e-3, 5e-2
 """What padding may change of a text's logits, relative to the largest: the rounding of sums in

@@ -16,9 +16,8 @@ from dschat.data.text import warn_of_missing_template
 from dschat.models.loading import (
     resolve_dtype,
 )
-from dschat.models.optimizer import adamw, rates_text
+from dschat.models.optimizer import adamw, rates_text, schedule
 from dschat.models.policy import PolicyModel
-from dschat.models.schedule import schedule
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.in_place import make_backend
 from dschat.runtime import distributed

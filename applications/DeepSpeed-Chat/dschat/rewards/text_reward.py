@@ -22,8 +22,7 @@ from dschat.data.text import (
     without_system,
 )
 from dschat.models.loading import load_pretrained, load_reward_model
-from dschat.models.score_reading import reading
-from dschat.models.v_head import check_not_v_head
+from dschat.models.score_reading import check_not_v_head, reading
 from dschat.rewards.reward_model import RewardModel
 from dschat.runtime.distributed import log_main
 from dschat.settings.command_line import require

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from dschat.models.key_values import PromptPlan
 from dschat.models.output_layer import OutputLayer, chunk_logprobs, chunk_rows, temper_
 from dschat.models.policy import PolicyModel
 from dschat.models.references import FrozenPolicy, WithoutAdapters
-from dschat.models.shared_prompts import PromptPlan
 from dschat.rollout.experience import Rollout
 
 
