@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -120,8 +119,21 @@ def score_responses(
         finite: see `check_rewards`.
 
     Raises:
-        UserError: the reward raised, or see `check_rewards`; names the reward and the prompt. What
-            a collective reward raises is left as it is: other ranks wait.
+        UserError: see `scores_where_applicable` and `check_rewards`.
+    """
+    rewards, parts = scores_where_applicable(reward, prompts, responses, examples)
+    return check_rewards(rewards, prompts, reward.name, finite), parts
+
+
+def scores_where_applicable(
+    reward: RewardFunction, prompts: list[str], responses: list[str], examples: list[Example]
+) -> tuple[list[float | None], dict[str, list[float]]]:
+    """As `score_responses`, with None where the reward does not apply; NaN and infinity pass.
+
+    Raises:
+        UserError: the reward raised, or returned something else than one number or None a
+            response; names the reward and the prompt. What a collective reward raises is left as
+            it is: other ranks wait.
     """
     try:
         rewards, parts = reward.explained(prompts, responses, examples)
@@ -135,7 +147,7 @@ def score_responses(
             f"The reward function {reward.name} raised {error!r} for the prompt "
             f"{prompts[first][-200:]!r} and the response {responses[first][:200]!r}."
         ) from error
-    return check_rewards(rewards, prompts, reward.name, finite), parts
+    return _numbers(rewards, prompts, reward.name), parts
 
 
 def check_rewards(
@@ -150,6 +162,16 @@ def check_rewards(
         UserError: a wrong count, something that is no number, NaN or infinity; names the reward
             function and the first prompt concerned.
     """
+    checked = []
+    for number, prompt in zip(_numbers(rewards, prompts, name), prompts, strict=True):
+        if number is None or (finite and not math.isfinite(number)):
+            raise _not_a_number(number, prompt, name)
+        checked.append(number)
+    return checked
+
+
+def _numbers(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> list[float | None]:
+    """One float or None per prompt; see `check_rewards`."""
     if isinstance(rewards, str) or not hasattr(rewards, "__len__"):
         raise UserError(
             f"The reward function {name} returned a {type(rewards).__name__}; expected a list of "
@@ -160,19 +182,25 @@ def check_rewards(
             f"The reward function {name} returned {len(rewards)} rewards for {len(prompts)} "
             "responses; expected one number for each."
         )
-    checked = []
+    numbers: list[float | None] = []
     for reward, prompt in zip(rewards, prompts, strict=True):
-        number: float | None = None
-        if not isinstance(reward, str):
-            with contextlib.suppress(TypeError, ValueError):
-                number = float(reward)
-        if number is None or (finite and not math.isfinite(number)):
-            raise UserError(
-                f"The reward function {name} returned {reward!r} where a finite number was "
-                f"expected, for the prompt {prompt[-200:]!r}."
-            )
-        checked.append(number)
-    return checked
+        if reward is None:
+            numbers.append(None)
+            continue
+        try:
+            if isinstance(reward, str):
+                raise TypeError
+            numbers.append(float(reward))
+        except (TypeError, ValueError):
+            raise _not_a_number(reward, prompt, name) from None
+    return numbers
+
+
+def _not_a_number(reward: Any, prompt: str, name: str) -> UserError:
+    return UserError(
+        f"The reward function {name} returned {reward!r} where a finite number was expected, for "
+        f"the prompt {prompt[-200:]!r}."
+    )
 
 
 def first_raising(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES
+from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES, REWARDS
 
-__all__ = ["ADVANTAGES", "DATA_SCHEMAS", "POLICY_LOSSES"]
+__all__ = ["ADVANTAGES", "DATA_SCHEMAS", "POLICY_LOSSES", "REWARDS"]
 
 
 @dataclass
@@ -52,3 +52,6 @@ _SCHEMAS = {
 }
 for _name, _target in _SCHEMAS.items():
     DATA_SCHEMAS.add(_name, f"dschat.data.schemas.{_target}")
+
+# Built by `dschat.online.models`, because the critic without its adapters may be the same model.
+REWARDS.add("reward_model", "", summary="a sequence classifier, --critic_model_name_or_path")

@@ -1,0 +1,120 @@
+"""From the entries of `--reward` to the one reward function of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dschat.errors import UserError
+from dschat.rewards.base import Example, RewardFunction, as_reward, scores_where_applicable
+from dschat.settings.parts import REWARDS
+from dschat.settings.registry import import_file
+from dschat.settings.rewards import REWARD_MODEL, RewardSpec, parse_rewards
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A reward, the name that it goes by, and its weight."""
+
+    name: str
+    weight: float
+    reward: RewardFunction
+
+
+class WeightedRewards(RewardFunction):
+    """The sum of several rewards, each times its weight, over those that apply to a response."""
+
+    name = ""
+    collective = False
+
+    def __init__(self, parts: Sequence[Weighted]) -> None:
+        self.parts = tuple(parts)
+        self.name = " + ".join(part.name for part in parts)
+        self.collective = any(part.reward.collective for part in parts)
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> list[float]:
+        """The sums."""
+        return self.explained(prompts, responses, examples)[0]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The sums; and each reward by its name, unweighted, 0 where it does not apply.
+
+        What a reward tells of itself has the reward's name before it: "math/answer".
+
+        Raises:
+            UserError: see `scores_where_applicable`; or none applies to a response: names the
+                prompt.
+        """
+        terms: list[list[float | None]] = []
+        told: dict[str, list[float]] = {}
+        for part in self.parts:
+            scores, own = scores_where_applicable(part.reward, prompts, responses, examples)
+            terms.append([None if s is None else part.weight * s for s in scores])
+            told[part.name] = [0.0 if s is None else s for s in scores]
+            told |= {f"{part.name}/{name}": values for name, values in own.items()}
+        sums = []
+        for i, row in enumerate(zip(*terms, strict=True)):
+            applying = [term for term in row if term is not None]
+            if not applying:
+                raise UserError(
+                    f"None of the rewards ({self.name}) applies to the prompt "
+                    f"{prompts[i][-200:]!r}: all returned None. Return a number from one of them, "
+                    "or leave the prompt out of the data."
+                )
+            sums.append(sum(applying))
+        return sums, told
+
+
+class Rewards:
+    """The rewards that a run's settings name; the reward model's place is still empty.
+
+    Args:
+        settings: `reward` (None: the reward model alone) and the settings of the parts it names.
+
+    Raises:
+        UserError: see `parse_rewards`; a file raises or has no such function; what a part says of
+            its own settings.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        given = [REWARD_MODEL] if settings.reward is None else settings.reward
+        self._specs = parse_rewards(given)
+        self._rewards = [_built(spec, settings) for spec in self._specs]
+
+    @property
+    def need_reward_model(self) -> bool:
+        """Whether `combined` needs one."""
+        return None in self._rewards
+
+    def combined(self, reward_model: RewardFunction | None = None) -> RewardFunction:
+        """The run's reward: the only one, where there is one of weight 1, or the weighted sum."""
+        parts = []
+        for spec, reward in zip(self._specs, self._rewards, strict=True):
+            found = reward_model if reward is None else reward
+            assert found is not None, "the reward model is missing"
+            parts.append(Weighted(spec.name, spec.weight, found))
+        if len(parts) == 1 and parts[0].weight == 1:
+            return parts[0].reward
+        return WeightedRewards(parts)
+
+
+def _built(spec: RewardSpec, settings: Any) -> RewardFunction | None:
+    if spec.file is None:
+        if spec.name == REWARD_MODEL:
+            return None
+        return as_reward(REWARDS[spec.name].load()(settings), spec.name)
+    module = import_file(spec.file, "--reward")
+    if not hasattr(module, spec.name):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise UserError(
+            f"--reward {spec.file}:{spec.name}: the file has no {spec.name}; it has "
+            f"{', '.join(known) or 'nothing that can be called'}."
+        )
+    target = getattr(module, spec.name)
+    # A class is made without arguments: `--reward my.py:MyReward`.
+    return as_reward(target() if isinstance(target, type) else target, spec.name)
