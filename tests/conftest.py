@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,36 @@ from tiny import build_tiny_tokenizer, tiny_config
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "a test skipped for a reason that this regular expression does not match is a failure"
+    parser.addoption("--allow-skips", metavar="REGEX", help=help)
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    """Tests and reasons of the skips that --allow-skips forbids."""
+    allowed = config.getoption("--allow-skips")
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if allowed is None or terminal is None:
+        return []
+    reports = terminal.stats.get("skipped", [])
+    told = {f"{r.nodeid}: {r.longrepr[2]}" for r in reports if not hasattr(r, "wasxfail")}
+    return sorted(line for line in told if not re.search(allowed, line.split(": ", 1)[1]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under xdist this runs in the workers too, which have no terminal."""
+    if session.exitstatus == 0 and unexpected_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if found := unexpected_skips(config):
+        terminalreporter.section("skipped, although --allow-skips does not name the reason")
+        for line in found:
+            terminalreporter.line(line, red=True)
 
 
 @pytest.fixture(scope="session")

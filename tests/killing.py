@@ -7,14 +7,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch import environment, free_port
+from launch import command, environment
 
 POLL_SECONDS = 0.002
 LIMIT_SECONDS = 900.0  # a hang; two ranks on a loaded machine take minutes
@@ -48,13 +47,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def start(script: Path, flags: Sequence[object], ranks: int, log: Path) -> subprocess.Popen[bytes]:
     """The script in a session of its own, with its output appended to a file."""
-    command = [sys.executable]
-    if ranks > 1:
-        launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-        command += [*launcher, "--master_port", str(free_port())]
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [*command, str(script), *map(str, flags)],
+            command([script, *flags], ranks, environment()),
             env=environment(),
             stdout=output,
             stderr=output,

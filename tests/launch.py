@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+
+import fork_server
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINING = ROOT / "applications" / "DeepSpeed-Chat" / "training"
@@ -47,33 +53,92 @@ def environment(**variables: str) -> dict[str, str]:
     return {**env, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
 
 
+@cache
+def fork_server_socket() -> str:
+    """Start this process's server; it ends when this process does."""
+    folder = tempfile.TemporaryDirectory(prefix="forks-")
+    atexit.register(folder.cleanup)
+    path = os.path.join(folder.name, "socket")
+    with open(os.path.join(folder.name, "log"), "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, fork_server.__file__, "serve", path],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    atexit.register(server.stdin.close)
+    for line in server.stdout:
+        if line == b"ready\n":
+            return path
+    raise RuntimeError(Path(log.name).read_text())
+
+
+@cache
+def python_that_forks() -> str:
+    """A folder for PATH with a `python` that has the fork server run scripts and modules."""
+    folder = Path(fork_server_socket()).parent / "bin"
+    folder.mkdir()
+    client = [sys.executable, "-S", "-E", fork_server.__file__, "run", fork_server_socket(), "1"]
+    (folder / "python").write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in -m | *.py) exec {shlex.join(client)} 0 "$@" ;; esac\n'
+        f'exec {shlex.quote(sys.executable)} "$@"\n'
+    )
+    (folder / "python").chmod(0o755)
+    return str(folder)
+
+
+def command(
+    arguments: Sequence[object], ranks: int, env: dict[str, str], launcher: bool = False
+) -> list[str]:
+    """The command line for `python ARGUMENTS`, or for the launcher with more than one rank.
+
+    Args:
+        env: what it will be started with. Where libraries read other values from it than from
+            `environment()`, no fork server is used.
+        launcher: use DeepSpeed's own in any case.
+    """
+    words = list(map(str, arguments))
+    alike = fork_server.read_at_import(env) == fork_server.read_at_import(environment())
+    if alike and not launcher:
+        client = [sys.executable, "-S", "-E", fork_server.__file__, "run", fork_server_socket()]
+        return [*client, str(ranks), str(free_port()), *words]
+    if ranks == 1 and not launcher:
+        return [sys.executable, *words]
+    runner = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+    return [sys.executable, *runner, "--master_port", str(free_port()), *words]
+
+
 def run_script(
     script: str | Path,
     args: Sequence[object],
     ranks: int = 1,
     timeout: float = 600.0,
     env: dict[str, str] | None = None,
+    launcher: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `script` with `args`, on 2 or more ranks through `deepspeed --num_accelerators`.
+    """Run `script` with `args`, on 2 or more ranks as `deepspeed --num_accelerators` does.
 
     Args:
         script: path of the script.
         args: its arguments, turned into strings.
-        ranks: 1: plain `python`.
+        ranks: 1: as plain `python`.
         timeout: seconds; all processes are killed after it.
         env: instead of `environment()`.
+        launcher: see `command`.
 
     Returns:
         The finished process, with stdout and stderr as text; the exit code is not checked.
     """
-    command = [sys.executable]
-    if ranks > 1:
-        launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-        command += [*launcher, "--master_port", str(free_port())]
-    command += [str(script), *map(str, args)]
+    env = environment() if env is None else env
+    words = command([script, *args], ranks, env, launcher)
     process = subprocess.Popen(
-        command,
-        env=environment() if env is None else env,
+        words,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,4 +150,4 @@ def run_script(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)

@@ -23,7 +23,7 @@ from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceCon
 from dschat.settings.judging import SampleConfig, parse_judge_config
 from dschat.settings.penalty import DivergenceConfig, WassersteinConfig
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
-from launch import ROOT, environment
+from launch import ROOT, environment, python_that_forks
 
 POLICIES = {
     "tldr": "kl wpr ma fkl js alpha tv chi",
@@ -87,6 +87,8 @@ def run_recipe(script: str, timeout: float = 60.0, **variables: str) -> tuple[in
     """Exit code and output of scripts/`script` with these environment variables, on the CPU."""
     env = environment(VENV="none", **variables)
     del env["HF_HUB_OFFLINE"]  # a recipe sets it where it must be set
+    if "DRY_RUN" not in variables:
+        env["PATH"] = os.pathsep.join([python_that_forks(), env["PATH"]])
     process = subprocess.Popen(
         ["bash", str(ROOT / "scripts" / script)],
         env=env,

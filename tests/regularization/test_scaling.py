@@ -77,11 +77,17 @@ def one_by_one(matrix, costs, policy, reference, max_iter, tol):
     return columns
 
 
-@pytest.mark.parametrize("storage", [*STORAGES, None])
-@pytest.mark.parametrize("tol", [0.0, 0.05, 1e9])
+@pytest.mark.parametrize(
+    ("storage", "tol"),
+    [
+        (storage, tol)
+        for storage in (*STORAGES, None)
+        for tol in (0.0, 0.05, 1e9)
+        # float32 may leave an iteration earlier or later.
+        if not (storage is GatheredKernel and tol == 0.05)
+    ],
+)
 def test_iteration_is_that_of_each_position_alone(storage, tol, rng):
-    if storage is GatheredKernel and tol == 0.05:
-        pytest.skip("float32 may leave an iteration earlier or later")
     kernel = make_kernel(rng, epsilon=1.0 if storage else 1e-5)
     matrix, costs = dense_matrices(kernel)
     operator, dtype = make_operator(storage, kernel) if storage else (None, torch.float64)

@@ -99,12 +99,19 @@ def example() -> dict[str, Any]:
     return {"input_output": json.dumps({"inputs": ["1 2\n"], "outputs": [EXPECTED + "\n"]})}
 
 
-@pytest.mark.parametrize("hostile", PROGRAMS, ids=lambda hostile: hostile.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    ("reward", "hostile"),
+    [
+        pytest.param(sandbox, hostile, id=f"{sandbox}-{hostile.name.replace(' ', '-')}")
+        for sandbox in ("bwrap", "limits")
+        for hostile in PROGRAMS
+        if not (sandbox == "limits" and hostile.sockets)  # limits alone do not stop these
+    ],
+    indirect=["reward"],
+)
 def test_hostile_program(
     hostile: Hostile, reward: CodeExecutionReward, outside: dict[str, Any]
 ) -> None:
-    if reward.sandbox == "limits" and hostile.sockets:
-        pytest.skip("limits alone do not stop it")
     if reward.sandbox == "limits" and not hostile.harmless:
         with lease_user() as user:
             if user is None:

@@ -38,8 +38,8 @@ ALLOWED = {
     (SANDBOX, "import marshal"): "requests of the parent",
     ("rewards/code/process.py", "import marshal"): "it only writes with it",
     ("models/score_reading.py", "import pickle"): "the name of an exception",
-    ("training/engine_checkpoint.py", "import pickle"): "the name of an exception",
-    ("training/engine_checkpoint.py", "load_checkpoint"): "its reader is replaced",
+    ("checkpoint/engine_checkpoint.py", "import pickle"): "the name of an exception",
+    ("checkpoint/engine_checkpoint.py", "load_checkpoint"): "its reader is replaced",
 }
 # Calls that need a setting: the last part of the name -> the setting.
 NEEDED = {
