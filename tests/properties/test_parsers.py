@@ -14,8 +14,9 @@ from dschat.errors import UserError
 from dschat.evaluation.judging.instructions import read_answer
 from dschat.rewards.code.comparison import same_output, same_value
 from dschat.rewards.code.extraction import extract_program, has_statements, with_starter_code
-from dschat.rewards.math_answers import MathAnswerReward, extract_answer
+from dschat.rewards.math_answers import MathAnswerReward
 from dschat.rewards.math_numbers import is_integer, read_number, same_answer
+from dschat.rewards.maths.extraction import tagged
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from property_settings import checked
@@ -79,7 +80,7 @@ def test_a_program_is_found_in_any_text(text: str, name: str) -> None:
 @checked
 @given(TEXTS, TEXTS)
 def test_maths_answers_are_read_or_not_but_never_raise(text: str, other: str) -> None:
-    answer = extract_answer(text)
+    answer = tagged(text)
     assert answer is None or answer in text
     assert same_answer(text, other) == same_answer(other, text)
     assert same_answer(text + "x", text + "x")

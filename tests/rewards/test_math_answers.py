@@ -15,12 +15,10 @@ from dschat.rewards.math_answers import (
     MathAnswerReward,
     MathRewardWeights,
     answered_correctly,
-    extract_answer,
     gold_answer,
-    is_integer,
-    read_number,
-    same_answer,
 )
+from dschat.rewards.math_numbers import is_integer, read_number, same_answer
+from dschat.rewards.maths.extraction import tagged
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from property_settings import FIXED, checked
@@ -234,7 +232,7 @@ def test_hostile_texts_are_answered_at_once(text: str) -> None:
     ],
 )
 def test_the_last_complete_answer_is_extracted(response: str, answer: str | None) -> None:
-    assert extract_answer(response) == answer
+    assert tagged(response) == answer
 
 
 def test_gold_answers() -> None:

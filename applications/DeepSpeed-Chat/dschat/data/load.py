@@ -19,7 +19,7 @@ from dschat.data.schemas.dialogues import as_messages
 from dschat.data.sources import OpenSource, open_source
 from dschat.data.splits import parse_data_split, split_indices
 from dschat.data.tables import RawTable
-from dschat.data.text import VERBATIM_ROLE
+from dschat.data.text import verbatim
 from dschat.errors import UserError
 
 if TYPE_CHECKING:
@@ -253,5 +253,5 @@ def _with_verbatim_prompts(dataset: datasets.Dataset) -> datasets.Dataset:
 
     rows = dataset.to_list()
     for row in rows:
-        row["prompt"] = [{"role": VERBATIM_ROLE, "content": row["prompt"]}]
+        row["prompt"] = verbatim(row["prompt"])
     return datasets.Dataset(pa.Table.from_pylist(rows, arrow_schema(chat=True)))

@@ -14,7 +14,7 @@ from typing import Any
 
 from dschat.errors import UserError
 from dschat.rewards.base import RewardFunction
-from dschat.rewards.math_numbers import is_integer, read_number, same_answer
+from dschat.rewards.math_numbers import is_integer, same_answer
 from dschat.rewards.maths.extraction import find_answer, tagged
 from dschat.settings.answers import FORMS, PUBLISHED_FORMS
 
@@ -22,11 +22,7 @@ __all__ = [
     "MathAnswerReward",
     "MathRewardWeights",
     "answered_correctly",
-    "extract_answer",
     "gold_answer",
-    "is_integer",
-    "read_number",
-    "same_answer",
 ]
 
 FINAL_ANSWER_MARK = "####"
@@ -55,10 +51,6 @@ class MathRewardWeights:
                 raise UserError(f"The reward weight {name} is {weight}; expected a finite number.")
         if not any(weights.values()):
             raise UserError("All reward weights are 0: there is nothing to learn. Set one of them.")
-
-
-extract_answer = tagged
-"""What stands in the last complete <answer>...</answer>, or None: the published form."""
 
 
 def gold_answer(example: dict[str, Any]) -> str:
