@@ -7,7 +7,7 @@ from pathlib import Path
 from dschat.data.ends import ends_of
 from dschat.data.text import conversation_text, encode_pair, prompt_ids
 from dschat.models.loading import generation_settings, load_tokenizer
-from dschat.models.vocabulary import tokens_of
+from dschat.models.output_layer import tokens_of
 
 CHAT = [{"role": "user", "content": "What does <|im_end|> mean?"}]
 

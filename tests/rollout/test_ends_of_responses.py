@@ -14,9 +14,9 @@ from dschat.data.ends import ends_of
 from dschat.data.prompts import PromptExample
 from dschat.evaluation.policies import sample_rollouts
 from dschat.models.loading import load_causal_lm, load_tokenizer
+from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
-from dschat.models.vocabulary import tokens_of
 from dschat.online.answer_accuracy import prompt_results
 from dschat.online.load_references import share_vocabulary
 from dschat.regularization.transport.support import union_of_tokens

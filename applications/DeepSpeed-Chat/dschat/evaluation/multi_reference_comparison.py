@@ -117,9 +117,9 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
         load_pretrained,
         load_tokenizer,
     )
+    from dschat.models.output_layer import tokens_of
     from dschat.models.policy import PolicyModel
     from dschat.models.references import Reference
-    from dschat.models.vocabulary import tokens_of
     from dschat.online.setup import quiet_libraries
 
     quiet_libraries()

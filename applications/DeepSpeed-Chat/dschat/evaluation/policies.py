@@ -11,9 +11,9 @@ import torch
 from dschat.data.ends import decode_responses, ends_of
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.evaluation.text_statistics import distinct_n
+from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
-from dschat.models.vocabulary import tokens_of
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, as_reward, score_responses
 from dschat.rollout.experience import Rollout, make_rollout

@@ -18,7 +18,7 @@ from torch import Tensor
 from dschat.data.ends import decode_responses, ends_of
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.errors import UserError
-from dschat.models.vocabulary import tokens_of
+from dschat.models.output_layer import tokens_of
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rewards.maths.extraction import find_answer
 from dschat.rollout.generation import generate, uniform_numbers

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from dschat.models.context import check_context
-from dschat.models.loading import load_causal_lm
+from dschat.models.loading import check_context, load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.models.references import FrozenPolicy, Reference, ReferenceOnDisk
 from dschat.regularization import MixtureReference, MultiReference, PolicyRegularizer

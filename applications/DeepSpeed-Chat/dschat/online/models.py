@@ -21,9 +21,9 @@ from dschat.models.loading import (
     resolve_dtype,
 )
 from dschat.models.lora import add_lora
+from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.references import FrozenPolicy, WithoutAdapters
-from dschat.models.vocabulary import tokens_of
 from dschat.online.load_references import check_length, load_references, share_vocabulary
 from dschat.rewards import RewardFunction, as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters, frozen_head

@@ -13,10 +13,9 @@ from dschat.checkpoint.continuation import checked_facts, mark_finished, put_bac
 from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
-from dschat.models.context import check_context
-from dschat.models.loading import load_causal_lm
+from dschat.models.loading import check_context, load_causal_lm
 from dschat.models.lora import LORA_ALPHA, lora_targets
-from dschat.models.vocabulary import cut_vocabulary
+from dschat.models.output_layer import cut_vocabulary
 from dschat.rewards.text_reward import TextReward
 from dschat.runtime.distributed import is_main, log_main, shut_down, world_size
 from dschat.runtime.interruption import (

@@ -21,7 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dschat.errors import UserError
 from dschat.models.loading import check_same_vocabulary, load_causal_lm, load_pretrained
-from dschat.models.vocabulary import cut_vocabulary
+from dschat.models.output_layer import cut_vocabulary
 from dschat.runtime.distributed import all_reduce, is_main, log_main, rank, world_size
 from dschat.runtime.interruption import StopRequest, StopRequestedError
 

@@ -19,9 +19,8 @@ from tqdm import tqdm
 from dschat.data.ends import decode_responses, ends_of
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.data.text import conversation_text, prompt_ids
-from dschat.models.context import check_context
-from dschat.models.loading import load_causal_lm
-from dschat.models.vocabulary import cut_vocabulary, tokens_of
+from dschat.models.loading import check_context, load_causal_lm
+from dschat.models.output_layer import cut_vocabulary, tokens_of
 from dschat.rewards import check_rewards
 from dschat.rewards.text_reward import TextReward
 from dschat.rollout.generation import generate, uniform_numbers

@@ -19,8 +19,7 @@ from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.ends import ends_of
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
-from dschat.models.context import check_context
-from dschat.models.loading import load_reward_model
+from dschat.models.loading import check_context, load_reward_model
 from dschat.models.lora import add_lora
 from dschat.models.score_reading import read_at_last_token
 from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks

@@ -15,8 +15,7 @@ from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.ends import ends_of
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
-from dschat.models.context import check_context
-from dschat.models.loading import load_causal_lm
+from dschat.models.loading import check_context, load_causal_lm
 from dschat.models.lora import add_lora
 from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks
 from dschat.runtime.run_files import data_folder

@@ -14,11 +14,10 @@ from dschat.data.ends import decode_responses, ends_of
 from dschat.data.prompts import PromptExample, collate_prompts
 from dschat.evaluation.respond.partial import Rows
 from dschat.evaluation.respond.stages import Batch
-from dschat.models.context import check_context
-from dschat.models.loading import load_causal_lm
+from dschat.models.loading import check_context, load_causal_lm
+from dschat.models.output_layer import cut_vocabulary, tokens_of
 from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.models.references import Reference
-from dschat.models.vocabulary import cut_vocabulary, tokens_of
 from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import generate, uniform_numbers
