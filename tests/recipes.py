@@ -12,17 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from command_lines import command_line
 from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig
-from dschat.settings.code_online import DivergenceCodeConfig, WassersteinCodeConfig
-from dschat.settings.command_line import REPLACED_FLAGS, parse_config
-from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
-from dschat.settings.group import MultiReferenceConfig
-from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
-from dschat.settings.inference import InferenceConfig
-from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
-from dschat.settings.judging import SampleConfig, parse_judge_config
-from dschat.settings.penalty import DivergenceConfig, WassersteinConfig
-from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
+from dschat.settings.command_line import parse_config
 from launch import ROOT, environment, python_that_forks
 
 POLICIES = {
@@ -34,24 +26,6 @@ POLICIES = {
     "ultrafeedback": "",
 }
 """Recipe -> all policies that it can train."""
-
-CONFIGS: dict[str, tuple[type, dict[str, str]]] = {
-    "step1_supervised_finetuning/main.py": (SupervisedConfig, REPLACED_FLAGS),
-    "step2_reward_model_finetuning/main.py": (RewardModelingConfig, REPLACED_FLAGS),
-    "step3_rlhf_finetuning/main.py": (DivergenceConfig, REPLACED_FLAGS),
-    "step3_rlhf_finetuning/main_wpr.py": (WassersteinConfig, REPLACED_FLAGS),
-    "step3_rlhf_finetuning/main_apps.py": (DivergenceCodeConfig, REPLACED_FLAGS),
-    "step3_rlhf_finetuning/main_wpr_apps.py": (WassersteinCodeConfig, REPLACED_FLAGS),
-    "Multi-Reference/gsm8k_grpo.py": (MultiReferenceConfig, REPLACED_GROUP_FLAGS),
-    "Multi-Reference/dpo_training.py": (DirectPreferenceConfig, REPLACED_DPO_FLAGS),
-    "inference/inference_with_rewards.py": (InferenceConfig, REPLACED_FLAGS),
-    "inference/inference_apps.py": (CodeInferenceConfig, REPLACED_CODE_FLAGS),
-    "tools/sample_from_dataset.py": (SampleConfig, REPLACED_FLAGS),
-    "dschat.evaluation.multi_reference_comparison": (
-        MultiReferenceComparisonConfig,
-        REPLACED_FLAGS,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -70,10 +44,9 @@ class Command:
 
     def config(self) -> Any:
         """The settings, parsed and validated as the script does."""
-        if self.script == "evaluation/gpt4-eval.py":
-            return parse_judge_config(self.flags)
-        config_class, replaced = CONFIGS[self.script]
-        return parse_config(config_class, self.flags, None, replaced)
+        if self.script == "dschat.evaluation.multi_reference_comparison":
+            return parse_config(MultiReferenceComparisonConfig, self.flags)
+        return command_line(self.script).parse(self.flags)
 
     def settings(self) -> dict[str, Any]:
         return dataclasses.asdict(self.config())

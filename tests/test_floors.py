@@ -27,6 +27,7 @@ FLOORS = [
     "evaluation",
     "integrations",
     "example",
+    "commands",
 ]
 PURE = {"regularization", "algorithms"}  # of the package they import nothing else but errors
 LARGEST_FOLDER = 16

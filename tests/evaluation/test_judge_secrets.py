@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from dschat.errors import UserError
 from dschat.evaluation.judging.judge import judge_pairs
-from dschat.settings.judging import JudgeConfig, parse_judge_config
+from dschat.settings.judging import JUDGE, JudgeConfig
 from dschat.settings.secrets import redact
 from judge_server import KEY, JudgeServer, Reply, completion, error, letter
 
@@ -100,7 +100,7 @@ def test_a_key_in_the_place_of_another_value(
     monkeypatch.setenv("OPENAI_API_KEY", "correcthorsebatterystaple")
     for key in (KEY, "correcthorsebatterystaple"):
         with pytest.raises(SystemExit) as caught:
-            parse_judge_config([name, key])
+            JUDGE.parse([name, key])
         assert caught.value.code == 2
         told = capsys.readouterr()
         assert told.err.startswith(f"error: {name}: ")

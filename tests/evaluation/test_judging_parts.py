@@ -18,10 +18,10 @@ from dschat.evaluation.judging.shown_order import first_shown
 from dschat.evaluation.judging.terminal import printable
 from dschat.settings.command_line import parse_config
 from dschat.settings.judging import (
+    JUDGE,
     HumanConfig,
     JudgeConfig,
     SampleConfig,
-    parse_judge_config,
 )
 from dschat.settings.secrets import checked_key, redact
 from judge_server import KEY, post, write_responses
@@ -225,36 +225,36 @@ def test_the_key_stays_out_of_messages(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert parse_judge_config([*GIVEN, "--sk", KEY]).sk == KEY
-    assert parse_judge_config([f"--sk={KEY}", *GIVEN]).sk == KEY
-    assert KEY not in repr(parse_judge_config([*GIVEN, "--sk", KEY]))
+    assert JUDGE.parse([*GIVEN, "--sk", KEY]).sk == KEY
+    assert JUDGE.parse([f"--sk={KEY}", *GIVEN]).sk == KEY
+    assert KEY not in repr(JUDGE.parse([*GIVEN, "--sk", KEY]))
     # Slips of the hand: the parser would repeat what it does not know.
     for wrong in (["--sk", KEY, KEY], [f"--skk={KEY}"], [f"-sk={KEY}"], [KEY], [f"--key={KEY}"]):
         with pytest.raises(UserError, match="Unknown") as caught:
-            parse_judge_config([*GIVEN, *wrong])
+            JUDGE.parse([*GIVEN, *wrong])
         assert KEY not in str(caught.value)
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
     # A key that does not look like one is known by the environment.
     monkeypatch.setenv("OPENAI_API_KEY", "correcthorse")
     with pytest.raises(UserError) as caught:
-        parse_judge_config([*GIVEN, "--skk=correcthorse"])
+        JUDGE.parse([*GIVEN, "--skk=correcthorse"])
     assert "correcthorse" not in str(caught.value)
-    assert parse_judge_config(GIVEN).sk == "correcthorse"
+    assert JUDGE.parse(GIVEN).sk == "correcthorse"
     file = tmp_path / "config.yaml"
     file.write_text(f"sk: {KEY}\n")
     with pytest.raises(UserError, match="does not belong in a file") as caught:
-        parse_judge_config([str(file), *GIVEN])
+        JUDGE.parse([str(file), *GIVEN])
     assert KEY not in str(caught.value)
     with pytest.raises(SystemExit):
-        parse_judge_config(["--sk", KEY, "--help"])
+        JUDGE.parse(["--sk", KEY, "--help"])
     assert KEY not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("arguments", [["--sk"], ["--sk", "--yes"]])
 def test_sk_without_a_key(arguments: list[str]) -> None:
     with pytest.raises(UserError, match="--sk stands without a key"):
-        parse_judge_config([*GIVEN, *arguments])
+        JUDGE.parse([*GIVEN, *arguments])
 
 
 def test_keys_that_cannot_be_used() -> None:

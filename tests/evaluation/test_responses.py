@@ -14,7 +14,7 @@ from dschat.evaluation.responses.compare import compare
 from dschat.evaluation.responses.figures import Figures, figures_of, largest
 from dschat.evaluation.responses.pairing import Pair, Paired, read_paired
 from dschat.evaluation.responses.rouge import read_references, rouge_scores
-from dschat.settings.responses import CompareConfig, parse_compare_config
+from dschat.settings.responses import COMPARE, CompareConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from launch import ROOT, run_script
@@ -60,14 +60,14 @@ def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="row 1 has no reward"):
         read_paired(good, str(bare))
     with pytest.raises(UserError, match="1 files are given; expected two"):
-        parse_compare_config([good])
+        COMPARE.parse([good])
     with pytest.raises(UserError, match="given twice"):
-        parse_compare_config([good, good])
+        COMPARE.parse([good, good])
     for arguments in (["--allow_unpaired", "a", "b"], ["--allow-unpaired", "true", "a", "b"]):
-        config = parse_compare_config([*arguments, "--seed", "3"])
+        config = COMPARE.parse([*arguments, "--seed", "3"])
         assert (config.files, config.allow_unpaired, config.seed) == (["a", "b"], True, 3)
     with pytest.raises(UserError, match="--stemmer is of ROUGE"):
-        parse_compare_config([good, "b", "--stemmer"])
+        COMPARE.parse([good, "b", "--stemmer"])
 
 
 def test_halves_of_characters_are_replaced(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dschat.commands.plot import COMMAND_LINE
 from dschat.errors import UserError
 from dschat.evaluation.runs.curves import draw_curves, lines_of, runs_that_end_early
 from dschat.evaluation.runs.frontier import frontier, notes_on_ends
@@ -17,7 +18,7 @@ from dschat.evaluation.runs.measures import EXACT_KL, drawn_measures, logged, sh
 from dschat.evaluation.runs.plot import plot_runs
 from dschat.evaluation.runs.reading import read_runs
 from dschat.evaluation.style import drawing
-from dschat.settings.runs import PlotConfig, parse_plot_config
+from dschat.settings.runs import PlotConfig
 from launch import ROOT, run_script
 from runs_fixtures import online_rows, write_run
 
@@ -28,12 +29,12 @@ def test_the_folders_may_stand_anywhere() -> None:
         ["--output", "o", "a", "b"],
         ["a", "--output=o", "b"],
     ):
-        config = parse_plot_config(given)
+        config = COMMAND_LINE.parse(given)
         assert (config.runs, config.output) == (["a", "b"], "o")
     with pytest.raises(UserError, match="Give one or more folders"):
-        parse_plot_config([])
+        COMMAND_LINE.parse([])
     with pytest.raises(UserError, match="Unknown flag '--ouput'"):
-        parse_plot_config(["a", "--ouput", "b"])
+        COMMAND_LINE.parse(["a", "--ouput", "b"])
 
 
 def test_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:

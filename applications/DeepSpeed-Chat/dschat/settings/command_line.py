@@ -140,11 +140,12 @@ class CommandLine(Generic[ConfigT]):
     own: type[Settings] | None = None
     positional: str | None = None
 
-    def parse(self, argv: Sequence[str] | None = None) -> ConfigT:
+    def parse(self, argv: Sequence[str] | None = None, description: str | None = None) -> ConfigT:
         """The settings, checked; flags override the config file.
 
         Args:
             argv: the arguments without the program's name; None takes `sys.argv[1:]`.
+            description: for `--help`, in the place of this command line's own.
 
         Raises:
             UserError: a refused flag, a file that cannot be read, an unknown name in it, or what
@@ -163,7 +164,7 @@ class CommandLine(Generic[ConfigT]):
         flags = self.flags(settings_class)
         if self.positional is not None:
             _mark_switches(arguments, flags)
-        namespace, unknown = _parser(self, flags).parse_known_args(arguments)
+        namespace, unknown = _parser(self, flags, description).parse_known_args(arguments)
         typed = vars(namespace)
         if self.positional is not None:
             loose = [a for a in unknown if not a.startswith("-") or a == "-"]
@@ -367,10 +368,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return super()._format_action_invocation(shown)
 
 
-def _parser(line: CommandLine[Any], flags: Sequence[Flag]) -> argparse.ArgumentParser:
+def _parser(
+    line: CommandLine[Any], flags: Sequence[Flag], description: str | None
+) -> argparse.ArgumentParser:
     loose = "" if line.positional is None else f" {line.positional.upper()} ..."
     parser = _Parser(
-        description=line.description,
+        description=description or line.description,
         allow_abbrev=False,
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from dschat.errors import UserError
-from dschat.settings.command_line import REPLACED_FLAGS, flag, parse_config, require
+from dschat.settings.command_line import REPLACED_FLAGS, CommandLine, flag, require
 from dschat.settings.secrets import redact
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -28,10 +28,10 @@ class SampleConfig:
     """What to draw from a file of responses."""
 
     filepath: str | None = flag(
-        None, RESPONSES_FILE + " Required.", aliases=["--data-path", "--data_path"]
+        None, RESPONSES_FILE + " Required.", aliases=["data_path"]
     )
     savepath: str | None = flag(
-        None, "File for the sample. Required.", aliases=["--save-path", "--save_path"]
+        None, "File for the sample. Required.", aliases=["save_path"]
     )
     dataset: Literal["summarize", "hh-rlhf", "webgpt"] | None = flag(
         None, "For summarize the sample is spread over the subreddits. Required."
@@ -136,29 +136,33 @@ class HumanConfig:
         _refuse_overwriting("output", str(self.output), *inputs)
 
 
-def parse_judge_config(
-    argv: Sequence[str] | None = None, description: str | None = None
-) -> JudgeConfig:
-    """`parse_config` that keeps the key away from the parser, and so from its messages and --help.
+class JudgeCommandLine(CommandLine[JudgeConfig]):
+    """Keeps the key away from the parser, and so from its messages and --help."""
 
-    Raises:
-        UserError: as `parse_config`, and a key in a config file; the key is in no message.
-    """
-    rest = list(sys.argv[1:] if argv is None else argv)
-    key = _take_key(rest)
-    environment = os.environ.get(KEY_VARIABLE)
-    told = io.StringIO()  # the parser repeats a value that does not fit, such as a key gone astray
-    try:
-        with contextlib.redirect_stderr(told):
-            config = parse_config(
-                JudgeConfig, rest, description, {**REPLACED_FLAGS, "sk": KEY_IN_A_FILE}
-            )
-    except UserError as error:
-        raise UserError(redact(str(error), key, environment)) from None
-    finally:
-        print(redact(told.getvalue(), key, environment), end="", file=sys.stderr)
-    config.sk = key or environment
-    return config
+    def parse(
+        self, argv: Sequence[str] | None = None, description: str | None = None
+    ) -> JudgeConfig:
+        """See `CommandLine.parse`.
+
+        Raises:
+            UserError: also for a key in a config file; the key is in no message.
+        """
+        rest = list(sys.argv[1:] if argv is None else argv)
+        key = _take_key(rest)
+        environment = os.environ.get(KEY_VARIABLE)
+        told = io.StringIO()  # the parser repeats an invalid value, such as a misplaced key
+        try:
+            with contextlib.redirect_stderr(told):
+                config = super().parse(rest, description)
+        except UserError as error:
+            raise UserError(redact(str(error), key, environment)) from None
+        finally:
+            print(redact(told.getvalue(), key, environment), end="", file=sys.stderr)
+        config.sk = key or environment
+        return config
+
+
+JUDGE = JudgeCommandLine(JudgeConfig, refused={**REPLACED_FLAGS, "sk": KEY_IN_A_FILE})
 
 
 def _take_key(arguments: list[str]) -> str | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dschat.settings.command_line import flag, parse_config, require
-from dschat.settings.positionals import as_flag
+from dschat.settings.command_line import CommandLine, flag, require
 
 
 @dataclass
@@ -58,9 +55,4 @@ class CompareConfig:
         )
 
 
-def parse_compare_config(
-    argv: Sequence[str] | None = None, description: str | None = None
-) -> CompareConfig:
-    """`parse_config`, where the files may stand without a flag."""
-    arguments = as_flag("files", CompareConfig, sys.argv[1:] if argv is None else argv)
-    return parse_config(CompareConfig, arguments, description)
+COMPARE = CommandLine(CompareConfig, positional="files")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dschat.settings.command_line import flag, parse_config, require
-from dschat.settings.positionals import as_flag
+from dschat.settings.command_line import flag, require
 
 
 @dataclass
@@ -35,11 +32,3 @@ class PlotConfig:
             bool(self.runs),
             "Give one or more folders of runs: plot_runs.py RUN ... [--output FOLDER].",
         )
-
-
-def parse_plot_config(
-    argv: Sequence[str] | None = None, description: str | None = None
-) -> PlotConfig:
-    """`parse_config`, where folders may stand without a flag."""
-    arguments = as_flag("runs", PlotConfig, sys.argv[1:] if argv is None else argv)
-    return parse_config(PlotConfig, arguments, description)

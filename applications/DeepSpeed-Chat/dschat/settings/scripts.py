@@ -53,7 +53,10 @@ def is_outermost(frame: FrameType | None) -> bool:
     """Whether only Python itself runs the module of this frame, by its path or with -m.
 
     Not so under a profiler, a debugger or `runpy`: who called has work of its own to do after it.
+    The module may have called one of `dschat.commands`.
     """
+    while frame is not None and frame.f_globals["__name__"].startswith("dschat.commands."):
+        frame = frame.f_back
     script = frame.f_globals if frame is not None else None
     while frame is not None and frame.f_globals is script:
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Step 3: PPO that stays near its reference by KL or an f-divergence.
+r"""Step 3: PPO that stays near its reference by KL or an f-divergence.
 
     deepspeed main.py --actor_model_name_or_path ../../models/summarize/sft \
         --critic_model_name_or_path ../../models/summarize/reward_model/step_581 \
@@ -8,17 +8,7 @@
 `--help` explains every flag; a YAML or JSON file of the same names can come first.
 """
 
-from dschat.settings.command_line import parse_config, run_script
-from dschat.settings.penalty import DivergenceConfig
-
-
-def main() -> None:
-    """Parse the settings and train."""
-    config = parse_config(DivergenceConfig, description=__doc__)
-    from dschat.online.run import train_online
-
-    train_online(config)
-
+from dschat.commands.ppo import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(__doc__)

@@ -1,4 +1,4 @@
-"""Step 3: PPO that stays near its reference by a Wasserstein penalty (WPR, arXiv 2602.01685).
+r"""Step 3: PPO that stays near its reference by a Wasserstein penalty (WPR, arXiv 2602.01685).
 
     deepspeed main_wpr.py --actor_model_name_or_path ../../models/summarize/sft \
         --critic_model_name_or_path ../../models/summarize/reward_model/step_581 \
@@ -8,17 +8,7 @@
 `--help` explains every flag; a YAML or JSON file of the same names can come first.
 """
 
-from dschat.settings.command_line import parse_config, run_script
-from dschat.settings.penalty import WassersteinConfig
-
-
-def main() -> None:
-    """Parse the settings and train."""
-    config = parse_config(WassersteinConfig, description=__doc__)
-    from dschat.online.run import train_online
-
-    train_online(config)
-
+from dschat.commands.ppo import WASSERSTEIN, main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(__doc__, WASSERSTEIN)

@@ -1,4 +1,4 @@
-"""Step 3 on APPS: PPO by unit tests, near the reference by a Wasserstein penalty.
+r"""Step 3 on APPS: PPO by unit tests, near the reference by a Wasserstein penalty.
 
     deepspeed main_wpr_apps.py --actor_model_name_or_path ../../models/apps/sft \
         --data_path codeparrot/apps --data_split 2,4,4 --top_k 128 --cost_dim 512 --kl_ctl 0.05 \
@@ -7,17 +7,7 @@
 `--help` explains every flag; a YAML or JSON file of the same names can come first.
 """
 
-from dschat.settings.code_online import WassersteinCodeConfig
-from dschat.settings.command_line import parse_config, run_script
-
-
-def main() -> None:
-    """Parse the settings and train."""
-    config = parse_config(WassersteinCodeConfig, description=__doc__)
-    from dschat.online.code_run import train_on_programs
-
-    train_on_programs(config)
-
+from dschat.commands.ppo import WASSERSTEIN_PROGRAMS, main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(__doc__, WASSERSTEIN_PROGRAMS)
