@@ -27,12 +27,8 @@ RESPONSES_FILE = "File of lines {prompt, response, reward}, as inference_with_re
 class SampleConfig:
     """What to draw from a file of responses."""
 
-    filepath: str | None = flag(
-        None, RESPONSES_FILE + " Required.", aliases=["data_path"]
-    )
-    savepath: str | None = flag(
-        None, "File for the sample. Required.", aliases=["save_path"]
-    )
+    filepath: str | None = flag(None, RESPONSES_FILE + " Required.", aliases=["data_path"])
+    savepath: str | None = flag(None, "File for the sample. Required.", aliases=["save_path"])
     dataset: Literal["summarize", "hh-rlhf", "webgpt"] | None = flag(
         None, "For summarize the sample is spread over the subreddits. Required."
     )
