@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dschat.data import clock
-from dschat.data.ends import settle_ends
+from dschat.data.ends import set_ends_of
 from dschat.data.rows import RowError
 from dschat.data.schemas.conversations import chat_completion_rows, messages_rows
 from dschat.data.schemas.preferences import chat_preference_rows
@@ -30,7 +30,7 @@ def tokenizer(tiny_tokenizer: Any) -> Any:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": CONTROL})
     tokenizer.chat_template = CHATML
-    settle_ends(tokenizer, "", "<|im_end|>")  # beside the tokenizer's own <eos>
+    set_ends_of(tokenizer, "", "<|im_end|>")  # beside the tokenizer's own <eos>
     return tokenizer
 
 
@@ -145,7 +145,7 @@ ASKED = [{"role": "user", "content": "Call f."}]
     ],
 )  # fmt: skip
 def test_calls_of_tools_are_refused_in_words(rows: Any, raw: dict[str, Any]) -> None:
-    with pytest.raises(RowError, match="calls of tools"):
+    with pytest.raises(RowError, match="tool calls"):
         rows(raw, "sft")
 
 

@@ -5,7 +5,7 @@ import torch
 from dschat.regularization.transport.support import (
     bin_of,
     binned_distribution,
-    likeliest_tokens,
+    top_k_tokens,
     union_of_tokens,
 )
 
@@ -16,7 +16,7 @@ from dschat.regularization.transport.support import (
 def test_likeliest_tokens_have_the_largest_logits(vocabulary, top_k, dtype, rng):
     """In bf16 many logits are equal: the tokens may then differ from torch's, not the logits."""
     logits = torch.randn(9, vocabulary, generator=rng).to(dtype)
-    found = likeliest_tokens(logits, top_k)
+    found = top_k_tokens(logits, top_k)
     k = min(top_k, vocabulary)
     assert found.shape == (9, k)
     assert all(len(row.unique()) == k for row in found)
@@ -27,7 +27,7 @@ def test_likeliest_tokens_have_the_largest_logits(vocabulary, top_k, dtype, rng)
 def test_likeliest_tokens_where_nearly_all_are_impossible():
     logits = torch.full((2, 500), -torch.inf)
     logits[0, [3, 499]], logits[1, 250] = 0.0, 1.0
-    found = likeliest_tokens(logits, 2)
+    found = top_k_tokens(logits, 2)
     assert set(found[0].tolist()) == {3, 499}
     assert 250 in found[1].tolist()
 

@@ -140,13 +140,13 @@ def verdicts(
     inputs: list[Any],
     outputs: list[Any],
     function: str | None = None,
-    stop_when_settled: bool = True,
+    stop_when_decided: bool = True,
 ) -> list[str]:
     tests = {"inputs": inputs, "outputs": outputs}
     if function is not None:
         tests["fn_name"] = function  # type: ignore[assignment]
     example = {"input_output": json.dumps(tests)}
-    (result,) = reward.run([program], [example], stop_when_settled)
+    (result,) = reward.run([program], [example], stop_when_decided)
     return [test.verdict for test in result.tests]
 
 
@@ -241,7 +241,7 @@ def test_what_follows_an_error(reward: CodeExecutionReward) -> None:
         "not_run",
         "not_run",
     ]
-    assert verdicts(reward, program, inputs, ["1", "2", "3", "5"], stop_when_settled=False) == [
+    assert verdicts(reward, program, inputs, ["1", "2", "3", "5"], stop_when_decided=False) == [
         "passed",
         "runtime_error",
         "passed",
@@ -257,7 +257,7 @@ def test_time_of_all_tests_together() -> None:
         reward = CodeExecutionReward(workers=1, limits=limits)
     program = "import time\ntime.sleep(0.8)\nprint(3)"
     start = time.monotonic()
-    found = verdicts(reward, program, [""] * 20, ["3"] * 20, stop_when_settled=False)
+    found = verdicts(reward, program, [""] * 20, ["3"] * 20, stop_when_decided=False)
     assert time.monotonic() - start < 20 * 0.8
     assert found[0] == "passed"
     assert found[3:] == ["timeout"] * 17

@@ -13,7 +13,7 @@ import pytest
 import torch
 from dpo_fixtures import configured
 from dschat.data import clock
-from dschat.data.ends import settle_ends
+from dschat.data.ends import set_ends_of
 from dschat.online.resume import run_facts, save_resumable
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 from dschat.supervised.dpo import train_dpo
@@ -213,7 +213,7 @@ def reward_like(chat_model: str, folder: Path) -> str:
     from transformers import LlamaForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(chat_model)
-    settle_ends(tokenizer, chat_model, None)
+    set_ends_of(tokenizer, chat_model, None)
     LlamaForSequenceClassification(tiny_config(tokenizer, num_labels=1)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dschat.errors import UserError
-from dschat.models.loading import settle_generation_config
+from dschat.models.loading import set_generation_ends
 from dschat.models.lora import merged_state_dict
 from dschat.models.score_reading import as_reward_model
 from dschat.runtime.distributed import is_main, on_all_ranks
@@ -70,7 +70,7 @@ def write_model(
     base: Any = model
     if isinstance(model, PeftModel):
         base, state = model.get_base_model(), merged_state_dict(model, state)
-    settle_generation_config(base, tokenizer)
+    set_generation_ends(base, tokenizer)
     if "SequenceClassification" in type(base).__name__:
         tokenizer = as_reward_model(base.config, tokenizer)
     base.save_pretrained(folder, state_dict=state)

@@ -1,6 +1,6 @@
-"""The time that chat templates are told (`strftime_now`): one moment for a whole run.
+"""The time that chat templates see (`strftime_now`): one moment for a whole run.
 
-Some templates write today's date into every prompt. A run that is gone on with the next day, or
+Some templates write today's date into every prompt. A run that is resumed the next day, or
 ranks that start around midnight, would otherwise have other prompts.
 """
 
@@ -24,7 +24,7 @@ _was_asked = False
 
 
 def freeze(moment: str | None) -> str:
-    """Set the time; None: now. Checkpoints keep what is returned, for the run that goes on.
+    """Set the time; None: now. Checkpoints keep what is returned, for the resumed run.
 
     Args:
         moment: as an earlier `freeze` returned it (ISO 8601, local time).
@@ -36,7 +36,7 @@ def freeze(moment: str | None) -> str:
 
 
 def frozen() -> str:
-    """The time that templates are told; frozen now where it has not been."""
+    """The time that templates see; frozen now where it has not been."""
     return freeze(None) if _moment is None else _moment.isoformat()
 
 

@@ -38,7 +38,7 @@ def response_ids(tokenizer: Any, response: str) -> list[int]:
 
 
 def spell_control_tokens(tokenizer: Any, texts: Iterable[str]) -> bool:
-    """Whether any of the texts spells a special token; says so the first time."""
+    """Whether any of the texts spells a special token; warns the first time."""
     _, control, firsts = _known(tokenizer)
     suspects = [text for text in texts if not firsts.isdisjoint(text)]  # few texts have a "<"
     for text in suspects:
@@ -58,8 +58,8 @@ def _as_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def _tell(tokenizer: Any, text: str) -> None:
-    if not getattr(tokenizer, "_dschat_told_of_control", False):
-        tokenizer._dschat_told_of_control = True
+    if not getattr(tokenizer, "_dschat_warned_of_control", False):
+        tokenizer._dschat_warned_of_control = True
         logger.warning(
             "texts of the data spell control tokens (as in %r): they are read as ordinary text",
             text if len(text) < 60 else f"{text[:28]}...{text[-28:]}",

@@ -69,7 +69,7 @@ def ends_of(tokenizer: Any) -> Ends:
     )
 
 
-def settle_ends(tokenizer: Any, path: str, given: str | None, is_new: bool = False) -> Ends:
+def set_ends_of(tokenizer: Any, path: str, given: str | None, is_new: bool = False) -> Ends:
     """Choose the tokenizer's `eos_token` by the rule of this module, and keep its ends with it.
 
     Args:

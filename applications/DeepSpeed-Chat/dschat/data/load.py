@@ -216,7 +216,7 @@ class _Normaliser:
         }
 
     def report(self) -> SplitReport:
-        """What has been read so far. The first place is that of the lowest row number."""
+        """What has been read so far. The first one is that with the lowest row number."""
         problems = tuple(
             Problem(kind, len(where), self._table.place(min(where)))
             for kind, where in self._problems.items()

@@ -121,9 +121,7 @@ def text_blocks(
         if total >= count:
             break
     if unusable:
-        logger.warning(
-            "%d rows of %s have no text in %r and are left out", unusable, origin, column
-        )
+        logger.warning("%d rows of %s have no text in %r and are skipped", unusable, origin, column)
     if total == 0:
         raise UserError(
             f"--unsupervised_dataset_name {origin} has {tokens} tokens in its column {column!r}; a "

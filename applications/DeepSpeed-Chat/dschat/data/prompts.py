@@ -43,10 +43,10 @@ def build_prompts(
     max_prompt_seq_len: int,
     num_padding_at_beginning: int = 0,
 ) -> tuple[list[PromptExample], int]:
-    """Tokenise the `prompt` column; prompts longer than `max_prompt_seq_len` tokens are left out.
+    """Tokenise the `prompt` column; prompts longer than `max_prompt_seq_len` tokens are skipped.
 
     Returns:
-        The prompts in the data set's order, and how many were left out (logged as well).
+        The prompts in the data set's order, and how many were skipped (logged as well).
 
     Raises:
         UserError: no prompt is short enough, or the chat template is missing.
@@ -73,7 +73,7 @@ def build_prompts(
         )
     if n_too_long:
         logger.warning(
-            "%d of %d prompts are longer than --max_prompt_seq_len %d and are left out",
+            "%d of %d prompts are longer than --max_prompt_seq_len %d and are skipped",
             n_too_long,
             len(rows),
             max_prompt_seq_len,
@@ -113,7 +113,7 @@ def prompt_batches(n: int, global_batch_size: int, seed: int, epoch: int) -> lis
             f"There are {n} prompts and a global batch takes {global_batch_size} (ranks x "
             "--per_device_generation_batch_size x --generation_batches or "
             "--gradient_accumulation_steps). Lower one of these flags, use fewer ranks, raise "
-            "--max_prompt_seq_len if prompts were left out, or give more data."
+            "--max_prompt_seq_len if prompts were skipped, or give more data."
         )
     order = np.random.default_rng([seed, epoch]).permutation(n).tolist()
     full = n - n % global_batch_size

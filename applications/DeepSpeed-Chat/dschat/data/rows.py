@@ -45,7 +45,7 @@ def required(raw: RawRow, name: str) -> Any:
 
 
 def text(value: Any, name: str) -> str:
-    """`value` as a text that says something; `name` is for the problem's message."""
+    """`value` as a text that is not blank; `name` is for the problem's message."""
     if value is None:
         raise RowError(f"missing field {name!r}")
     if not isinstance(value, str):

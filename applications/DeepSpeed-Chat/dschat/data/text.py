@@ -95,7 +95,7 @@ def warn_of_missing_template(rows: Any, tokenizer: Any) -> None:
 
 
 def render_chat(messages: list[Message], tokenizer: Any, **options: Any) -> Any:
-    """The messages as a text in the tokenizer's chat template, which is told the run's time.
+    """The messages as a text in the tokenizer's chat template, which sees the run's time.
 
     Args:
         options: of transformers' `apply_chat_template`.

@@ -89,7 +89,7 @@ def build(config: Any, body: dict[str, Tensor], head: Tensor, file: Path) -> Any
     )
     require(
         hasattr(model, "score") and tuple(model.score.weight.shape) == tuple(head.shape),
-        f"{file}: {HEAD} is {list(head.shape)}, which {type(model).__name__} has no place for.",
+        f"{file}: {HEAD} is {list(head.shape)}, which does not fit {type(model).__name__}.",
     )
     try:
         found = getattr(model, model.base_model_prefix).load_state_dict(body, strict=False)

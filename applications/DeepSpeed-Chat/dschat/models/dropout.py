@@ -25,13 +25,13 @@ DROPOUT = re.compile(r"dropout|pdrop")
 """Names of probabilities that single numbers are dropped with."""
 
 NOISE = re.compile(r"layerdrop|layer_drop|drop_path|drop_prob|jitter")
-"""Names of what else is random in training: whole layers left out, noise on a router's inputs."""
+"""Names of what else is random in training: whole layers skipped, noise on a router's inputs."""
 
 
 def configure_dropout(config: Any, dropout: float | None) -> None:
     """Set every dropout probability of a model config, parts included; None keeps the model's own.
 
-    At 0 layers that are left out at random and the noise of routers are set to 0 as well; another
+    At 0 layers that are skipped at random and the noise of routers are set to 0 as well; another
     value leaves those as they are.
 
     Raises:

@@ -147,7 +147,7 @@ def shared_prompts(
     batch, width = input_ids.shape[0], input_ids.shape[1] - response_length
     if batch == 1 or width == 0:
         return None
-    # A masked place may hold anything: -1 is no token.
+    # A masked position may hold anything: -1 is no token.
     prompts = torch.where(attention_mask[:, :width].bool(), input_ids[:, :width], -1)
     unique, rows = torch.unique(prompts, dim=0, return_inverse=True)
     if 2 * len(unique) > batch:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
-from dschat.data.ends import read_json, saved_ends, settle_ends, special_ids
+from dschat.data.ends import read_json, saved_ends, set_ends_of, special_ids
 from dschat.errors import UserError
 from dschat.models.dropout import configure_dropout, set_dropout
 from dschat.models.score_reading import (
@@ -39,7 +39,7 @@ def generation_settings(path: str, tokenizer: Any) -> GenerationConfig:
     """The folder's settings with the ends and the padding of `tokenizer`.
 
     transformers loads settings that contradict each other (a temperature without `do_sample`), and
-    then refuses to save them with the trained model. Such a setting has no effect, and is left out;
+    then refuses to save them with the trained model. Such a setting has no effect, and is dropped;
     so is an invalid value.
 
     Args:
@@ -67,14 +67,14 @@ def generation_settings(path: str, tokenizer: Any) -> GenerationConfig:
     if left_out:
         logger.warning(
             "%s: generation_config.json has settings that are invalid or have no effect beside the "
-            "others; they are left out of what is saved: %s",
+            "others; they are not saved: %s",
             path,
             ", ".join(left_out),
         )
     return settings
 
 
-def settle_generation_config(model: Any, tokenizer: Any) -> None:
+def set_generation_ends(model: Any, tokenizer: Any) -> None:
     """Give a model the ends and the padding of `tokenizer`, before it is saved with it."""
     if model.can_generate():
         model.generation_config.eos_token_id = saved_ends(tokenizer)
@@ -150,8 +150,8 @@ def why_not_loaded(path: str, error: BaseException) -> str:
         )
     if "Weights only load failed" in text:
         return (
-            "its weights are no mere tensors but a pickle that calls for code, which is never run "
-            "here. Give a copy of the model in the safetensors format, from a source you trust"
+            "its weights are a pickle that would run code, which is never done here. Give"
+            " a copy of the model in the safetensors format, from a source you trust"
         )
     if isinstance(error, SafetensorError):
         return f"its file of weights is damaged ({text}). Copy or download the model again"
@@ -174,7 +174,7 @@ def why_not_loaded(path: str, error: BaseException) -> str:
 
 
 def load_pretrained(loader: Any, path: str, flag: str, **options: Any) -> Any:
-    """`loader.from_pretrained` with failures told as `UserError`."""
+    """`loader.from_pretrained` with failures as `UserError`."""
     check_model_path(path, flag)
     try:
         return loader.from_pretrained(path, trust_remote_code=False, **options)
@@ -219,7 +219,7 @@ def load_tokenizer(
                 )
             tokenizer.add_special_tokens({"additional_special_tokens": [end_of_conversation_token]})
             is_new = True
-    settle_ends(tokenizer, path, end_of_conversation_token, is_new)
+    set_ends_of(tokenizer, path, end_of_conversation_token, is_new)
     if tokenizer.eos_token is None:
         raise UserError(
             f"The tokenizer of {path} has no end-of-sequence token. Name one of its tokens with "
@@ -433,7 +433,7 @@ def check_same_vocabulary(tokenizer: Any, other: Any, path: str, other_path: str
 def check_context(model_config: Any, tokens: int, flags: str) -> None:
     """Refuse texts of more tokens than the model has positions for.
 
-    Models with learnt positions would fail in the middle of training (on a GPU with an assertion
+    Models with learned positions would fail in the middle of training (on a GPU with an assertion
     that names nothing); those with rotary ones were never trained so far out.
 
     Args:

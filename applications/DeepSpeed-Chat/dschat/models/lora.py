@@ -68,7 +68,7 @@ def add_lora(
         module_name: see `lora_targets`.
         only_optimize_lora: freeze the base weights. A reward head stays trainable.
         flag: the flag that gave `module_name`, for messages.
-        new_rows: tokens that are new to the model: frozen, they could never be learnt (see
+        new_rows: tokens that are new to the model: frozen, they could never be trained (see
             `train_rows`).
 
     Returns:

@@ -65,7 +65,7 @@ def rates_text(model: torch.nn.Module, optimizer: torch.optim.Optimizer, what: s
     """Which parameters learn at which highest rate, for the line at the start of a run.
 
     Args:
-        what: whose parameters these are, the begin of the sentence.
+        what: whose parameters these are, the beginning of the sentence.
     """
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     counts: dict[tuple[str, float | None], int] = {}
@@ -76,9 +76,9 @@ def rates_text(model: torch.nn.Module, optimizer: torch.optim.Optimizer, what: s
         size = math.prod(shape)
         rows = getattr(parameter, "trained_rows", None)
         if rows is not None:  # the others stay as they are
-            frozen, learnt = (kind, None), size // shape[0] * len(rows)
-            counts[frozen] = counts.get(frozen, 0) + size - learnt
-            size = learnt
+            frozen, trained = (kind, None), size // shape[0] * len(rows)
+            counts[frozen] = counts.get(frozen, 0) + size - trained
+            size = trained
         counts[key] = counts.get(key, 0) + size
     adapted = any(kind == "adapter" for kind, _ in counts)
     parts = [

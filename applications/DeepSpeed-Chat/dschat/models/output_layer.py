@@ -38,7 +38,7 @@ class OutputLayer:
 
     logits = cap * tanh(scale * (hidden W^T + b) / cap), where scale and cap are the few
     architectures' extras (Cohere and Granite scale, Gemma 2 caps), and 1 and none elsewhere.
-    `width` cuts the logits to the first so many tokens, for models that share a vocabulary but not
+    `width` cuts the logits to the first `width` tokens, for models that share a vocabulary but not
     its padding; None takes all rows of W.
     """
 

@@ -1,7 +1,7 @@
 """Where a reward model's score is read: at a text's last token, the end token where there is one.
 
-The place is found by the attention mask. transformers' own head looks for the last id that is not
-the padding token's: where padding and end token are one it reads the token *before* the end. So
+The position comes from the attention mask. transformers' own head looks for the last id that is
+not the padding token's: where padding and end token are one it reads the token *before* the end. So
 that it reads the same token as we do, no reward model is saved with such a padding token.
 
 Folders that have one all the same:
@@ -54,7 +54,7 @@ class Reading:
 
     Attributes:
         to_end_token: a text is prompt, response and end token, as step 2 trains; else it is
-            what the folder's own chat template makes of the conversation.
+            the conversation in the folder's own chat template.
         skipped: the id of an end token that pads as well: the last other token is scored.
     """
 
@@ -63,7 +63,7 @@ class Reading:
 
 
 def reading(path: str, config: Any, end_token_id: int | None) -> Reading:
-    """How the folder `path` is read; says so where it is not at the last token.
+    """How the folder `path` is read; warns where it is not at the last token.
 
     Args:
         config: as it is on the disk. end_token_id: what texts end with.

@@ -1,4 +1,4 @@
-"""One place that turns a configuration into a regulariser."""
+"""From settings to a regulariser."""
 
 from __future__ import annotations
 

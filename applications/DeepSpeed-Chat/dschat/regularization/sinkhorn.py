@@ -28,14 +28,14 @@ UNSEEN_DRIFT = 0.05
 """Share of the policy's mass that may move within the tail before a warning says so."""
 LEAST_EPSILON, EPSILONS_TO_NEAREST = 0.05, 3.0
 FAR_EPSILONS = 6.0
-"""Nearest tokens farther away than so many epsilon are as far as all others: see `warning`."""
+"""Nearest tokens farther away than this many epsilon are as far as all others: see `warning`."""
 SHARED_COSTS_UP_TO = 1024
 """On a CPU, vocabularies up to this share one block of costs. Measured with 143 of 288 tokens in a
 position's bins: 3 times faster."""
 
 
 def rows_per_block(logits: Tensor) -> int:
-    """Positions whose logits [N, V] are cut to their likeliest tokens together."""
+    """Positions whose logits [N, V] are cut to their top_k tokens together."""
     return max(1, _numbers_per_block(logits) // logits.shape[1])
 
 
@@ -58,7 +58,7 @@ class SinkhornDivergence(PolicyRegularizer):
     OT is entropic transport, min <P, C> + epsilon KL(P || pi x rho) (Feydy et al., AISTATS 2019).
     S is 0 where the distributions are equal and positive elsewhere; moving mass to near tokens
     costs less than to far ones. The token penalty is its first variation with respect to pi,
-    shifted so that its mean over the policy is S. Each position has its own bins: the likeliest
+    shifted so that its mean over the policy is S. Each position has its own bins: the most probable
     tokens of both distributions, and a tail with the remaining masses, so that the problem is
     always feasible; a sampled token that was cut off gets the penalty of the tail. Tokens with
     less than ``tol`` / (10 S) in both distributions, S the bins, are left to the tail as well:
@@ -155,7 +155,7 @@ class SinkhornDivergence(PolicyRegularizer):
             self._warn_once(
                 "tail_drift",
                 f"{metrics['tail_drift']:.1%} of the policy's mass has moved between tokens beyond "
-                f"the --top_k {self.top_k} likeliest, where the penalty does not see it: raise "
+                f"the --top_k {self.top_k} tokens, where the penalty does not see it: raise "
                 "--top_k, or lower --temperature",
             )
         return checked_penalty(token, divergence, metrics)

@@ -69,7 +69,7 @@ class TruncatedWasserstein(PolicyRegularizer):
         tol: largest absolute change of u at which a position stops.
         cost_type: ``L2`` distance or ``cos`` for 1 - cosine.
         normalize: divide u by its maximum and centre f over the support.
-        pad_token_id: token left out of the support.
+        pad_token_id: token excluded from the support.
         eos_token_id: token or tokens always in the support (also the padding token).
         block_size: rows per block while the table is built; bounds memory only.
         cache_dir: folder in which the nearest-token table is kept; None for none.

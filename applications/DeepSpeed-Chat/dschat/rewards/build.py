@@ -44,19 +44,19 @@ class WeightedRewards(RewardFunction):
     ) -> tuple[list[float], dict[str, list[float]]]:
         """The sums; and each reward by its name, unweighted, 0 where it does not apply.
 
-        What a reward tells of itself has the reward's name before it: "math/answer".
+        The parts of a reward have its name before their own: "math/answer".
 
         Raises:
             UserError: see `scores_where_applicable`; or none applies to a response: names the
                 prompt.
         """
         terms: list[list[float | None]] = []
-        told: dict[str, list[float]] = {}
+        parts: dict[str, list[float]] = {}
         for part in self.parts:
             scores, own = scores_where_applicable(part.reward, prompts, responses, examples)
             terms.append([None if s is None else part.weight * s for s in scores])
-            told[part.name] = [0.0 if s is None else s for s in scores]
-            told |= {f"{part.name}/{name}": values for name, values in own.items()}
+            parts[part.name] = [0.0 if s is None else s for s in scores]
+            parts |= {f"{part.name}/{name}": values for name, values in own.items()}
         sums = []
         for i, row in enumerate(zip(*terms, strict=True)):
             applying = [term for term in row if term is not None]
@@ -67,11 +67,11 @@ class WeightedRewards(RewardFunction):
                     "or leave the prompt out of the data."
                 )
             sums.append(sum(applying))
-        return sums, told
+        return sums, parts
 
 
 class Rewards:
-    """The rewards that a run's settings name; the reward model's place is still empty.
+    """The rewards that a run's settings name, before the reward model is loaded.
 
     Args:
         settings: `reward` (None: the reward model alone) and the settings of the parts it names.

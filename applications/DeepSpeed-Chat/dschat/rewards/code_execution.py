@@ -107,7 +107,7 @@ class CodeExecutionReward(RewardFunction):
         self,
         responses: Sequence[str],
         examples: Sequence[dict[str, Any]],
-        stop_when_settled: bool = True,
+        stop_when_decided: bool = True,
     ) -> list[ProgramResult]:
         """The results of all tests, in the responses' order; see `run_program`."""
         problems = [replace(read_problem(e), numbers=self.numbers) for e in examples]
@@ -117,7 +117,7 @@ class CodeExecutionReward(RewardFunction):
         ]
 
         def run(program: str, problem: Problem) -> ProgramResult:
-            return run_program(program, problem, self.sandbox, self.limits, stop_when_settled)
+            return run_program(program, problem, self.sandbox, self.limits, stop_when_decided)
 
         # Threads, which wait for the sandboxes: those do the work.
         pool = ThreadPoolExecutor(self.workers, "program")
@@ -167,4 +167,4 @@ OUTCOMES: dict[str, Callable[[ProgramResult], float]] = {
     "tests_passed": lambda result: result.share_passed,
     "solved": lambda result: result.share_passed == 1,
 }
-"""What is told of a program, by name."""
+"""What metrics say of a program, by name."""

@@ -63,8 +63,8 @@ class TextReward:
         kinds = ", ".join(config.architectures or [])
         require(
             not kinds or ("Classification" in kinds and config.num_labels == 1),
-            f"--{flag} {path} ({kinds}, {config.num_labels} labels) is no reward model: it has no "
-            "reward head. Expected a sequence classifier of one label, such as the output of step "
+            f"--{flag} {path} ({kinds}, {config.num_labels} labels) is no reward model: it has "
+            "no reward head. Expected a sequence classifier of one label, such as the output of step "
             "2 (output_dir/step_N).",
         )
         self.tokenizer = load_pretrained(AutoTokenizer, path, flag)
@@ -100,8 +100,8 @@ class TextReward:
         if not getattr(tokenizer, "chat_template", None):
             return None
         spelt = spell_control_tokens(tokenizer, [*(m["content"] for m in messages), response])
-        for begun in (messages, without_system(messages)):
-            whole = with_response(begun, response)
+        for before in (messages, without_system(messages)):
+            whole = with_response(before, response)
             try:
                 if spelt:
                     as_text = {"tokenize": True, "return_dict": False}

@@ -1,7 +1,7 @@
 """openai/gsm8k: school mathematics; the answer ends in "#### 72".
 
 Source: Cobbe et al. 2021, arXiv 2110.14168. A raw row: {"question", "answer"}. The reasoning
-holds notes for a calculator such as "<<48/2=24>>", which are taken out of the text to learn.
+holds notes for a calculator such as "<<48/2=24>>", which are removed from the text to train on.
 Worked examples (`--few_shot`) are turns of the conversation before every question.
 """
 
@@ -93,7 +93,7 @@ def with_worked_examples(
     require(
         len(chosen) == count and len(trained) > count,
         f"--few_shot {count}: the training part has {len(chosen)} rows of {len(trained)} to show "
-        "as examples, and one more is needed to learn from. Lower it or give more data.",
+        "as examples, and one more is needed to train on. Lower it or give more data.",
     )
     shots = [message for index in chosen for message in _turns(trained[index])]
     shown = {_question(trained[index]) for index in chosen}

@@ -35,13 +35,13 @@ def preference_rows(raw: RawRow, phase: Phase) -> list[Row]:
 
 
 def messages_of(value: Any, name: str) -> list[Message]:
-    """`value` as a list of messages that say something; see `text`."""
+    """`value` as a list of messages that are not blank; see `text`."""
     if not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
         raise RowError(f"field {name!r} is not a list of messages")
     if not value:
         raise RowError(f"empty {name!r}")
     if any(message.get(call) for message in value for call in CALLS):
-        raise RowError(f"calls of tools in {name!r}, which cannot be learnt from or shown here")
+        raise RowError(f"tool calls in {name!r}, which are not supported")
     return [
         {
             "role": text(message.get("role"), f"{name}.role"),

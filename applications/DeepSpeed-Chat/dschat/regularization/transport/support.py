@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def likeliest_tokens(logits: Tensor, top_k: int) -> Tensor:
+def top_k_tokens(logits: Tensor, top_k: int) -> Tensor:
     """Ids [N, top_k] of the largest logits [N, V] of each row, in no order; top_k is cut to V.
 
     They lie in the top_k groups of columns with the largest maxima: one quick pass and two short
@@ -45,7 +45,7 @@ def union_of_tokens(
         logits: tensors [N, V], all on one device.
         token_ids: int64 tensors of any shape.
         top_k: tokens per row, cut to V.
-        excluded: token left out, None for none.
+        excluded: token excluded, None for none.
         included: token or tokens always in, even the excluded one; None for none.
 
     Raises:
@@ -64,7 +64,7 @@ def union_of_tokens(
         max([largest + 1, *(each.shape[1] for each in rows)]), dtype=torch.bool, device=device
     )
     for each in rows:
-        is_found[likeliest_tokens(each, top_k).flatten()] = True
+        is_found[top_k_tokens(each, top_k).flatten()] = True
     is_found[given] = True
     if excluded is not None and excluded not in always and 0 <= excluded < len(is_found):
         is_found[excluded] = False

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dschat.regularization.transport.support import likeliest_tokens
+from dschat.regularization.transport.support import top_k_tokens
 
 NO_TOKEN = -1
 """In the place of a token whose bin has no mass."""
@@ -25,7 +25,7 @@ class Truncation(NamedTuple):
     """Policy and reference of N positions over S = 2 top_k + 1 bins.
 
     Attributes:
-        tokens: [N, S - 1] int64, the likeliest tokens of the policy, then of the reference. One
+        tokens: [N, S - 1] int64, the top_k tokens of the policy, then of the reference. One
             that is in both has its mass at its first place and none at its second; what has no
             mass at all may be named by `NO_TOKEN`.
         log_policy, log_reference: [N, S], log-masses of the bins, the tail last; -inf if empty.
@@ -94,7 +94,7 @@ class Truncation(NamedTuple):
 
 
 def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Truncation:
-    """Cut both distributions to the union of their ``top_k`` likeliest tokens, and the tail.
+    """Cut both distributions to the union of their ``top_k`` tokens, and the tail.
 
     The bins do not depend on the sampled token: otherwise the mean of the token penalty over the
     policy would not be the divergence. The tail is summed over its tokens, so that a mass far
@@ -104,8 +104,8 @@ def truncate(policy_logits: Tensor, reference_logits: Tensor, top_k: int) -> Tru
         policy_logits, reference_logits: [N, V]; float64 stays, all else is computed in float32.
         top_k: tokens of each distribution, cut to V.
     """
-    of_policy = likeliest_tokens(policy_logits, top_k)
-    of_reference = likeliest_tokens(reference_logits, top_k)
+    of_policy = top_k_tokens(policy_logits, top_k)
+    of_reference = top_k_tokens(reference_logits, top_k)
     tokens = torch.cat([of_policy, of_reference], dim=1)
     in_policy = torch.zeros_like(policy_logits, dtype=torch.bool).scatter_(1, of_policy, True)
     repeated = torch.cat(

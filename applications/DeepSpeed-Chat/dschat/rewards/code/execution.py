@@ -29,13 +29,13 @@ def run_program(
     problem: Problem,
     kind: SandboxKind,
     limits: Limits,
-    stop_when_settled: bool = True,
+    stop_when_decided: bool = True,
 ) -> ProgramResult:
     """Run a program against a problem's tests.
 
     Args:
         kind: the sandbox, from `choose_sandbox`.
-        stop_when_settled: leave out what follows a run-time error or time-out, which settles the
+        stop_when_decided: skip what follows a run-time error or time-out, which decides the
             reward; such tests are "not_run".
 
     Raises:
@@ -56,7 +56,7 @@ def run_program(
         left = len(problem.tests) - len(results)
         if time.monotonic() >= end:
             results += [TestResult("timeout", message="the program's time was over")] * left
-        elif results[-1].verdict in ("runtime_error", "timeout") and stop_when_settled:
+        elif results[-1].verdict in ("runtime_error", "timeout") and stop_when_decided:
             results += [TestResult("not_run")] * left
     return ProgramResult(program, tuple(results))
 

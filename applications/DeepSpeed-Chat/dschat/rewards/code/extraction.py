@@ -42,7 +42,7 @@ def _blocks(response: str) -> list[tuple[str, str]]:
 
 
 def with_starter_code(program: str, starter_code: str, function: str | None) -> str:
-    """The starter code put before a program that goes on where that ends.
+    """The starter code put before a program that continues it.
 
     That is so if the starter code defines the function to call and the program does not.
     """

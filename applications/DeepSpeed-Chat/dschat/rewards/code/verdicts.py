@@ -19,7 +19,7 @@ class TestResult:
     """One test.
 
     Attributes:
-        verdict: "not_run" where an earlier test had settled the reward.
+        verdict: "not_run" where an earlier test had decided the reward.
         output: the beginning of what the program answered, for people to look at.
         message: the end of what it wrote to standard error, or what happened to it.
         seconds: wall-clock time.
