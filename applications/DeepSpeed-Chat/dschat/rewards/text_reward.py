@@ -63,8 +63,8 @@ class TextReward:
         kinds = ", ".join(config.architectures or [])
         require(
             not kinds or ("Classification" in kinds and config.num_labels == 1),
-            f"--{flag} {path} ({kinds}, {config.num_labels} labels) is no reward model: it has "
-            "no reward head. Expected a sequence classifier of one label, such as the output of step "
+            f"--{flag} {path} ({kinds}, {config.num_labels} labels) is no reward model: it has no "
+            "reward head. Expected a sequence classifier of one label, such as the output of step "
             "2 (output_dir/step_N).",
         )
         self.tokenizer = load_pretrained(AutoTokenizer, path, flag)
