@@ -23,36 +23,6 @@ def random_batch(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return rewards, values, mask
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (1.0, 1.0), (0.7, 0.0)])
-def test_gae_is_the_exponential_average_of_n_step_advantages(gamma: float, lam: float) -> None:
-    # Definition (Schulman et al. 2016, eq. 16): A = (1 - lam) sum_n lam^(n-1) A^(n), and the last
-    # n-step advantage, which reaches the end, takes the weight of all longer ones.
-    rewards, values, mask = random_batch(0)
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
-    for row, length in enumerate(LENGTHS):
-        for t in range(length):
-            expected, weight = 0.0, 1.0
-            for n in range(1, length - t + 1):
-                tail = gamma**n * values[row, t + n] if t + n < length else 0.0
-                n_step = sum(gamma**k * rewards[row, t + k] for k in range(n)) + tail
-                last = t + n == length
-                share = weight if last else weight * (1 - lam)
-                expected += share * (n_step - values[row, t])
-                weight *= lam
-            assert advantages[row, t] == pytest.approx(float(expected), abs=1e-12)
-            assert returns[row, t] == pytest.approx(float(expected + values[row, t]), abs=1e-12)
-    assert (advantages[~mask] == 0).all()
-    assert (returns[~mask] == 0).all()
-
-
-def test_gae_ignores_what_is_masked() -> None:
-    rewards, values, mask = random_batch(1)
-    clean = gae(rewards, values, mask, 0.9, 0.8)
-    rewards[~mask], values[~mask] = torch.nan, torch.nan
-    for expected, actual in zip(clean, gae(rewards, values, mask, 0.9, 0.8), strict=True):
-        assert torch.equal(expected, actual)
-
-
 def test_gae_with_the_true_values_has_no_bias() -> None:
     # Undiscounted and with V = reward to go, every TD error is 0.
     rewards, _, mask = random_batch(2)
@@ -65,15 +35,6 @@ def test_gae_refuses_shapes_that_differ() -> None:
     rewards, values, mask = random_batch(3)
     with pytest.raises(ValueError, match="one shape"):
         gae(rewards[:, :3], values, mask, 1.0, 0.95)
-
-
-def test_penalty_to_go_is_the_sum_of_what_follows() -> None:
-    penalty, _, mask = random_batch(4)
-    to_go = penalty_to_go(penalty, mask)
-    for row, length in enumerate(LENGTHS):
-        for t in range(5):
-            expected = penalty[row, t:length].sum() if t < length else torch.tensor(0.0)
-            assert to_go[row, t] == pytest.approx(float(expected), abs=1e-12)
 
 
 def test_group_advantages_are_z_scores_within_groups() -> None:

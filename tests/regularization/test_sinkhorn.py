@@ -9,7 +9,6 @@ import torch
 from dschat.regularization import (
     FDivergence,
     KLDivergence,
-    MultiReference,
     SinkhornDivergence,
     sinkhorn,
 )
@@ -254,15 +253,6 @@ def test_the_solver_is_an_argument(rng):
     # All 8 tokens are in both distributions' likeliest: 8 bins and the tail.
     assert shapes == [(3, 9, 9)]
     torch.testing.assert_close(given.token, own.token)
-
-
-def test_several_references_combine(rng):
-    policy, first = random_pair(rng, n=3)
-    second, _ = random_pair(rng, n=3)
-    inner = SinkhornDivergence(random_embeddings(rng), 4, 0.5)
-    both = MultiReference(inner, [0.25, 0.75])(policy, [first, second], torch.arange(3))
-    parts = [inner(policy, each, torch.arange(3)) for each in (first, second)]
-    torch.testing.assert_close(both.token, 0.25 * parts[0].token + 0.75 * parts[1].token)
 
 
 def test_unusable_settings_and_inputs_are_refused(rng):
