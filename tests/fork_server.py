@@ -119,6 +119,13 @@ def serve(path: str) -> dict[str, Any] | None:
                 for rank in range(request["ranks"]):
                     process = os.fork()
                     if not process:
+                        # Closed here and now: the garbage collector would close them later, when
+                        # the script's own files have their numbers.
+                        for each in list(selector.get_map().values()):
+                            if isinstance(each.fileobj, socket.socket):
+                                each.fileobj.close()
+                        selector.close()
+                        connection.close()
                         return {**request, "rank": rank, "files": files}
                     run.running.add(process)
                     runs[process] = run
