@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented import unexplained
 from preferences import rows
 from tiny import build_tiny_tokenizer, tiny_config
 
@@ -118,6 +119,7 @@ def read_metrics() -> Callable[[str | Path], list[dict[str, Any]]]:
     def read(output_dir: str | Path) -> list[dict[str, Any]]:
         lines = (Path(output_dir) / "metrics.jsonl").read_text().splitlines()
         found = [json.loads(line) for line in lines]
+        assert not unexplained(found), "docs/metrics.md does not explain these fields"
         return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
 
     return read

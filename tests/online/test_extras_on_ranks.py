@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented import unexplained
 from launch import TRAINING, run_script
 from online_fixtures import SUBJECTS, make_trainer, online_settings
 from safetensors.torch import load_file
@@ -38,6 +39,7 @@ def run(settings: dict[str, Any], ranks: int) -> tuple[list[dict[str, float]], P
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     output = Path(settings["output_dir"])
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert not unexplained(rows)
     kept = [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
     return kept, output / "step-2"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from documented import unexplained
 from dschat.settings.command_line import parse_config
 from dschat.settings.penalty import WassersteinConfig
 from launch import TRAINING, run_script
@@ -32,6 +33,7 @@ def launch(script: str, settings: dict[str, Any], ranks: int = 1) -> tuple[list[
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     output = Path(settings["output_dir"])
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert not unexplained(rows)
     (checkpoint,) = output.glob("step-*")
     kept = [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
     return kept, checkpoint
@@ -131,6 +133,7 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
     assert written["run"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert list((output / "tensorboard").iterdir())
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert not unexplained(rows)
     assert [r["step"] for r in rows] == [1, 2]
     for name in ("reward", "divergence", "response_length", "time/tokens_per_s"):
         assert all(name in r for r in rows)
