@@ -227,9 +227,9 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("plot", "run --output notes.txt", "notes.txt"),
     ("compare", "a.jsonl b.jsonl --output notes.txt", "notes.txt"),
     # Checkpoints to go on from
-    ("sft", "--resume_from_checkpoint nowhere", "nowhere is no whole checkpoint"),
+    ("sft", "--resume_from_checkpoint nowhere", "nowhere is not a complete checkpoint"),
     ("ppo", "--resume_from_checkpoint checkpoint/resumable-3", "complete.json cannot be read"),
-    ("grpo", "--resume_from_checkpoint run", "run is no whole checkpoint"),
+    ("grpo", "--resume_from_checkpoint run", "run is not a complete checkpoint"),
     ("dpo", "--resume_from_checkpoint model", "Give a folder resumable-N"),
     # Around the process
     ("sft", "RANK=one", "RANK=one: expected a whole number. Start the script with deepspeed"),

@@ -81,7 +81,7 @@ def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
         ({"termination_condition": "randomized", "num_train_epochs": 2, "save_steps": 3}, "learn"),
     ],
 )
-def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
+def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
     settings: Any, tmp_path: Path, changes: dict[str, Any], method: str, capsys: Any
 ) -> None:
     changes = {"warmup_ratio": 0.3, **changes}
@@ -163,26 +163,26 @@ def test_checkpoints_are_saved_kept_and_gone_back_to(settings: Any, tmp_path: Pa
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_torn_checkpoint_is_passed_over(settings: Any, tmp_path: Path, capsys: Any) -> None:
+def test_a_damaged_checkpoint_is_skipped(settings: Any, tmp_path: Path, capsys: Any) -> None:
     assert run(make_trainer(settings("a", checkpoint_steps=2, checkpoint_keep=3)))
     newest = tmp_path / "a" / "resumable-6"
     (state,) = newest.glob("critic/state/mp_rank_00_model_states.pt")
     state.write_bytes(state.read_bytes()[:-100])
     trainer = make_trainer(settings("a", resume_from_checkpoint="auto"))
     assert trainer.iteration == 4
-    assert "passed over" in capsys.readouterr().out
-    with pytest.raises(UserError, match="torn"):
+    assert "skipped" in capsys.readouterr().out
+    with pytest.raises(UserError, match="damaged"):
         make_trainer(settings("a", resume_from_checkpoint=str(newest)))
 
 
 def test_nothing_to_resume_starts_a_run(settings: Any, tmp_path: Path, capsys: Any) -> None:
     changes = {"enable_test_mode": True, "test_stop_step": 1}
     assert run(make_trainer(settings("a", resume_from_checkpoint="auto", **changes)))
-    assert "a new run" in capsys.readouterr().out
+    assert "starting a new run" in capsys.readouterr().out
     assert [row["iteration"] for row in rows(tmp_path / "a")] == [1]
 
 
-def test_another_run_is_not_gone_on_with(settings: Any, tmp_path: Path) -> None:
+def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
     stop_at(trainer, "learn", 1)
     assert not run(trainer)
@@ -191,7 +191,7 @@ def test_another_run_is_not_gone_on_with(settings: Any, tmp_path: Path) -> None:
     for changes, message in (
         ({"kl_ctl": 0.2}, r"--kl_ctl 0.05 -> 0.2"),
         ({"seed": 8}, r"--seed 7 -> 8"),
-        ({"max_prompt_seq_len": 24}, r"--max_prompt_seq_len 64 -> 24.*prompts 64 -> "),
+        ({"max_prompt_seq_len": 24}, r"--max_prompt_seq_len 64 -> 24"),
         ({"num_train_epochs": 2}, r"--num_train_epochs 1 -> 2"),
     ):
         with pytest.raises(UserError, match=message):
@@ -258,7 +258,7 @@ def test_a_checkpoint_runs_no_code(settings: Any, tmp_path: Path) -> None:
     for file in ("actor/state/mp_rank_00_model_states.pt", "rank-0.pt"):
         before = (folder / file).read_bytes()
         torch.save({"module": Runs()}, folder / file)
-        seal(folder, 1, trainer.settings, **trainer.facts)
+        seal(folder, 1, trainer.run.settings, **trainer.run.facts)
         with pytest.raises(UserError, match="weights only"):
             make_trainer(settings("a", resume_from_checkpoint="auto"))
         assert not (tmp_path / "ran").exists()

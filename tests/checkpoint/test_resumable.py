@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.checkpoint import resumable, same_run
+from dschat.checkpoint import resumable, resume
 from dschat.errors import UserError
 from dschat.runtime import distributed
 from launch import environment, free_port
@@ -30,6 +30,8 @@ class Config:
 
 
 CONFIG = Config()
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
 
 
 def save(output_dir: Path, step: int, config: Config = CONFIG, **run: Any) -> Path:
@@ -58,11 +60,11 @@ def test_secrets_are_left_out(tmp_path: Path) -> None:
     folder = save(tmp_path, 3)
     assert "not for the disk" not in (folder / "complete.json").read_text()
     assert "not either" not in (folder / "complete.json").read_text()
-    same_run.check_same_run(resumable.read(folder), replace(CONFIG, openai_api_key="another"))
+    resume.check_same_run(resumable.read(folder), replace(CONFIG, openai_api_key="another"))
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "missing", "unsealed", "half a seal", "empty"])
-def test_a_torn_folder_is_refused_by_name_and_passed_over_by_auto(
+def test_a_damaged_folder_is_refused_by_name_and_skipped_by_auto(
     harm: str, tmp_path: Path, capsys: Any
 ) -> None:
     save(tmp_path, 9)  # as a word 9 comes after 10: numbers count
@@ -82,18 +84,20 @@ def test_a_torn_folder_is_refused_by_name_and_passed_over_by_auto(
         seal.write_text(seal.read_text()[:40])
     else:
         seal.write_text("{}")
-    with pytest.raises(UserError, match="torn" if harm[:2] in ("cu", "ch", "mi") else "no whole"):
+    with pytest.raises(
+        UserError, match="damaged" if harm[:2] in ("cu", "ch", "mi") else "not a complete"
+    ):
         resumable.choose(tmp_path, str(torn))
     found = resumable.choose(tmp_path, "auto")
     assert found is not None
     assert found.step == 9
-    assert "WARNING: passed over" in capsys.readouterr().out
+    assert "WARNING: skipped" in capsys.readouterr().out
 
 
-def test_nothing_to_go_on_from(tmp_path: Path, capsys: Any) -> None:
+def test_nothing_to_resume_from(tmp_path: Path, capsys: Any) -> None:
     assert resumable.choose(tmp_path, None) is None
     assert resumable.choose(tmp_path / "not there", "auto") is None
-    assert "a new run" in capsys.readouterr().out
+    assert "starting a new run" in capsys.readouterr().out
     with pytest.raises(UserError, match="resumable-N"):
         resumable.choose(tmp_path, str(tmp_path))
 
@@ -133,9 +137,8 @@ def test_a_kill_in_the_middle_leaves_what_the_next_start_removes(tmp_path: Path)
         "    (folder / 'half').write_text('x')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     command = [sys.executable, "-c", program, str(tmp_path)]
-    assert subprocess.run(command, env=environment(PYTHONPATH=paths)).returncode == -9
+    assert subprocess.run(command, env=environment(PYTHONPATH=PATHS)).returncode == -9
     (tmp_path / ".checkpoint-4.tmp-1-ab").mkdir()  # half a model
     (tmp_path / "models").mkdir()
     left = sorted(path.name for path in tmp_path.iterdir())
@@ -170,17 +173,21 @@ def test_every_difference_is_named_with_both_values(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = resumable.read(save(tmp_path, 1, rows=5))
-    same_run.check_same_run(checkpoint, replace(CONFIG, output_dir="elsewhere"), rows=5)
+    run = resume.ResumableRun(tmp_path, 1, CONFIG, checkpoint)
+    resume.check_same_run(checkpoint, replace(CONFIG, output_dir="elsewhere"))
+    run.check_data(rows=5)
     assert capsys.readouterr().out == ""
     changed = replace(CONFIG, learning_rate=0.2, data_path=("a",))
     with pytest.raises(UserError) as raised:
-        same_run.check_same_run(checkpoint, changed, rows=6)
-    for difference in ("--learning_rate 0.1 -> 0.2", "['a', 'b'] -> ['a']", "rows 5 -> 6"):
+        resume.check_same_run(checkpoint, changed)
+    for difference in ("--learning_rate 0.1 -> 0.2", "['a', 'b'] -> ['a']"):
         assert difference in str(raised.value)
-    same_run.check_same_run(checkpoint, changed, {"learning_rate", "data_path"}, rows=5)
+    with pytest.raises(UserError, match="rows 5 -> 6"):
+        run.check_data(rows=6)
+    resume.check_same_run(checkpoint, changed, {"learning_rate", "data_path"})
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match="number of ranks 1 -> 3"):
-        same_run.check_same_run(checkpoint, CONFIG)
+        resume.check_same_run(checkpoint, CONFIG)
 
 
 def test_another_version_is_a_warning(
@@ -188,8 +195,8 @@ def test_another_version_is_a_warning(
 ) -> None:
     checkpoint = resumable.read(save(tmp_path, 1))
     versions = {**resumable.library_versions(), "torch": "0.1"}
-    monkeypatch.setattr(same_run, "library_versions", lambda: versions)
-    same_run.check_same_run(checkpoint, CONFIG)
+    monkeypatch.setattr(resume, "library_versions", lambda: versions)
+    resume.check_same_run(checkpoint, CONFIG)
     assert "WARNING: torch is 0.1 now" in capsys.readouterr().out
 
 
@@ -226,8 +233,7 @@ dist.destroy_process_group()
 
 
 def test_a_failure_on_one_rank_reaches_all(tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": paths}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": PATHS}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", TWO_RANKS, str(tmp_path)],

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from dschat.checkpoint.same_run import check_same_run, plain_settings
+from dschat.checkpoint.resume import check_same_run
 from dschat.errors import UserError
+from dschat.runtime.run_files import plain_settings
 from dschat.settings.command_line import parse_config
 from dschat.settings.group import MultiReferenceConfig
 from online_fixtures import make_trainer, online_settings

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings
-from dschat.runtime.gradient_sums import spare_gradient_copies
+from dschat.runtime.memory import spare_gradient_copies
 from launch import environment, run_script
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -91,9 +91,9 @@ def test_two_ranks_add_up_in_small_buckets(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":  # one of two ranks, called with --local_rank and a file
-    from dschat.runtime import gradient_sums
+    from dschat.runtime import memory
 
-    gradient_sums.BUCKET_ELEMENTS = WIDTH * WIDTH
+    memory.BUCKET_ELEMENTS = WIDTH * WIDTH
     both = [gradients(spared=False), gradients(spared=True)]
     if distributed.rank() == 0:
         Path(sys.argv[-1]).write_text(json.dumps(both))

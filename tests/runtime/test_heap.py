@@ -11,7 +11,7 @@ from launch import environment
 
 SCATTERED = """
 import torch
-from dschat.runtime.heap import give_back_freed_memory
+from dschat.runtime.memory import give_back_freed_memory
 
 def resident_mib():
     fields = dict(line.split(":") for line in open("/proc/self/status"))

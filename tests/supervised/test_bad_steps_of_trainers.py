@@ -14,11 +14,11 @@ import torch
 from dpo_fixtures import command_line, configured
 from dschat.errors import UserError
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
-from dschat.supervised.careful_engine import CarefulEngine
 from dschat.supervised.dpo import train_dpo
 from dschat.supervised.dpo_trainer import MultiReferenceTrainer
 from dschat.supervised.reward_modeling import PreferenceTrainer, train_reward_model
 from dschat.supervised.sft import SupervisedTrainer, train_sft
+from dschat.supervised.trainer import CheckedEngine
 from launch import STEP1
 from resume_fixtures import forget_zero3, metrics, models_in, run_with_fault, stop_at
 from safetensors.torch import load_file
@@ -74,7 +74,7 @@ def spoil(
         All weights after each optimiser step, filled as the run goes on.
     """
     trainer, weights, count = TRAINERS[kind], [], itertools.count(1)
-    loss_of, backward = trainer.compute_loss, CarefulEngine.backward
+    loss_of, backward = trainer.compute_loss, CheckedEngine.backward
 
     def spoilt(self: Any, *arguments: Any, **options: Any) -> Any:
         loss = loss_of(self, *arguments, **options)
@@ -90,7 +90,7 @@ def spoil(
             weights.append(updates_of(self.engine))
 
     monkeypatch.setattr(trainer, "compute_loss", spoilt)
-    monkeypatch.setattr(CarefulEngine, "backward", noted)
+    monkeypatch.setattr(CheckedEngine, "backward", noted)
     return weights
 
 
@@ -146,7 +146,7 @@ def test_bad_steps_are_counted_across_an_interruption(
 ) -> None:
     with monkeypatch.context() as patch:
         spoil(patch, "sft", {1, 3, 5})
-        stop_at(patch, 1)
+        stop_at(patch, 2)
         run("sft")
     assert (tmp_path / "out" / "resumable-2").is_dir()
     with monkeypatch.context() as patch:
@@ -163,7 +163,7 @@ def test_a_bad_loss_on_one_rank_leaves_out_the_step_on_both(
     made = settings(model_name_or_path=tiny_model_dir, num_train_epochs=1, **flags)
     done = run_with_fault(STEP1, "nan:3", command_line(made), ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "step 2: a step is left out: the loss is not finite on rank 1 for " in done.stdout
+    assert "step 2: step skipped: the loss is not finite on rank 1 for " in done.stdout
     output = tmp_path / "out"
     assert [row["skipped"] for row in metrics(output)[1:]] == [0, 1, 0, 0]
     kept = sorted(path.name for path in (output / "bad_steps").iterdir())

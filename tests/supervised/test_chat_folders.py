@@ -14,7 +14,6 @@ import torch
 from dpo_fixtures import configured
 from dschat.data import clock
 from dschat.data.ends import set_ends_of
-from dschat.online.resume import run_facts, save_resumable
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 from dschat.supervised.dpo import train_dpo
 from dschat.supervised.reward_modeling import train_reward_model
@@ -198,13 +197,13 @@ def test_step_3_goes_on_the_next_day(
     settings = online_settings(tmp_path, Path(chat_model), reward, **grpo)
     settings |= {"data_path": [chats], "max_prompt_seq_len": 80}
     trainer = make_trainer(settings)
-    before = run_facts(trainer.prompts, None, None)
+    before = trainer.run.facts
     with trainer.log:
         trainer.log.write({"step": 0})
-        save_resumable(trainer)
+        trainer.save_checkpoint()
     calendar.today = datetime(2031, 7, 4)
     again = make_trainer({**settings, "resume_from_checkpoint": "auto"})
-    assert run_facts(again.prompts, None, None) == before
+    assert again.run.facts == before
     assert clock.frozen() == "2024-02-28T23:59:30"
     assert "28 Feb 2024" in again.prompts[0].text
 

@@ -15,10 +15,10 @@ import torch
 from dpo_fixtures import configured, long_way
 from dschat.models.loading import load_causal_lm
 from dschat.supervised import dpo, reference_scoring
+from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo import encode_preference, load_pairs, load_policy, train_dpo
 from dschat.supervised.dpo_trainer import MultiReferenceTrainer
 from dschat.supervised.fine_tuning import FineTuningTrainer, start, trainer_arguments
-from dschat.supervised.planned_rows import planned_rows
 from dschat.supervised.progress import Progress
 from preferences import rows
 from transformers import AutoModelForCausalLM, TrainerCallback

@@ -1,8 +1,8 @@
-"""Folders of resumable checkpoints: written whole or not at all, verified before they are used.
+"""Folders of resumable checkpoints: complete or not there, verified before they are used.
 
 A checkpoint is a folder output_dir/resumable-N. Its `complete.json` comes last and holds the size
 and the CRC-32 of every other file, the settings of the run, what it ran on, and its own CRC-32. A
-folder without it, or with files that do not agree with it, is torn and never picked up.
+folder without it, or with files that do not agree with it, is never resumed from.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dschat.checkpoint.same_run import plain_settings
 from dschat.data import clock
 from dschat.errors import UserError
 from dschat.runtime import distributed
 from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.files import atomic_directory
-from dschat.runtime.run_files import library_versions
+from dschat.runtime.run_files import library_versions, plain_settings
 
 SEAL = "complete.json"
+FORMAT = 2
+"""Of the files in a checkpoint: one of another format is refused."""
 NAME = re.compile(r"resumable-(\d+)")
 LEFTOVERS = [f".{name}*.tmp-*" for name in ("resumable-", "step-", "step_", "checkpoint-")]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A complete checkpoint.
 
     Attributes:
         folder: where it lies.
@@ -46,6 +47,10 @@ class Checkpoint:
     step: int
     settings: dict[str, Any]
     run: dict[str, Any]
+
+
+class OtherFormatError(UserError):
+    """A checkpoint that another version of this package wrote."""
 
 
 def _checksum(path: Path) -> list[int]:
@@ -99,7 +104,7 @@ def _check_sizes(folder: Path, files: dict[str, list[int]]) -> None:
 def seal(
     folder: Path, step: int, config: Any, files: dict[str, list[int]] | None = None, **run: Any
 ) -> None:
-    """Write `complete.json` over the files in `folder`, after which it counts as whole.
+    """Write `complete.json` over the files in `folder`, after which it counts as complete.
 
     Args:
         step: the N of resumable-N.
@@ -110,6 +115,7 @@ def seal(
     if files is None:
         files = {name: _checksum(folder / name) for name in _names(folder)}
     value = {
+        "format": FORMAT,
         "step": step,
         "files": files,
         "settings": plain_settings(config),
@@ -134,30 +140,37 @@ def read(folder: str | Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        UserError: it is not one, or it is torn (which file, and why).
+        UserError: it is not one, or it is damaged (which file, and why).
+        OtherFormatError: another version wrote it.
     """
     folder = Path(folder)
     try:
         value = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        # Earlier versions wrote none.
+        # Format 1 had none at first.
         if value.get("checksum") not in (None, _own_checksum(value)):
             raise ValueError("what it says is not what was written")
         step, files = int(value["step"]), dict(value["files"])
         checkpoint = Checkpoint(folder, step, dict(value["settings"]), dict(value["run"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{folder} is no whole checkpoint: {SEAL} cannot be read ({error}). Give a folder "
-            "resumable-N that a run has finished writing, or auto."
+            f"{folder} is not a complete checkpoint: {SEAL} cannot be read ({error}). Give a "
+            "folder resumable-N that a run has finished writing, or auto."
         ) from error
+    if value.get("format") != FORMAT:
+        raise OtherFormatError(
+            f"{folder} was saved by another version of this package (format "
+            f"{value.get('format', 1)}, expected {FORMAT}). Resume it with that version, or start "
+            "a new run in another --output_dir."
+        )
     for name, expected in files.items():
         try:
             found = _checksum(folder / name)
         except OSError as error:
-            raise UserError(f"{folder} is torn: {name} cannot be read ({error}).") from error
+            raise UserError(f"{folder} is damaged: {name} cannot be read ({error}).") from error
         if found != expected:
             raise UserError(
-                f"{folder} is torn: {name} has {found[0]} bytes and checksum {found[1]}, expected "
-                f"{expected[0]} and {expected[1]}. Give an older checkpoint."
+                f"{folder} is damaged: {name} has {found[0]} bytes and checksum {found[1]}, "
+                f"expected {expected[0]} and {expected[1]}. Give an older checkpoint."
             )
     return checkpoint
 
@@ -169,16 +182,16 @@ def _numbered(output_dir: str | Path) -> list[tuple[int, Path]]:
 
 
 def choose(output_dir: str | Path, request: str | None) -> Checkpoint | None:
-    """The checkpoint to go on from; every rank calls this and gets the same.
+    """The checkpoint to resume from; every rank calls this and gets the same.
 
     Args:
         request: the value of --resume_from_checkpoint.
 
     Returns:
-        None: nothing was asked for, or "auto" found no whole checkpoint.
+        None: nothing was asked for, or "auto" found no complete checkpoint.
 
     Raises:
-        UserError: (on all ranks) the named checkpoint is not whole.
+        UserError: (on all ranks) the named checkpoint is not complete, or of another format.
     """
     if request is None:
         return None
@@ -193,33 +206,27 @@ def _newest(output_dir: str | Path) -> Checkpoint | None:
     for _, folder in _numbered(output_dir):
         try:
             return read(folder)
+        except OtherFormatError:
+            raise
         except UserError as error:
-            distributed.log_main(f"WARNING: passed over: {error}")
-    distributed.log_main(f"--resume_from_checkpoint auto: nothing in {output_dir} yet; a new run.")
+            distributed.log_main(f"WARNING: skipped: {error}")
+    distributed.log_main(
+        f"--resume_from_checkpoint auto: no checkpoint in {output_dir}; starting a new run."
+    )
     return None
 
 
-def freeze_clock(earlier: Checkpoint | None) -> None:
-    """Chat templates are told the time of the run's first start, on all ranks; all call it.
-
-    Args:
-        earlier: what the run goes on from; None: it starts now.
-    """
-    moment = None if earlier is None else earlier.run.get("clock")
-    clock.freeze(distributed.broadcast_object(clock.freeze(moment)))
-
-
 def refuse_old_checkpoints(output_dir: str | Path) -> None:
-    """Refuse to start anew beside the checkpoints of another run.
+    """Refuse to start a new run beside the checkpoints of another one.
 
     Raises:
-        UserError: names the newest and says how to go on from it.
+        UserError: names the newest and says how to resume from it.
     """
     old = _numbered(output_dir)
     if old:
         raise UserError(
             f"--output_dir {output_dir} already holds {old[0][1].name} of another run. Add "
-            "--resume_from_checkpoint auto to go on from it, or give another folder."
+            "--resume_from_checkpoint auto to resume from it, or give another folder."
         )
 
 
@@ -256,7 +263,7 @@ def new_checkpoint(output_dir: str | Path, step: int, config: Any, **run: Any) -
 def prune(output_dir: str | Path, keep: int, step: int) -> None:
     """Remove all checkpoints but the one just written at `step` and the `keep` - 1 before it.
 
-    Those with higher numbers are torn ones that were passed over, or of a course that was given up
+    Those with higher numbers are damaged ones that were skipped, or of a course that was given up
     for an older checkpoint; counted, they would push out the one just written.
     """
     if not distributed.is_main():

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from dschat.checkpoint.continuation import mark_finished, read_finished, unmark_finished
-from dschat.checkpoint.model_folder import check_save
-from dschat.checkpoint.resumable import (
-    choose,
-    freeze_clock,
-    refuse_old_checkpoints,
-    remove_leftovers,
-)
-from dschat.checkpoint.same_run import check_same_run
-from dschat.checkpoint.saving import refuse_old_steps
+from dschat.checkpoint.model_folder import check_save, refuse_old_steps
+from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.data.ends import ends_of
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
@@ -28,8 +22,7 @@ from dschat.models.key_values import plain_model
 from dschat.models.loading import DTYPE_NAMES
 from dschat.online.load_references import over_references
 from dschat.online.models import load_models, load_tokenizers
-from dschat.online.pretraining_mix import load_mix
-from dschat.online.resume import MAY_DIFFER, load_resumable, run_facts
+from dschat.online.pretraining_mix import PretrainingMix, load_mix
 from dschat.online.setup import (
     generation_backend,
     load_prompts,
@@ -40,6 +33,7 @@ from dschat.online.trainer import OnlineTrainer
 from dschat.regularization import PolicyRegularizer, regularizer_from_config
 from dschat.rewards import RewardFunction
 from dschat.runtime import distributed
+from dschat.runtime.deepspeed_config import read_overrides
 from dschat.runtime.files import require_folder
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
 from dschat.scoring.parsing.parsers import open_parser
@@ -48,6 +42,19 @@ from dschat.settings.command_line import require
 from dschat.settings.generation import require_plain_cache
 from dschat.settings.online import OnlineConfig
 from dschat.settings.supervised import adapter_learning_rate
+
+MAY_DIFFER = {
+    "offload_reference_model",
+    "reference_residency",
+    "actor_gradient_checkpointing",
+    "critic_gradient_checkpointing",
+    "profile_steps",
+    "vllm_gpu_memory_utilization",
+}
+"""Settings of step 3 that move or recompute tensors without changing what comes out.
+
+vLLM's share of memory can change how it batches, and so its rounding, of which nothing is promised.
+"""
 
 
 @dataclasses.dataclass
@@ -82,50 +89,32 @@ def train_online(config: OnlineConfig, task: Task | None = None) -> None:
     Raises:
         UserError: something the user gave cannot be used.
     """
+    assert config.output_dir is not None
     device, dtype = start(config)
-    if is_finished(config, task.settings if task else None):
-        distributed.shut_down()
-        return
-    trainer = build_trainer(config, device, dtype, task)
-    with trainer.log:
-        if trainer.train():
-            model = trainer.final_model()
-            mark_finished(trainer.settings, trainer.iteration, model, {}, config.output_dir)
-    trainer.backend.close()
+    require_folder(config.output_dir, "output_dir")
+    run = open_run(config, task.settings if task else None, MAY_DIFFER)
+    if run.finished is None:
+        trainer = build_trainer(config, device, dtype, task, run)
+        with trainer.log:
+            if trainer.train():
+                run.mark_finished(trainer.iteration, trainer.final_model(), {})
+        trainer.backend.close()
     distributed.shut_down()
 
 
-def is_finished(config: OnlineConfig, settings: Any = None) -> bool:
-    """Whether a run that is to be gone on with has nothing left to do; says so.
-
-    Raises:
-        UserError: (on all ranks) the finished run had other settings.
-    """
-    assert config.output_dir is not None
-    require_folder(config.output_dir, "output_dir")
-    if config.resume_from_checkpoint is None:
-        return False
-    found = read_finished(Path(config.output_dir))
-    if found is None:
-        return False
-    check_same_run(found[0], config if settings is None else settings, MAY_DIFFER)
-    distributed.log_main(f"The run in {config.output_dir} is finished; its model is {found[1]}.")
-    return True
-
-
 def build_trainer(
-    config: OnlineConfig, device: torch.device, dtype: torch.dtype, task: Task | None = None
+    config: OnlineConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    task: Task | None = None,
+    run: ResumableRun | None = None,
 ) -> OnlineTrainer:
     """Load, check and connect everything; cheap checks come before long loads."""
     task = task or Task()
     assert config.output_dir is not None
-    require_folder(config.output_dir, "output_dir")
-    checkpoint = choose(config.output_dir, config.resume_from_checkpoint)
-    freeze_clock(checkpoint)
+    run = run or open_run(config, task.settings, MAY_DIFFER)
     if config.resume_from_checkpoint is None:
         refuse_old_steps(config.output_dir)
-        refuse_old_checkpoints(config.output_dir)
-        unmark_finished(config.output_dir)
     check_groups(config)
     backend = generation_backend(config)
     tokenizer = load_tokenizers(config)
@@ -137,10 +126,7 @@ def build_trainer(
     steps = optimizer_steps(config, len(prompts))
     iterations = config.planned_iterations(len(prompts), prompts_per_iteration(config))
     mix = load_mix(config, tokenizer, iterations)
-    settings = config if task.settings is None else task.settings
-    facts = run_facts(prompts, mix, config.deepspeed_config)
-    if checkpoint is not None:
-        check_same_run(checkpoint, settings, MAY_DIFFER, **facts)
+    run.check_data(**data_facts(prompts, mix, config.deepspeed_config))
     models = load_models(config, tokenizer, dtype, device, task.reward, prompts)
     trained = [models.actor.model] + ([models.critic.model] if models.critic else [])
     check_save(trained, tokenizer, config.output_dir)
@@ -157,7 +143,7 @@ def build_trainer(
     settled = resolved(config, dtype, tokenizer, single)
     shown = settled if task.settings is None else filled_in(task.settings, settled)
     write_config(shown, config.output_dir, penalty=regularizer.name, device=device.type)
-    remove_leftovers(config.output_dir)
+    run.resolved = shown
     trainer = OnlineTrainer(
         config=config,
         actor=actor,
@@ -169,19 +155,32 @@ def build_trainer(
         prompts=prompts,
         device=device,
         backend=backend,
-        log=MetricsLog(config.output_dir, settled.tensorboard_path, checkpoint is not None),
+        log=MetricsLog(config.output_dir, settled.tensorboard_path, run.checkpoint is not None),
         sample_coefficient=task.sample_coefficient,
         mix=mix,
         segment=segment,
         evaluate=task.evaluate,
         evaluate_every=task.evaluate_every,
-        settings=settings,
-        resolved=shown,
-        facts=facts,
+        run=run,
     )
-    if checkpoint is not None:
-        load_resumable(trainer, checkpoint)
+    if run.checkpoint is not None:
+        trainer.restore()
     return trainer
+
+
+def data_facts(
+    prompts: list[PromptExample], mix: PretrainingMix | None, deepspeed_config: str | None
+) -> dict[str, Any]:
+    """What a resumed run must share beside the settings: its data and DeepSpeed's own file."""
+    crc = 0
+    for prompt in prompts:
+        crc = zlib.crc32(np.asarray(prompt.ids, dtype=np.int64).tobytes(), crc)
+    return {
+        "prompts": len(prompts),
+        "checksum_of_the_prompts": crc,
+        "checksum_of_the_text": None if mix is None else zlib.crc32(mix.blocks.tobytes()),
+        "contents_of_the_deepspeed_config": read_overrides(deepspeed_config),
+    }
 
 
 def filled_in(settings: Any, settled: OnlineConfig) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from dschat.data.load import load_data
@@ -23,17 +21,11 @@ from dschat.rollout.backends.in_place import make_backend
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.runtime.distributed import on_all_ranks
-from dschat.runtime.gradient_sums import spare_gradient_copies
+from dschat.runtime.memory import spare_gradient_copies
+from dschat.runtime.random_states import seed_everything
 from dschat.runtime.run_files import data_folder
 from dschat.settings.online import OnlineConfig
 from dschat.settings.supervised import adapter_learning_rate
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch alike on every rank."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def quiet_libraries() -> None:

@@ -7,20 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dschat.checkpoint.model_folder import save_model_folder
-from dschat.checkpoint.saving import save_step
+from dschat.checkpoint.model_folder import save_model_folder, save_step
+from dschat.checkpoint.resume import ResumableRun
 from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.online.iteration_metrics import progress_line
 from dschat.online.learner import OnlineLearner
-from dschat.online.resume import save_resumable
 from dschat.online.reward_variation import RewardVariation
 from dschat.runtime import distributed
-from dschat.runtime.interruption import StopRequestedError, how_to_go_on
+from dschat.runtime.interruption import StopRequestedError, how_to_resume
 from dschat.runtime.profiling import StepProfiler
 from dschat.runtime.random_states import random_states, set_random_states
 from dschat.runtime.run_files import MetricsLog
 from dschat.settings.command_line import require
 from dschat.settings.profiling import profiled_iterations
+
+RESUMED = ("iteration", "generation_step", "_saved_at", "_evaluated_at")
+"""What a checkpoint keeps of the trainer itself."""
 
 
 @dataclass(kw_only=True)
@@ -32,18 +34,14 @@ class OnlineTrainer(OnlineLearner):
             references if `sample_coefficient` is not 0.
         log: where metrics go.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
-        settings: the user's settings, for checkpoints; None: `config`.
-        resolved: the same with what they leave open filled in; None: `settings`.
-        facts: what else a resumed run must share (`run_facts`).
+        run: saves checkpoints and knows the one to resume from.
     """
 
     prompts: list[PromptExample]
     log: MetricsLog
+    run: ResumableRun
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
-    settings: Any = None
-    resolved: Any = None
-    facts: dict[str, Any] = field(default_factory=dict)
     _saved_at: int = field(default=-1, init=False)
     _evaluated_at: int = field(default=-1, init=False)
     _checkpoint_at: int = field(default=-1, init=False)
@@ -51,7 +49,6 @@ class OnlineTrainer(OnlineLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.settings = self.settings or self.config
         self.variation = RewardVariation()
 
     def train(self) -> bool:
@@ -65,10 +62,9 @@ class OnlineTrainer(OnlineLearner):
             try:
                 self._iterate()
             except StopRequestedError:
-                folder = Path(self.config.output_dir) / f"resumable-{self.iteration}"
                 if self._checkpoint_at != self.iteration:
-                    folder = save_resumable(self)
-                distributed.log_main(how_to_go_on(folder))
+                    self.save_checkpoint()
+                distributed.log_main(how_to_resume(self.run.folder(self.iteration)))
                 return False
             # What is asked to stop now is as good as done.
             if self.config.final_in_output_dir:
@@ -154,26 +150,39 @@ class OnlineTrainer(OnlineLearner):
         every, before = config.save_steps, self._iteration_began_at
         if every and self.generation_step // every > before // every:
             self.save()
-        if self.iteration < total:  # the end needs no way to go on
+        if self.iteration < total:  # nothing is left to resume at the end
             if config.checkpoint_steps and self.iteration % config.checkpoint_steps == 0:
-                distributed.log_main(f"saved {save_resumable(self)}")
-                self._checkpoint_at = self.iteration
+                self.save_checkpoint()
             if self.stop.on_any_rank(self.device):
                 raise StopRequestedError
 
-    def progress(self) -> dict[str, int]:
-        """Where the run is; see `set_progress`."""
-        names = ("iteration", "generation_step", "_saved_at", "_evaluated_at")
-        own = {name: getattr(self, name) for name in names}
-        bad = self.bad_steps
-        return {**own, "bad_steps": bad.total, "bad_steps_in_a_row": bad.in_a_row}
+    def save_checkpoint(self) -> None:
+        """Save what the run needs to resume after this iteration; all ranks call it.
 
-    def set_progress(self, progress: dict[str, int]) -> None:
-        """Go on from where `progress` was taken."""
-        bad = self.bad_steps
-        bad.total, bad.in_a_row = progress["bad_steps"], progress["bad_steps_in_a_row"]
-        for name in ("iteration", "generation_step", "_saved_at", "_evaluated_at"):
-            setattr(self, name, int(progress[name]))
+        Nothing else outlasts an iteration: prompts, sampling and orders are functions of the seed
+        and the iteration, and no experience is carried over.
+        """
+        own = {
+            "bad_steps": self.bad_steps.counts(),
+            "average": None if self.average is None else self.average.state_dict(),
+            **{name: getattr(self, name) for name in RESUMED},
+        }
+        self.run.save(self.iteration, self._engines(), own, self.log)
+        self._checkpoint_at = self.iteration
+
+    def restore(self) -> None:
+        """Resume from the run's checkpoint; all ranks call it on a trainer just built."""
+        self.run.restore_metrics(self.log)
+        own = self.run.restore(self._engines())
+        for name in RESUMED:
+            setattr(self, name, own[name])
+        self.bad_steps.set_counts(own["bad_steps"])
+        if self.average is not None:
+            self.average.load_state_dict(own["average"])
+        set_random_states(own["random"])
+
+    def _engines(self) -> dict[str, Any]:
+        return {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
 
     def _evaluate(self) -> None:
         if self.evaluate is None or self._evaluated_at == self.iteration:
@@ -186,11 +195,10 @@ class OnlineTrainer(OnlineLearner):
     def save(self) -> None:
         """Write output_dir/step-N/{actor,critic,actor_ema}, N the generation batches so far."""
         assert self.config.output_dir is not None
-        engines = {"actor": self.actor} | ({"critic": self.critic} if self.critic else {})
         folder = save_step(
             self.config.output_dir,
             self.generation_step,
-            {name: engine.module.model for name, engine in engines.items()},
+            {name: engine.module.model for name, engine in self._engines().items()},
             self.tokenizer,
             self.average,
         )

@@ -33,7 +33,7 @@ from dschat.runtime.faults import (
     agree,
     discard_gradients,
 )
-from dschat.runtime.heap import give_back_freed_memory
+from dschat.runtime.memory import give_back_freed_memory
 
 VALUE_CLIP = 0.2
 

@@ -140,6 +140,14 @@ class BadSteps:
         self.folder, self.limit, self.unit = Path(output_dir) / "bad_steps", limit, unit
         self.total = self.in_a_row = 0
 
+    def counts(self) -> tuple[int, int]:
+        """What a checkpoint keeps: bad steps in all and in a row."""
+        return self.total, self.in_a_row
+
+    def set_counts(self, counts: tuple[int, int]) -> None:
+        """Resume from `counts`."""
+        self.total, self.in_a_row = counts
+
     def good(self) -> None:
         """A step was taken."""
         self.in_a_row = 0
@@ -168,12 +176,11 @@ class BadSteps:
                 atomic_write_text(self.folder / name, "\n".join(lines) + "\n")
         place = f"{self.unit} {number}"
         distributed.log_main(
-            f"WARNING: {place}: a step is left out: {error}. The batch is in {self.folder}."
+            f"WARNING: {place}: step skipped: {error}. The batch is in {self.folder}."
         )
         if self.in_a_row >= self.limit:
             raise UserError(
                 f"Stopped after {self.in_a_row} bad steps in a row (--max_bad_steps {self.limit}). "
                 f"The last: {place}: {error}. The batches are in {self.folder}. Lower the learning "
-                "rate, look at these texts, or use fp32; then start anew or go on from a resumable "
-                "checkpoint."
+                "rate, look at these texts, or use fp32; then restart or resume from a checkpoint."
             )

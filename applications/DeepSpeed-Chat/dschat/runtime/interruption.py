@@ -1,4 +1,4 @@
-"""SIGTERM as a request: save what is needed to go on, and leave with exit code 0."""
+"""SIGTERM as a request: save a checkpoint to resume from, and leave with exit code 0."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def _alive(pid: int) -> bool:
 
 
 STOPPED_BEFORE_TRAINING = (
-    "Stopped by SIGTERM before the first step of training; nothing is to be kept. Begin again: the "
-    "same command."
+    "Stopped by SIGTERM before the first step of training; there is nothing to keep. To restart, "
+    "run the same command."
 )
 
 
-def how_to_go_on(folder: object) -> str:
+def how_to_resume(folder: object) -> str:
     """The line a stopped run ends with."""
     return (
-        f"Stopped by SIGTERM after saving {folder}. Go on: the same command with "
+        f"Stopped by SIGTERM after saving {folder}. To resume, run the same command with "
         "--resume_from_checkpoint auto."
     )

@@ -32,6 +32,13 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def plain_settings(config: Any) -> dict[str, Any]:
+    """A configuration's values as JSON keeps them, without secrets."""
+    values = dataclasses.asdict(config)
+    kept = {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
+    return json.loads(json.dumps(kept, default=str))
+
+
 def git_commit() -> str | None:
     """The commit this package runs from, with "-dirty" where tracked files differ from it.
 

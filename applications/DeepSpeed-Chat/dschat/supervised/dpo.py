@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from trl.trainer.dpo_config import DPOConfig
 
-from dschat.checkpoint.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
@@ -27,9 +26,16 @@ from dschat.runtime.run_files import data_folder
 from dschat.settings.command_line import require
 from dschat.settings.dpo import DirectPreferenceConfig
 from dschat.settings.references import reference_weights
+from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo_trainer import MultiReferenceTrainer, PairObjective, evaluate_pairs
-from dschat.supervised.fine_tuning import Start, start, tokenised, trainer_arguments
-from dschat.supervised.planned_rows import planned_rows
+from dschat.supervised.fine_tuning import (
+    Setup,
+    data_facts,
+    set_up,
+    tokenised,
+    trainer_arguments,
+)
+from dschat.supervised.progress import StepProgress
 from dschat.supervised.reference_scoring import (
     PairCollator,
     add_reference_logprobs,
@@ -37,7 +43,6 @@ from dschat.supervised.reference_scoring import (
     load_config,
 )
 from dschat.supervised.reward_comparison import Model, RewardComparison, Sampling
-from dschat.supervised.step_progress import StepProgress
 
 
 def run_dpo(config: DirectPreferenceConfig) -> None:
@@ -63,25 +68,27 @@ def train_dpo(config: DirectPreferenceConfig) -> dict[str, float]:
     require(on_gpu or not config.fp16, "--fp16 needs a GPU; leave it out, or give --bf16.")
     references = reference_weights(config)
     policy, flag = config.policy
-    begun = start(config.fine_tuning(), written=config, model_flag=flag)
-    compared = begun.output_dir / "reward_comparison.json"
-    result, reached = begun.beginning.result, True
-    if result is not None and (config.rm_name is None or compared.is_file()):
-        return result
+    setup = set_up(config.fine_tuning(), written=config, model_flag=flag)
+    compared = setup.output_dir / "reward_comparison.json"
+    finished = setup.run.finished
+    if finished is not None and (config.rm_name is None or compared.is_file()):
+        return finished[1]
     models = _reference_models(config, [path for path, _ in references])
     named = [(model.path, model.flag) for model in models]
-    width = check_references(named, begun.tokenizer, policy, flag)
+    width = check_references(named, setup.tokenizer, policy, flag)
     for model in named:
         check_context(load_config(*model), config.max_length, f"--max_length {config.max_length}")
-    raw, pairs = load_pairs(config, begun)
-    comparison = _comparison(config, begun, raw, width, named)
-    if result is None:
+    raw, pairs = load_pairs(config, setup)
+    comparison = _comparison(config, setup, raw, width, named)
+    if finished is None:
         if is_main():
             compared.unlink(missing_ok=True)  # of an earlier run: it would count as this one's
-        result, reached = _train(config, begun, named, pairs, width)
-    if comparison is not None and reached:
+        result, reached_end = _train(config, setup, named, pairs, width)
+    else:
+        result, reached_end = finished[1], True
+    if comparison is not None and reached_end:
         _free_memory()
-        trained = Model("policy", str(begun.output_dir), "output_dir")
+        trained = Model("policy", str(setup.output_dir), "output_dir")
         comparison.run(trained, models, compared)
     return result
 
@@ -94,7 +101,7 @@ def _reference_models(config: DirectPreferenceConfig, paths: list[str]) -> list[
 
 def _comparison(
     config: DirectPreferenceConfig,
-    begun: Start,
+    setup: Setup,
     rows: Any,
     width: int,
     references: list[tuple[str, str]],
@@ -110,11 +117,11 @@ def _comparison(
         temperature=config.temperature,
         seed=config.seed,
         batch_size=size,
-        dtype=begun.dtype,
-        device=begun.device,
+        dtype=setup.dtype,
+        device=setup.device,
     )
-    rewards = TextReward(config.rm_name, "rm_name", begun.dtype, begun.device, size)
-    comparison = RewardComparison(rows, begun.tokenizer, width, sampling, rewards)
+    rewards = TextReward(config.rm_name, "rm_name", setup.dtype, setup.device, size)
+    comparison = RewardComparison(rows, setup.tokenizer, width, sampling, rewards)
     for path, flag in (config.policy, *references):
         comparison.check_context(load_config(path, flag))
     return comparison
@@ -122,25 +129,25 @@ def _comparison(
 
 def _train(
     config: DirectPreferenceConfig,
-    begun: Start,
+    setup: Setup,
     references: list[tuple[str, str]],
     pairs: Sequence[Any],
     width: int,
 ) -> tuple[dict[str, float], bool]:
     """The last evaluation, and whether the end was reached (not after SIGTERM)."""
-    size, settings = config.per_device_eval_batch_size, config.fine_tuning()
-    facts = checked_facts(begun.beginning, *pairs)
-    put_back_metrics(begun.beginning, begun.log)
+    size, run = config.per_device_eval_batch_size, setup.run
+    run.check_data(**data_facts(config.deepspeed_config, *pairs))
+    run.restore_metrics(setup.log)
     stop = StopRequest()
-    with begun.log, stop.listening():
+    with setup.log, stop.listening():
         try:
             train, held_out = add_reference_logprobs(
                 pairs,
                 references,
-                begun.tokenizer,
+                setup.tokenizer,
                 width,
-                begun.dtype,
-                begun.device,
+                setup.dtype,
+                setup.device,
                 size,
                 needed=[rows_to_train_on(config, len(pairs[0])), None],
                 stop=stop,
@@ -148,28 +155,27 @@ def _train(
         except StopRequestedError:
             log_main(STOPPED_BEFORE_TRAINING)
             return {}, False
-        trainer = _trainer(config, begun, train, width)
-        check_save([trainer.model], begun.tokenizer, begun.output_dir)
+        trainer = _trainer(config, setup, train, width)
+        check_save([trainer.model], setup.tokenizer, setup.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
             if len(held_out) == 0:
                 return {}
-            engine, pad = trainer.model_wrapped, begun.tokenizer.pad_token_id
-            return evaluate_pairs(engine, trainer.objective, held_out, pad, size, begun.device)
+            engine, pad = trainer.model_wrapped, setup.tokenizer.pad_token_id
+            return evaluate_pairs(engine, trainer.objective, held_out, pad, size, setup.device)
 
         def save(step: int) -> None:
-            path = begun.output_dir / f"checkpoint-{step}"
-            save_model_folder(trainer.model, begun.tokenizer, path)
+            path = setup.output_dir / f"checkpoint-{step}"
+            save_model_folder(trainer.model, setup.tokenizer, path)
             log_main(f"Saved the model to {path}")
 
-        progress = StepProgress(begun.log, evaluate, save, config.eval_steps, config.save_steps)
-        trainer.use(settings, progress)
-        if not trainer.run(begun.beginning, progress, facts, stop):
+        every = config.eval_steps, config.save_steps, config.logging_steps
+        progress = StepProgress(setup.log, evaluate, save, *every)
+        if not trainer.run(config.fine_tuning(), run, progress, stop):
             return progress.result, False
-    save_model_folder(trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True)
-    steps = trainer.state.global_step
-    mark_finished(begun.beginning.settings, steps, begun.output_dir, progress.result)
-    log_main(f"Saved the trained model to {begun.output_dir}")
+    save_model_folder(trainer.model, setup.tokenizer, setup.output_dir, keep_other_files=True)
+    run.mark_finished(trainer.state.global_step, setup.output_dir, progress.result)
+    log_main(f"Saved the trained model to {setup.output_dir}")
     return progress.result, True
 
 
@@ -187,26 +193,25 @@ def rows_to_train_on(config: DirectPreferenceConfig, count: int) -> list[int] | 
 
 
 def _trainer(
-    config: DirectPreferenceConfig, begun: Start, train: Any, width: int
+    config: DirectPreferenceConfig, setup: Setup, train: Any, width: int
 ) -> MultiReferenceTrainer:
     arguments = trainer_arguments(
         DPOConfig,
         config.fine_tuning(),
-        begun,
+        setup,
         num_train_epochs=config.num_train_epochs,
         max_steps=config.max_steps,
-        logging_steps=config.logging_steps,
         remove_unused_columns=False,
         # Without this TRL would load a reference model of its own.
         precompute_ref_log_probs=True,
     )
-    model = load_policy(config, begun, width)
+    model = load_policy(config, setup, width)
     trainer = MultiReferenceTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
-        processing_class=begun.tokenizer,
-        data_collator=PairCollator(begun.tokenizer.pad_token_id),
+        processing_class=setup.tokenizer,
+        data_collator=PairCollator(setup.tokenizer.pad_token_id),
         peft_config=_lora_config(config, model),
     )
     weights = [weight for _, weight in reference_weights(config)]
@@ -224,10 +229,10 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def load_policy(config: DirectPreferenceConfig, begun: Start, width: int) -> Any:
+def load_policy(config: DirectPreferenceConfig, setup: Setup, width: int) -> Any:
     """The model to train, its logits cut to what all references have."""
     policy, flag = config.policy
-    model = load_causal_lm(policy, begun.tokenizer, begun.dtype, flag)
+    model = load_causal_lm(policy, setup.tokenizer, setup.dtype, flag)
     check_context(model.config, config.max_length, f"--max_length {config.max_length}")
     return cut_vocabulary(model, width)
 
@@ -247,7 +252,7 @@ def _lora_config(config: DirectPreferenceConfig, model: Any) -> Any:
     )
 
 
-def load_pairs(config: DirectPreferenceConfig, begun: Start) -> tuple[Any, Sequence[Any]]:
+def load_pairs(config: DirectPreferenceConfig, setup: Setup) -> tuple[Any, Sequence[Any]]:
     """The held-out rows as they are, and the tokenised training and held-out pairs.
 
     Columns of the pairs: prompt_ids, chosen_ids, rejected_ids; prompt and response together are cut
@@ -261,11 +266,11 @@ def load_pairs(config: DirectPreferenceConfig, begun: Start) -> tuple[Any, Seque
         data_output_path=str(data_folder(config)),
         apply_chat_template=config.apply_chat_template,
     )
-    warn_of_missing_template(data.train, begun.tokenizer)
+    warn_of_missing_template(data.train, setup.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         return encode_preference(
-            begun.tokenizer, row, begun.end_token, config.max_length, config.max_prompt_length
+            setup.tokenizer, row, setup.end_token, config.max_length, config.max_prompt_length
         )
 
     flags = "--max_prompt_length or " * (config.max_prompt_length is not None) + "--max_length"

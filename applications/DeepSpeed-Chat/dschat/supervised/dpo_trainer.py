@@ -12,10 +12,10 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from dschat.algorithms.preferences import dpo_margins, implicit_rewards, mix_sequence_logprobs
 from dschat.runtime.distributed import log_main, sum_over_ranks
+from dschat.supervised.batches import PAIRS
 from dschat.supervised.fine_tuning import held_out_batches
-from dschat.supervised.pair_training import PairTrainer
 from dschat.supervised.reference_scoring import PairCollator, sequence_logprobs
-from dschat.supervised.whole_rounds import PAIRS
+from dschat.supervised.trainer import PairTrainer
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ class MultiReferenceTrainer(PairTrainer, DPOTrainer):
         losses, statistics = self.objective.losses(
             sequence_logprobs(model, inputs), inputs["reference_logps"], pairs
         )
-        sums = {name: float(value) for name, value in statistics.items()}
-        self.log_sums(sums, num_items_in_batch, losses.device)
-        return self.part_of_step(losses, num_items_in_batch)
+        return self.part_of_step(losses, statistics, num_items_in_batch)
 
 
 @torch.no_grad()

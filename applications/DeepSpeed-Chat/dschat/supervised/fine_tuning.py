@@ -6,30 +6,32 @@ import dataclasses
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from dschat.checkpoint.continuation import Beginning, begin
+from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.errors import UserError
 from dschat.models.loading import DTYPE_NAMES, check_model_path, load_tokenizer, resolve_dtype
-from dschat.models.optimizer import adamw, rates_text
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.runtime.distributed import init_distributed, is_main, log_main, rank, world_size
 from dschat.runtime.files import require_folder
+from dschat.runtime.random_states import seed_everything
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
 from dschat.settings.supervised import FineTuningConfig
-from dschat.supervised.resumable_trainer import ResumableTrainer
-from dschat.supervised.whole_rounds import BlankCollator, share_whole_rounds
+
+MAY_DIFFER = {"gradient_checkpointing", "report_to"}
+"""Settings of steps 1, 2 and DPO that change no result."""
 
 
 @dataclass(frozen=True)
-class Start:
+class Setup:
     """What is known before the data and the model are loaded."""
 
     device: torch.device
@@ -38,12 +40,12 @@ class Start:
     end_token: str
     output_dir: Path
     log: MetricsLog
-    beginning: Beginning
+    run: ResumableRun
 
 
-def start(
+def set_up(
     config: FineTuningConfig, written: Any = None, model_flag: str = "model_name_or_path"
-) -> Start:
+) -> Setup:
     """Check what can be checked early, join the process group, open the run's files.
 
     Args:
@@ -52,7 +54,7 @@ def start(
         model_flag: the flag that named the model, for messages.
 
     Raises:
-        UserError: see `load_tokenizer`, `resolve_dtype`, `begin` and `write_config`.
+        UserError: see `load_tokenizer`, `resolve_dtype`, `open_run` and `write_config`.
     """
     assert config.model_name_or_path is not None
     assert config.output_dir is not None
@@ -83,14 +85,13 @@ def start(
     written = config if written is None else written
     names = {field.name for field in dataclasses.fields(written)}
     known = {name: value for name, value in resolved.items() if name in names}
-    settled = written.replace(**known)
-    beginning = begin(settled)
-    if beginning.result is None:
-        write_config(settled, output_dir, device=device.type)
-    resumed = beginning.checkpoint is not None
-    log = MetricsLog(output_dir, board if config.enable_tensorboard else None, append=resumed)
-    set_seed(config.seed)
-    return Start(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, beginning)
+    run = open_run(written.replace(**known), may_differ=MAY_DIFFER)
+    if run.finished is None:
+        write_config(run.settings, output_dir, device=device.type)
+    resuming = run.checkpoint is not None
+    log = MetricsLog(output_dir, board if config.enable_tensorboard else None, append=resuming)
+    seed_everything(config.seed)
+    return Setup(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, run)
 
 
 def _quiet_libraries() -> None:
@@ -111,7 +112,7 @@ def _quiet_libraries() -> None:
 
 
 def trainer_arguments(
-    arguments_class: Any, config: FineTuningConfig, begun: Start, **further: Any
+    arguments_class: Any, config: FineTuningConfig, setup: Setup, **further: Any
 ) -> Any:
     """TRL's arguments; `further` ones take precedence.
 
@@ -119,7 +120,7 @@ def trainer_arguments(
     """
     settings = deepspeed_settings(
         config.zero_stage,
-        begun.dtype,
+        setup.dtype,
         config.per_device_train_batch_size,
         config.gradient_accumulation_steps,
         world_size(),
@@ -127,7 +128,7 @@ def trainer_arguments(
         read_overrides(config.deepspeed_config),
     )
     values = dict(
-        output_dir=str(begun.output_dir),
+        output_dir=str(setup.output_dir),
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_eval_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -140,10 +141,10 @@ def trainer_arguments(
         # A number below 1 is a share of all steps.
         warmup_steps=config.num_warmup_steps or config.warmup_ratio,
         seed=config.seed,
-        bf16=begun.dtype == torch.bfloat16,
-        fp16=begun.dtype == torch.float16,
-        use_cpu=begun.device.type == "cpu",
-        dataloader_pin_memory=begun.device.type != "cpu",
+        bf16=setup.dtype == torch.bfloat16,
+        fp16=setup.dtype == torch.float16,
+        use_cpu=setup.device.type == "cpu",
+        dataloader_pin_memory=setup.device.type != "cpu",
         deepspeed=settings,
         max_length=None,  # the data layer has cut the texts
         logging_steps=1,
@@ -156,42 +157,31 @@ def trainer_arguments(
     return arguments_class(**{**values, **further})
 
 
-class FineTuningTrainer(ResumableTrainer):
-    """Mixed into TRL's trainers: DeepSpeed-Chat's optimiser, our progress and checkpoints in place
-    of theirs.
+def data_facts(deepspeed_config: str | None, train: Any, held_out: Any) -> dict[str, Any]:
+    """What a resumed run must share beside the settings: the rows, and DeepSpeed's own file.
+
+    Args:
+        train, held_out: `datasets.Dataset` whose columns are lists of integers.
     """
+    return {
+        "training_rows": len(train),
+        "held_out_rows": len(held_out),
+        "checksum_of_the_rows": _checksum(held_out, _checksum(train)),
+        "contents_of_the_deepspeed_config": read_overrides(deepspeed_config),
+    }
 
-    config: FineTuningConfig
-    optimizer: Any
 
-    def use(self, config: FineTuningConfig, progress: TrainerCallback) -> None:
-        """Take our settings; call it before training."""
-        self.config = config
-        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
-        self.add_callback(progress)  # type: ignore[attr-defined]
-
-    def get_train_dataloader(self) -> Any:
-        """The Trainer asks for this once: every row once, whatever the number of ranks."""
-        trainer: Any = self
-        trainer.data_collator = BlankCollator(trainer.data_collator, trainer.train_dataset[0])
-        loader = super().get_train_dataloader()  # type: ignore[misc]
-        share_whole_rounds(loader, world_size())
-        return loader
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer asks for this; see `adamw`."""
-        if self.optimizer is None:
-            model = self.model if model is None else model  # type: ignore[attr-defined]
-            self.optimizer = adamw(
-                model,
-                self.config.learning_rate,
-                self.config.weight_decay,
-                self.config.lora_learning_rate,
-            )
-            log_main(rates_text(model, self.optimizer, "The model"))
-            # ZeRO's optimisers have it: the Trainer asks it whether a step was taken.
-            self.optimizer.overflow = False
-        return self.optimizer
+def _checksum(rows: Any, start: int = 0) -> int:
+    """CRC-32 of all numbers and lengths in the columns of a data set of integer lists."""
+    if len(rows) == 0:
+        return start
+    for table in rows.with_format("arrow").iter(batch_size=1000):
+        for name in sorted(table.column_names):
+            column = table.column(name).combine_chunks()
+            for numbers in (column.value_lengths(), column.flatten()):
+                values = numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+                start = zlib.crc32(values.tobytes(), start)
+    return start
 
 
 def tokenised(

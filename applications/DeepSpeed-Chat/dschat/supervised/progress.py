@@ -7,18 +7,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tqdm import tqdm
 from transformers import TrainerCallback
 
-from dschat.runtime.distributed import is_main, log_main
+from dschat.runtime.distributed import is_main, log_main, sum_over_ranks
 from dschat.runtime.faults import BadSteps
 from dschat.runtime.run_files import MetricsLog
+
+NOT_AVERAGED = ("epoch", "grad_norm", "learning_rate")
+"""What a row over several optimiser steps tells of the last of them."""
 
 
 class Progress(TrainerCallback):
     """Counts micro-steps; evaluates and saves when due; shows a bar; writes metrics.jsonl.
 
     A row holds one optimiser step with the evaluation made at it, if any. Row 0 is the evaluation
-    before training.
+    before training. The Trainer logs after every step.
+
+    Args:
+        log: where the rows go.
+        evaluate: called with whether it is the last evaluation; returns metrics.
+        save: called with the number of micro-steps done.
+        interval: evaluate and save every so many micro-steps; 0: evaluate after each epoch and
+            save at the end.
+        print_loss: print the loss of every step.
     """
 
     def __init__(
@@ -29,30 +41,21 @@ class Progress(TrainerCallback):
         interval: int = 0,
         print_loss: bool = False,
     ) -> None:
-        """Set up.
-
-        Args:
-            log: where the rows go.
-            evaluate: called with whether it is the last evaluation; returns metrics.
-            save: called with the number of micro-steps done.
-            interval: evaluate and save every so many micro-steps; 0: evaluate after each epoch and
-                save at the end.
-            print_loss: print the loss of every step.
-        """
         self.log, self.evaluate, self.save = log, evaluate, save
         self.interval, self.print_loss = interval, print_loss
+        self.logging_steps = 1
         self.micro_step = self.epoch_length = self.last_micro_step = 0
+        self.tokens = 0  # that this rank has trained on
         self.result: dict[str, float] = {}
         self.bad_steps = BadSteps(log.path.parent, 1, "step")  # until the trainer gives its own
         self._pending: dict[str, float] = {}
+        self._steps: list[dict[str, float]] = []  # since the last row
         self._bad_before = 0
         self._bar: Any = None
         self._since = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate the model as it comes; a resumed run has done that."""
-        from tqdm import tqdm
-
+        """Evaluate the untrained model; a resumed run has done that."""
         self.epoch_length = len(kwargs["train_dataloader"])
         self.last_micro_step = self.epoch_length * int(args.num_train_epochs)
         if state.global_step == 0:
@@ -66,58 +69,109 @@ class Progress(TrainerCallback):
         )
         self._since = time.perf_counter()
 
-    def counts(self) -> dict[str, Any]:
-        """What a checkpoint keeps; see `set_counts`."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of this rank."""
         return {
             "micro_step": self.micro_step,
+            "tokens": self.tokens,
             "result": self.result,
             "pending": self._pending,
-            "bad_steps": self.bad_steps.total,
-            "bad_steps_in_a_row": self.bad_steps.in_a_row,
+            "steps": self._steps,
+            "bad_steps": self.bad_steps.counts(),
             "bad_steps_before": self._bad_before,
         }
 
-    def set_counts(self, counts: dict[str, Any]) -> None:
-        """Go on from where `counts` was taken."""
-        self.micro_step = counts["micro_step"]
-        self.result, self._pending = counts["result"], counts["pending"]
-        self.bad_steps.total = counts["bad_steps"]
-        self.bad_steps.in_a_row = counts["bad_steps_in_a_row"]
-        self._bad_before = counts["bad_steps_before"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from what `state_dict` gave."""
+        self.micro_step, self.tokens = state["micro_step"], state["tokens"]
+        self.result, self._pending = state["result"], state["pending"]
+        self._steps, self._bad_before = state["steps"], state["bad_steps_before"]
+        self.bad_steps.set_counts(state["bad_steps"])
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A micro-step within an optimiser step."""
-        self._count()
+        self.micro_step += 1
+        self._after_micro_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The micro-step that completes an optimiser step."""
         self._bar.update()
-        self._count()
-
-    def _count(self) -> None:
         self.micro_step += 1
+        self._after_micro_step()
+        self._after_step(state.global_step, state.global_step >= state.max_steps)
+
+    def _after_micro_step(self) -> None:
         last = self.micro_step == self.last_micro_step
         if last or self.micro_step % (self.interval or self.epoch_length) == 0:
             self._pending = self.result = self.evaluate(last)
             if last or self.interval:
                 self.save(self.micro_step)
 
+    def _after_step(self, step: int, last: bool) -> None:
+        """Whatever is due by optimiser steps."""
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Write the row of one optimiser step."""
-        if not logs or "loss" not in logs:  # the Trainer's summary at the end
+        """One optimiser step is done; write the row of the last `logging_steps`."""
+        if "loss" not in logs:  # the Trainer's summary at the end
             return
-        now, total = time.perf_counter(), self.bad_steps.total
-        skipped = total - self._bad_before
-        if skipped:  # it would be a mean over fewer steps
+        if self.bad_steps.total > self._bad_before:  # the row's mean would be over fewer steps
             logs = {**logs, "loss": math.nan, "grad_norm": math.nan}
-        row = {"step": state.global_step, "micro_step": self.micro_step, **logs, **self._pending}
-        row |= {"skipped": skipped, "bad_steps": total}
-        self.log.write({**row, "seconds": round(now - self._since, 3)})
-        self._since, self._pending, self._bad_before = now, {}, total
+        self._steps.append(logs)
         self._bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
         if self.print_loss:
             log_main(f"step {state.global_step}: loss {logs['loss']:.6f}")
+        if state.global_step % self.logging_steps:
+            return
+        now, total = time.perf_counter(), self.bad_steps.total
+        row = {"step": state.global_step, "micro_step": self.micro_step, **logs}
+        row |= {
+            name: sum(logs[name] for logs in self._steps) / len(self._steps)
+            for name in logs.keys() - set(NOT_AVERAGED)
+        }
+        (row["num_tokens"],) = sum_over_ranks([self.tokens], args.device)
+        row |= {**self._pending, "skipped": total - self._bad_before, "bad_steps": total}
+        self.log.write({**row, "seconds": round(now - self._since, 3)})
+        self._since, self._pending, self._bad_before, self._steps = now, {}, total, []
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+class StepProgress(Progress):
+    """Counts in optimiser steps, as Hugging Face users do.
+
+    A row holds the means of `logging_steps` optimiser steps, or an evaluation, or both.
+
+    Args:
+        evaluate, log: as in `Progress`.
+        save: called with the number of optimiser steps done.
+        eval_steps, save_steps: evaluate and save every so many; 0: evaluate at both ends only, and
+            save nothing.
+    """
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        evaluate: Callable[[bool], dict[str, float]],
+        save: Callable[[int], None],
+        eval_steps: int,
+        save_steps: int,
+        logging_steps: int,
+    ) -> None:
+        super().__init__(log, evaluate, save)
+        self.eval_steps, self.save_steps = eval_steps, save_steps
+        self.logging_steps = logging_steps
+
+    def _after_micro_step(self) -> None:
+        """Nothing is due by micro-steps."""
+
+    def _after_step(self, step: int, last: bool) -> None:
+        if last or (self.eval_steps and step % self.eval_steps == 0):
+            self.result = self.evaluate(last)
+            if step % self.logging_steps == 0:
+                self._pending = self.result
+            elif self.result:
+                self.log.write({"step": step, "micro_step": self.micro_step, **self.result})
+        if self.save_steps and step % self.save_steps == 0 and not last:
+            self.save(step)

@@ -14,7 +14,6 @@ from trl.trainer.reward_trainer import (
     suppress_seqcls_warning,
 )
 
-from dschat.checkpoint.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.ends import ends_of
 from dschat.data.load import load_data
@@ -22,23 +21,31 @@ from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.loading import check_context, load_reward_model
 from dschat.models.lora import add_lora
 from dschat.models.score_reading import read_at_last_token
-from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks
+from dschat.runtime.distributed import all_reduce, log_main, shut_down, sum_over_ranks
 from dschat.runtime.run_files import data_folder
 from dschat.settings.supervised import RewardModelingConfig
+from dschat.supervised.batches import PAIRS
 from dschat.supervised.fine_tuning import (
-    Start,
+    Setup,
+    data_facts,
     held_out_batches,
-    start,
+    set_up,
     tokenised,
     trainer_arguments,
 )
-from dschat.supervised.pair_training import PairTrainer
 from dschat.supervised.progress import Progress
-from dschat.supervised.whole_rounds import PAIRS
+from dschat.supervised.trainer import PairTrainer
 
 
 class PreferenceTrainer(PairTrainer, RewardTrainer):
-    """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
+    """TRL's trainer and `PairTrainer`, with TRL's statistics over the step's pairs."""
+
+    _scores: list[Tensor]
+
+    def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], int]:
+        """See `PairTrainer`."""
+        self._scores = []
+        return super().get_batch_samples(*arguments)
 
     def compute_loss(
         self,
@@ -47,39 +54,31 @@ class PreferenceTrainer(PairTrainer, RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """This micro-batch's part of the mean over the optimiser step's pairs.
-
-        Logged are TRL's statistics, over all ranks: sums and means of pairs, and the micro-batches'
-        lowest and highest score.
-        """
+        """This micro-batch's part of the mean over the optimiser step's pairs."""
         pairs = int(inputs[PAIRS])
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         scores = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.squeeze(-1)
-        chosen, rejected = scores.unflatten(0, (2, -1))[:, :pairs]
+        scores = scores.unflatten(0, (2, -1))[:, :pairs]
+        self._scores.append(scores.detach().float().flatten())
+        chosen, rejected = scores
         margins = chosen - rejected
-        with torch.no_grad():
-            sums = {
-                "mean_reward": float(chosen.sum() + rejected.sum()) / 2,
-                "accuracy": float((margins > 0).sum()),
-                "margin": float(margins.sum()),
-            }
-            self.log_sums(sums, num_items_in_batch, scores.device)
-            every = self.accelerator.gather(torch.stack(_range(chosen, rejected)))
-            lowest, highest = every.view(-1, 2).unbind(1)
-            self._metrics["train"]["min_reward"].append(lowest.min().item())
-            self._metrics["train"]["max_reward"].append(highest.max().item())
-        (tokens,) = sum_over_ranks([int(mask.sum()) * (pairs > 0)], scores.device)
-        self._total_train_tokens += int(tokens)
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        return self.part_of_step(-F.logsigmoid(margins), num_items_in_batch)
+        statistics = {
+            "mean_reward": scores.detach().sum() / 2,
+            "accuracy": (margins > 0).sum(),
+            "margin": margins.detach().sum(),
+        }
+        return self.part_of_step(-F.logsigmoid(margins), statistics, num_items_in_batch)
 
-
-def _range(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and the highest score; what changes neither where there is none."""
-    scores = torch.cat([chosen, rejected]).float()
-    if len(scores) == 0:
-        return scores.new_tensor(float("inf")), scores.new_tensor(float("-inf"))
-    return scores.min(), scores.max()
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """Add the step's lowest and highest score."""
+        if "loss" in logs:
+            scores = torch.cat(self._scores)
+            limits = scores.new_full((2,), float("inf"))  # of a rank without pairs
+            if len(scores):
+                limits = torch.stack([scores.min(), -scores.max()])
+            low, high = all_reduce(limits, "min").tolist()
+            logs = {**logs, "min_reward": low, "max_reward": -high}
+        super().log(logs, *rest)
 
 
 def run_reward_modeling(config: RewardModelingConfig) -> None:
@@ -101,21 +100,21 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
     Raises:
         UserError: anything in the settings, the data, the model or the disk that the user can mend.
     """
-    begun = start(config)
-    if begun.beginning.result is not None:
-        return begun.beginning.result
-    train, held_out = load_pairs(config, begun)
-    facts = checked_facts(begun.beginning, train, held_out)
-    put_back_metrics(begun.beginning, begun.log)
-    with begun.log:
-        arguments = trainer_arguments(RewardConfig, config, begun, disable_dropout=False)
+    setup = set_up(config)
+    if setup.run.finished is not None:
+        return setup.run.finished[1]
+    train, held_out = load_pairs(config, setup)
+    setup.run.check_data(**data_facts(config.deepspeed_config, train, held_out))
+    setup.run.restore_metrics(setup.log)
+    with setup.log:
+        arguments = trainer_arguments(RewardConfig, config, setup, disable_dropout=False)
         trainer = PreferenceTrainer(
-            model=load_model(config, begun),
+            model=load_model(config, setup),
             args=arguments,
             train_dataset=train,
-            processing_class=begun.tokenizer,
+            processing_class=setup.tokenizer,
         )
-        check_save([trainer.model], begun.tokenizer, begun.output_dir)
+        check_save([trainer.model], setup.tokenizer, setup.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
             if len(held_out) == 0:
@@ -123,35 +122,33 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
             return pairwise_accuracy(
                 trainer.model_wrapped,
                 held_out,
-                begun.tokenizer.pad_token_id,
+                setup.tokenizer.pad_token_id,
                 config.per_device_eval_batch_size,
-                begun.device,
+                setup.device,
                 limit=0 if last else config.eval_iters,
             )
 
         def save(micro_step: int) -> None:
-            path = begun.output_dir / f"step_{micro_step}"
-            save_model_folder(trainer.model, begun.tokenizer, path)
+            path = setup.output_dir / f"step_{micro_step}"
+            save_model_folder(trainer.model, setup.tokenizer, path)
             log_main(f"Saved the reward model to {path}")
 
-        progress = Progress(begun.log, evaluate, save, config.eval_interval, config.print_loss)
-        trainer.use(config, progress)
-        reached = trainer.run(begun.beginning, progress, facts)
-    if reached:
-        settings, steps = begun.beginning.settings, trainer.state.global_step
-        model = begun.output_dir / f"step_{progress.micro_step}"
-        mark_finished(settings, steps, model, progress.result)
+        progress = Progress(setup.log, evaluate, save, config.eval_interval, config.print_loss)
+        finished = trainer.run(config, setup.run, progress)
+    if finished:
+        model = setup.output_dir / f"step_{progress.micro_step}"
+        setup.run.mark_finished(trainer.state.global_step, model, progress.result)
     return progress.result
 
 
-def load_model(config: RewardModelingConfig, begun: Start) -> Any:
+def load_model(config: RewardModelingConfig, setup: Setup) -> Any:
     """The model to train, with adapters where they are asked for; its head may be new."""
     assert config.model_name_or_path is not None
     with suppress_seqcls_warning():  # step 1's model has no score head yet: as it should be
         model = load_reward_model(
             config.model_name_or_path,
-            begun.tokenizer,
-            begun.dtype,
+            setup.tokenizer,
+            setup.dtype,
             dropout=config.dropout,
             head_may_be_new=True,
             may_grow=config.add_eot_token,
@@ -162,7 +159,7 @@ def load_model(config: RewardModelingConfig, begun: Start) -> Any:
         model.register_forward_hook(_scores_in_fp32)
     if config.lora_dim == 0:
         return model
-    new_rows = ends_of(begun.tokenizer).new_rows()
+    new_rows = ends_of(setup.tokenizer).new_rows()
     adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
     return add_lora(model, *adapters, new_rows=new_rows)
 
@@ -173,7 +170,7 @@ def _scores_in_fp32(module: Any, inputs: Any, output: Any) -> Any:
     return output
 
 
-def load_pairs(config: RewardModelingConfig, begun: Start) -> tuple[Any, Any]:
+def load_pairs(config: RewardModelingConfig, setup: Setup) -> tuple[Any, Any]:
     """Tokenised training and held-out pairs with the columns chosen_ids and rejected_ids."""
     data = load_data(
         config.data_path,
@@ -183,15 +180,15 @@ def load_pairs(config: RewardModelingConfig, begun: Start) -> tuple[Any, Any]:
         data_output_path=str(data_folder(config)),
         apply_chat_template=config.apply_chat_template,
     )
-    warn_of_missing_template(data.train, begun.tokenizer)
+    warn_of_missing_template(data.train, setup.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         ids = {
             f"{which}_ids": encode_pair(
-                begun.tokenizer,
+                setup.tokenizer,
                 row["prompt"],
                 row[which],
-                begun.end_token,
+                setup.end_token,
                 config.max_seq_len,
                 config.num_padding_at_beginning,
             )["input_ids"]

@@ -10,7 +10,6 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from dschat.checkpoint.continuation import checked_facts, mark_finished, put_back_metrics
 from dschat.checkpoint.model_folder import check_save, save_model_folder
 from dschat.data.ends import ends_of
 from dschat.data.load import load_data
@@ -20,29 +19,21 @@ from dschat.models.lora import add_lora
 from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks
 from dschat.runtime.run_files import data_folder
 from dschat.settings.supervised import SupervisedConfig
+from dschat.supervised.batches import IGNORED
 from dschat.supervised.fine_tuning import (
-    FineTuningTrainer,
-    Start,
+    Setup,
+    data_facts,
     held_out_batches,
-    start,
+    set_up,
     tokenised,
     trainer_arguments,
 )
 from dschat.supervised.progress import Progress
-from dschat.supervised.whole_rounds import IGNORED
+from dschat.supervised.trainer import FineTuningTrainer
 
 
 class SupervisedTrainer(FineTuningTrainer, SFTTrainer):
-    """TRL's trainer with DeepSpeed-Chat's optimiser settings."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
-        """TRL's loss and statistics; a blank micro-batch's tokens (`whole_rounds`) do not count."""
-        blank = int(inputs["attention_mask"].sum()) * bool((inputs["labels"] == IGNORED).all())
-        loss = super().compute_loss(model, inputs, *rest, **options)
-        (tokens,) = sum_over_ranks([blank], model.device)
-        self._total_train_tokens -= int(tokens)
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-        return loss
+    """TRL's trainer and `FineTuningTrainer`."""
 
 
 def run_sft(config: SupervisedConfig) -> None:
@@ -63,22 +54,22 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
     Raises:
         UserError: anything in the settings, the data, the model or the disk that the user can mend.
     """
-    begun = start(config)
-    if begun.beginning.result is not None:
-        return begun.beginning.result
-    train, held_out = load_rows(config, begun)
-    facts = checked_facts(begun.beginning, train, held_out)
-    put_back_metrics(begun.beginning, begun.log)
-    with begun.log:
-        arguments = trainer_arguments(SFTConfig, config, begun)
+    setup = set_up(config)
+    if setup.run.finished is not None:
+        return setup.run.finished[1]
+    train, held_out = load_rows(config, setup)
+    setup.run.check_data(**data_facts(config.deepspeed_config, train, held_out))
+    setup.run.restore_metrics(setup.log)
+    with setup.log:
+        arguments = trainer_arguments(SFTConfig, config, setup)
         trainer = SupervisedTrainer(
-            model=load_model(config, begun),
+            model=load_model(config, setup),
             args=arguments,
             train_dataset=train,
-            processing_class=begun.tokenizer,
-            data_collator=DataCollatorForLanguageModeling(begun.tokenizer.pad_token_id),
+            processing_class=setup.tokenizer,
+            data_collator=DataCollatorForLanguageModeling(setup.tokenizer.pad_token_id),
         )
-        check_save([trainer.model], begun.tokenizer, begun.output_dir)
+        check_save([trainer.model], setup.tokenizer, setup.output_dir)
         if config.compute_fp32_loss:
             wrapped: Any = trainer.model
             base = wrapped.get_base_model() if config.lora_dim else wrapped
@@ -92,45 +83,43 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
             return perplexity(
                 trainer.model_wrapped,
                 held_out,
-                begun.tokenizer.pad_token_id,
+                setup.tokenizer.pad_token_id,
                 config.per_device_eval_batch_size,
-                begun.device,
+                setup.device,
             )
 
         def save(micro_step: int) -> None:
             save_model_folder(
-                trainer.model, begun.tokenizer, begun.output_dir, keep_other_files=True
+                trainer.model, setup.tokenizer, setup.output_dir, keep_other_files=True
             )
 
-        progress = Progress(begun.log, evaluate, save, print_loss=config.print_loss)
-        trainer.use(config, progress)
-        reached = trainer.run(begun.beginning, progress, facts)
-    if reached:
-        settings, steps = begun.beginning.settings, trainer.state.global_step
-        mark_finished(settings, steps, begun.output_dir, progress.result)
-        log_main(f"Saved the fine-tuned model to {begun.output_dir}")
+        progress = Progress(setup.log, evaluate, save, print_loss=config.print_loss)
+        finished = trainer.run(config, setup.run, progress)
+    if finished:
+        setup.run.mark_finished(trainer.state.global_step, setup.output_dir, progress.result)
+        log_main(f"Saved the fine-tuned model to {setup.output_dir}")
     return progress.result
 
 
-def load_model(config: SupervisedConfig, begun: Start) -> Any:
+def load_model(config: SupervisedConfig, setup: Setup) -> Any:
     """The model to train, with adapters where they are asked for."""
     assert config.model_name_or_path is not None
     model = load_causal_lm(
         config.model_name_or_path,
-        begun.tokenizer,
-        begun.dtype,
+        setup.tokenizer,
+        setup.dtype,
         dropout=config.dropout,
         may_grow=config.add_eot_token,
     )
     check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
     if config.lora_dim == 0:
         return model
-    new_rows = ends_of(begun.tokenizer).new_rows()
+    new_rows = ends_of(setup.tokenizer).new_rows()
     adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
     return add_lora(model, *adapters, new_rows=new_rows)
 
 
-def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
+def load_rows(config: SupervisedConfig, setup: Setup) -> tuple[Any, Any]:
     """Tokenised training and held-out rows with the columns input_ids and labels."""
     data = load_data(
         config.data_path,
@@ -141,11 +130,11 @@ def load_rows(config: SupervisedConfig, begun: Start) -> tuple[Any, Any]:
         sft_only_data_path=config.sft_only_data_path,
         apply_chat_template=config.apply_chat_template,
     )
-    warn_of_missing_template(data.train, begun.tokenizer)
+    warn_of_missing_template(data.train, setup.tokenizer)
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
         pair = encode_pair(
-            begun.tokenizer, row["prompt"], row["chosen"], begun.end_token, config.max_seq_len
+            setup.tokenizer, row["prompt"], row["chosen"], setup.end_token, config.max_seq_len
         )
         return labelled(pair["input_ids"], pair["completion_mask"], config.completion_only_loss)
 

@@ -1,8 +1,12 @@
-"""Gradients added up over the ranks at ZeRO stage 0 without a second copy of all of them."""
+"""Memory that DeepSpeed and the C library would take or keep without need."""
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from typing import Any
+
+import torch
 
 from dschat.runtime import distributed
 
@@ -28,3 +32,15 @@ def spare_gradient_copies(engine: Any) -> None:
             engine._get_gradients_for_reduction()  # gives weights without a gradient one of 0
 
     engine.buffered_allreduce_fallback = in_small_buckets
+
+
+def give_back_freed_memory() -> None:
+    """Return freed blocks of the heap to the system; does nothing on a GPU or without glibc.
+
+    Blocks below 32 MB come from one heap, which shrinks only at its end: gradients that stay lie
+    there among a pass's activations, and hold the room of all of them.
+    """
+    if torch.cuda.is_available():
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
