@@ -18,8 +18,9 @@ from dschat.supervised import dpo, reference_scoring
 from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo import encode_preference, load_pairs, load_policy, train_dpo
 from dschat.supervised.dpo_trainer import MultiReferenceTrainer
-from dschat.supervised.fine_tuning import FineTuningTrainer, start, trainer_arguments
+from dschat.supervised.fine_tuning import set_up, trainer_arguments
 from dschat.supervised.progress import Progress
+from dschat.supervised.trainer import FineTuningTrainer
 from preferences import rows
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
@@ -103,18 +104,19 @@ def test_one_reference_is_trls_dpo(
 
     config = configured({**flags, "output_dir": str(tmp_path / "stock")})
     settings = config.fine_tuning()
-    begun = start(settings, written=config)
-    _, (train, _) = load_pairs(config, begun)
+    setup = set_up(settings, written=config)
+    _, (train, _) = load_pairs(config, setup)
     trainer = StockTrainer(
-        model=load_policy(config, begun, width=len(begun.tokenizer)),
-        ref_model=load_causal_lm(dpo_models["b"], begun.tokenizer, begun.dtype),
-        args=trainer_arguments(DPOConfig, settings, begun, num_train_epochs=2, beta=0.2),
+        model=load_policy(config, setup, width=len(setup.tokenizer)),
+        ref_model=load_causal_lm(dpo_models["b"], setup.tokenizer, setup.dtype),
+        args=trainer_arguments(DPOConfig, settings, setup, num_train_epochs=2, beta=0.2),
         train_dataset=train,
-        processing_class=begun.tokenizer,
+        processing_class=setup.tokenizer,
     )
     recorder = Recorder()
-    trainer.use(settings, recorder)
-    trainer.progress = Progress(begun.log, lambda last: {}, lambda micro_step: None)
+    trainer.add_callback(recorder)
+    trainer.config = settings
+    trainer.progress = Progress(setup.log, lambda last: {}, lambda micro_step: None)
     trainer.train()
     theirs = [row for row in recorder.rows if "loss" in row]
     assert len(ours) == len(theirs) == 8
@@ -283,7 +285,7 @@ def test_sigterm_while_references_score_leaves_in_order(
     with monkeypatch.context() as patch:
         patch.setattr(reference_scoring, "sequence_logprobs", signalled)
         assert train_dpo(configured(flags)) == {}
-    assert len(calls) == 2  # the batch is finished, and no other begun
+    assert len(calls) == 2  # that batch is finished and no other is started
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert "Stopped by SIGTERM before the first step" in capsys.readouterr().out
     assert not (Path(flags["output_dir"]) / "config.json").exists()
