@@ -81,7 +81,6 @@ def graph() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason="issue 13, under way")
 def test_no_import_goes_in_a_circle() -> None:
     remaining = graph()
     while remaining:
