@@ -7,10 +7,12 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from dschat.data.ends import ends_of
 from dschat.online.run import Task, build_trainer
 from dschat.online.setup import start
 from dschat.settings.penalty import DivergenceConfig
@@ -137,6 +139,10 @@ def main() -> None:
         reward: Any = score_text if options.algorithm == "grpo" else None
         trainer = build_trainer(config, *start(config), Task(reward=reward))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
+        never = replace(trainer.sampler.sampler.settings, end_ids=ends_of(trainer.tokenizer).ids)
+        trainer.sampler = replace(
+            trainer.sampler, sampler=replace(trainer.sampler.sampler, settings=never)
+        )
         phases = Phases()
         watch(trainer, phases)
         prompts = size.responses // trainer.group_size

@@ -23,10 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dschat.online import experience_maker
 from dschat.online.run import Task, build_trainer
 from dschat.online.setup import start
 from dschat.rollout import generation
+from dschat.rollout.sampler import Sampler
 from dschat.settings.penalty import DivergenceConfig
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, SIZES, score_text, write_models
@@ -72,9 +72,9 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def uneven_responses(engine: Any, prompts: Any, uniform: Any, config: Any, *_: Any) -> Any:
-    """Random tokens in the place of `sample_responses`, each response of a length of its own."""
-    longest, vocabulary = config.max_answer_seq_len, engine.module.output_layer.vocabulary_size
+def uneven_responses(sampler: Any, engine: Any, prompts: Any, uniform: Any, *_: Any) -> Any:
+    """Random tokens in the place of `Sampler.sample`, each response of a length of its own."""
+    longest, vocabulary = sampler.settings.max_new_tokens, sampler.settings.vocabulary_size
     found = []
     for row in uniform.tolist():
         length = int((1 + 7 * row[0]) / 8 * longest)
@@ -103,8 +103,8 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
             replace(p, ids=p.ids[: draw.randint(size.prompt // 8, size.prompt)])
             for p in trainer.prompts[: size.responses // trainer.group_size]
         ]
-        plain, arranged = experience_maker.sample_responses, trainer._by_length
-        experience_maker.sample_responses = uneven_responses
+        plain, arranged = Sampler.sample, trainer._by_length
+        Sampler.sample = uneven_responses
         for number in range(rounds + 1):
             for variant, rows in found.items():
                 trainer.generation_step = number  # the same lengths for both
@@ -115,7 +115,7 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
                 if number:
                     padding = {"padding share": metrics["padding_share"]}
                     rows.append({**phases.seconds, **padding})
-        experience_maker.sample_responses = plain
+        Sampler.sample = plain
         trainer.log.close()
     return found
 

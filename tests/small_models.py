@@ -40,3 +40,29 @@ def small_model(kind: str) -> Any:
         },
     )
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def padded(prompts: list[list[int]]) -> tuple[Any, Any]:
+    """[B, P] ids and attention mask of prompts, padded on the left."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (width - len(p)) + p for p in prompts])
+    return ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+
+
+def request_for(
+    rows: tuple[Any, Any],
+    uniform: Any,
+    limit: int,
+    temperature: float = 0.8,
+    vocabulary: int | None = None,
+    ends: tuple[int, ...] = (END,),
+    **options: Any,
+) -> Any:
+    """A `GenerationRequest` for prompts `padded` as rows; `options`: top_k, kept."""
+    from dschat.rollout.generation import GenerationRequest, GenerationSettings
+
+    top_k = options.pop("top_k", None)
+    settings = GenerationSettings(limit, temperature, ends, PAD, vocabulary, top_k)
+    return GenerationRequest(*rows, uniform, settings, **options)

@@ -17,7 +17,13 @@ from dschat.evaluation.multi_reference_report import of_kind
 from dschat.example.arithmetic import write_datasets
 from dschat.example.arithmetic_model import write_model
 from dschat.online.answer_accuracy import PromptResult, summarise
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.generation import (
+    GenerationRequest,
+    GenerationSettings,
+    generate,
+    uniform_numbers,
+)
+from small_models import padded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOKENS, TEMPERATURE, SEED = 6, 0.7, 3
@@ -62,10 +68,9 @@ def plain_divergence(model: Any, reference: Any, prompts: Any, tokenizer: Any) -
     uniform = uniform_numbers(len(prompts), TOKENS, SEED, step=0)
     total = 0.0
     for i, prompt in enumerate(prompts):
-        ids = torch.tensor([prompt.ids])
-        ends = tokenizer.eos_token_id, tokenizer.pad_token_id
-        mask = torch.ones_like(ids)
-        (response,) = generate(model, ids, mask, uniform[i : i + 1], TOKENS, TEMPERATURE, *ends)
+        settings = GenerationSettings.of(tokenizer, TOKENS, TEMPERATURE)
+        rows = padded([prompt.ids])
+        (response,) = generate(model, GenerationRequest(*rows, uniform[i : i + 1], settings))
         text = torch.tensor([prompt.ids + response])
         p, q = (
             (m(text).logits[0, len(prompt.ids) - 1 : -1].double() / TEMPERATURE).log_softmax(-1)

@@ -12,17 +12,22 @@ from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
 from dschat.online.answer_accuracy import (
     PromptResult,
-    answer_accuracy,
     prompt_results,
     summarise,
 )
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.generation import GenerationRequest, GenerationSettings, generate
+from dschat.rollout.sampler import Sampler
+from small_models import padded
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation import GenerationMixin
 
 
 def result(index: int, correct: bool, sampled: int = 0, of: int = 0) -> PromptResult:
     return PromptResult(index, "", correct, 4 + index, correct, of, sampled, 5 * of, sampled)
+
+
+def sampler(tokenizer: Any, limit: int, temperature: float = 1.0, **options: Any) -> Sampler:
+    return Sampler(tokenizer, GenerationSettings.of(tokenizer, limit, temperature), **options)
 
 
 def test_a_summary_worked_out_by_hand() -> None:
@@ -47,9 +52,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(UserError, match="no results"):
         summarise([])
     with pytest.raises(UserError, match="no prompts"):
-        prompt_results(None, None, [], 4)
-    with pytest.raises(UserError, match="pass@1 .* 0 samples"):
-        answer_accuracy(None, None, [example([5], "0")], 4, ks=(1,))
+        prompt_results(None, [], sampler(Words(), 4))
 
 
 def example(ids: list[int], answer: str) -> PromptExample:
@@ -99,7 +102,7 @@ def test_a_model_of_known_chances() -> None:
     chances = [0, 3, 8, 10] * 50
     prompts = [example([5] * (i % 7) + [4 + c], "1.0") for i, c in enumerate(chances)]
     model = Coin().train()
-    results = prompt_results(model, Words(), prompts, 2, samples=20, seed=3, batch_size=16)
+    results = prompt_results(model, prompts, sampler(Words(), 2, seed=3, batch_size=16), 20)
     assert model.training
     assert [r.index for r in results] == list(range(200))
     assert [r.correct for r in results] == [c > 5 for c in chances]
@@ -134,10 +137,8 @@ def test_batches_and_ranks_do_not_change_results(
         return len(response) % 2 == 0
 
     def measure(batch_size: int, rank: int = 0, world_size: int = 1) -> list[PromptResult]:
-        return prompt_results(
-            model, tiny_tokenizer, tiny_prompts, 8, 1.0, 3, 5, batch_size, "cpu", long_word,
-            rank, world_size,
-        )  # fmt: skip
+        drawn = sampler(tiny_tokenizer, 8, seed=5, batch_size=batch_size)
+        return prompt_results(model, tiny_prompts, drawn, 3, long_word, rank, world_size)
 
     whole = measure(batch_size=4)
     assert measure(batch_size=1) == whole
@@ -157,14 +158,14 @@ def test_responses_are_those_of_generate(
         return False
 
     prompts = [PromptExample(p.ids, p.text, {"name": p.text}) for p in tiny_prompts]
-    report = answer_accuracy(model, tiny_tokenizer, prompts, 8, 0.7, 1, (1,), 5, is_correct=judge)
+    drawn = sampler(tiny_tokenizer, 8, 0.7, seed=5)
+    report = summarise(prompt_results(model, prompts, drawn, 1, judge), (1,))
     assert report.accuracy == report.pass_at[1] == 0.0
-    uniform = uniform_numbers(4, 8, seed=5, step=0)
+    uniform = drawn.numbers(4)
     for i, prompt in enumerate(prompts):
-        ids = torch.tensor([prompt.ids])
+        rows = padded([prompt.ids])
         own = [
-            generate(model, ids, torch.ones_like(ids), numbers, 8, 0.7,
-                     tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id)[0]
+            generate(model, GenerationRequest(*rows, numbers, drawn.settings))[0]
             for numbers in (None, uniform[i : i + 1])
-        ]  # fmt: skip
+        ]
         assert seen[prompt.text] == tiny_tokenizer.batch_decode(own, skip_special_tokens=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dschat.models import policy
-from dschat.online import experience_maker, updates
 from dschat.online import learner as online_learner
+from dschat.online import updates
 from dschat.online.iteration_metrics import iteration_metrics
 from dschat.rollout.experience import Experience, Rollout
+from dschat.rollout.sampler import Sampler
 from online_fixtures import make_trainer, online_settings
 
 GROUP = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
@@ -30,14 +32,16 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
 def uneven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Responses of 1 to 24 tokens, each a function of its place."""
 
-    def responses(engine: Any, prompts: Any, uniform: torch.Tensor, *_: Any) -> list[list[int]]:
+    def responses(
+        sampler: Sampler, engine: Any, prompts: Any, uniform: torch.Tensor, *_: Any
+    ) -> list[list[int]]:
         found = []
         for numbers in uniform:
             tokens = (4 + 190 * numbers).long().tolist()
             found.append([*tokens[: int(numbers[0] * 24)], 1])
         return found
 
-    monkeypatch.setattr(experience_maker, "sample_responses", responses)
+    monkeypatch.setattr(Sampler, "sample", responses)
 
 
 def as_dealt(
@@ -120,6 +124,7 @@ def test_the_padding_share_counts_prompts_and_responses(settings: Any) -> None:
 def on_rank(trainer: Any, rank: int, world: int, prompts: list[Any]) -> list[Rollout]:
     """What a rank of several samples of a generation batch, seen from this process."""
     trainer.rank, trainer.world, trainer.generation_step = rank, world, 0
+    trainer.sampler = replace(trainer.sampler, rank=rank, world=world)
     return trainer.sample(prompts)
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, ReferenceOnDisk
-from dschat.online import experience_maker
 from dschat.online.iteration_metrics import iteration_metrics
+from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
 from dschat.scoring.group_targets import with_group_targets
 from online_fixtures import make_trainer, online_settings
@@ -268,7 +268,7 @@ def test_a_response_of_the_end_token_alone_is_a_response_without_a_critic(
     """A group's baseline counts it, so its token must learn as well."""
     trainer = make_trainer(settings(**{**GROUP, "algorithm": algorithm}))
     end = trainer.tokenizer.eos_token_id
-    monkeypatch.setattr(experience_maker, "sample_responses", lambda *_: [[end]] * 8)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: [[end]] * 8)
     rollouts = trainer.sample([p for p in trainer.prompts[:2] for _ in range(4)])
     assert [r.response_mask.sum().item() for r in rollouts] == [4 * kept, 4 * kept]
 
@@ -291,7 +291,7 @@ def test_a_rank_without_any_response_reports_what_the_others_report(
     """All of a rank's responses may be dropped: its sums must still line up with theirs."""
     trainer = make_trainer(settings())
     end = trainer.tokenizer.eos_token_id
-    monkeypatch.setattr(experience_maker, "sample_responses", lambda *_: [[end]] * 8)
+    monkeypatch.setattr(Sampler, "sample", lambda *_: [[end]] * 8)
     experiences, sums = trainer.score(trainer.sample(trainer.prompts[:8]))
     assert set(sums) == {"positions"}
     theirs = {"positions", "penalty/a", "penalty/b", "reward/c"}

@@ -9,11 +9,10 @@ import pytest
 import torch
 from dschat.data.prompts import rank_share
 from dschat.errors import UserError
-from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.in_place import make_backend
-from dschat.rollout.generation import sample_by_inverse_cdf, uniform_numbers
+from dschat.rollout.generation import GenerationRequest, sample_by_inverse_cdf, uniform_numbers
 from dschat.settings.generation import BACKENDS
-from small_models import END, PAD, VOCABULARY, small_model
+from small_models import END, VOCABULARY, padded, request_for, small_model
 from transformers.generation import GenerationMixin
 
 LIMIT = 16
@@ -25,10 +24,8 @@ def request(greedy: bool = False, vocabulary: int = 50) -> GenerationRequest:
     draw = torch.Generator().manual_seed(1)
     own = [torch.randint(2, VOCABULARY, (n,), generator=draw).tolist() for n in (3, 30, 7, 1, 24)]
     chosen = [own[i] for i in (0, 1, 1, 2, 2, 1, 3, 0, 4, 4)]
-    ids = torch.tensor([[PAD] * (30 - len(p)) + p for p in chosen])
-    mask = torch.tensor([[0] * (30 - len(p)) + [1] * len(p) for p in chosen])
-    uniform = None if greedy else uniform_numbers(len(ids), LIMIT, seed=0, step=0)
-    return GenerationRequest(ids, mask, uniform, LIMIT, 0.8, END, PAD, vocabulary)
+    uniform = None if greedy else uniform_numbers(len(chosen), LIMIT, seed=0, step=0)
+    return request_for(padded(chosen), uniform, LIMIT, vocabulary=vocabulary)
 
 
 def engine_around(model: Any) -> Any:
@@ -42,15 +39,17 @@ def sample(name: str, model: Any, asked: GenerationRequest) -> list[list[int]]:
 @torch.no_grad()
 def token_by_token(model: Any, asked: GenerationRequest) -> list[list[int]]:
     """No cache, no padding, no batch: what every backend should give."""
-    found = []
+    found, s = [], asked.settings
     for row, prompt in enumerate(asked.prompts()):
         text = list(prompt)
         for step in range(LIMIT):
-            logits = model(input_ids=torch.tensor([text])).logits[:, -1, : asked.vocabulary_size]
+            logits = model(input_ids=torch.tensor([text])).logits[
+                :, -1, : asked.settings.vocabulary_size
+            ]
             token = int(logits.argmax())
             if asked.uniform is not None:
                 number = asked.uniform[row : row + 1, step]
-                token = int(sample_by_inverse_cdf(logits, number, asked.temperature))
+                token = int(sample_by_inverse_cdf(logits, number, s.temperature))
             text.append(token)
             if token == END:
                 break
@@ -108,7 +107,7 @@ def test_seeds_belong_to_the_place_not_to_the_rank() -> None:
     def seeds(rank: int, ranks: int, step: int = 4) -> list[int] | None:
         numbers = uniform_numbers(4, 6, 5, step)[rank_share(4, rank, ranks, 1)]
         rows = ids[:1].expand(len(numbers), 1)
-        return GenerationRequest(rows, rows, numbers, 6, 1.0, END, PAD, 50).seeds()
+        return request_for((rows, rows), numbers, 6).seeds()
 
     whole = seeds(0, 1)
     assert whole is not None
@@ -116,4 +115,4 @@ def test_seeds_belong_to_the_place_not_to_the_rank() -> None:
     assert seeds(1, 2) == whole[1::2]
     assert len({*whole, *(seeds(0, 1, step=5) or [])}) == 8
     assert all(0 <= seed < 2**53 for seed in whole)
-    assert GenerationRequest(ids, ids, None, 6, 1.0, END, PAD, 50).seeds() is None
+    assert request_for((ids, ids), None, 6).seeds() is None

@@ -10,7 +10,7 @@ from dschat.models.key_values import has_plain_cache
 from dschat.rollout import generation
 from dschat.rollout.decoding import _passes
 from dschat.rollout.generation import generate, uniform_numbers
-from small_models import END, PAD, SMALL, VOCABULARY, small_model
+from small_models import SMALL, VOCABULARY, padded, request_for, small_model
 
 LIMIT = 90
 
@@ -22,9 +22,7 @@ def prompts() -> tuple[torch.Tensor, torch.Tensor]:
     own = [torch.randint(2, VOCABULARY, (n,), generator=draw).tolist() for n in lengths]
     own[3] = [own[3][0], *own[2][1:]]
     chosen = [own[i] for i in (0, 1, 1, 2, 3, 1, 4, 0, 5, 5)]
-    ids = torch.tensor([[PAD] * (30 - len(p)) + p for p in chosen])
-    mask = torch.tensor([[0] * (30 - len(p)) + [1] * len(p) for p in chosen])
-    return ids, mask
+    return padded(chosen)
 
 
 @pytest.mark.parametrize("kind", list(SMALL))
@@ -32,11 +30,11 @@ def prompts() -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_tokens_are_those_of_transformers(kind: str, greedy: bool, monkeypatch: Any) -> None:
     model = small_model(kind)
     assert has_plain_cache(model) == (kind != "mistral")
-    ids, mask = prompts()
-    uniform = None if greedy else uniform_numbers(len(ids), LIMIT, seed=0, step=0)
-    found = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    rows = prompts()
+    uniform = None if greedy else uniform_numbers(len(rows[0]), LIMIT, seed=0, step=0)
+    found = generate(model, request_for(rows, uniform, LIMIT))
     monkeypatch.setattr(generation, "has_plain_cache", lambda _: False)
-    expected = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    expected = generate(model, request_for(rows, uniform, LIMIT))
     assert found == expected
     if not greedy:
         assert len({len(r) for r in found}) > 1, "responses should end at different lengths"
@@ -57,7 +55,7 @@ def test_a_shared_prompt_goes_through_the_model_once_and_ended_rows_leave() -> N
 
     model.model.register_forward_pre_hook(note, with_kwargs=True)
     uniform = uniform_numbers(len(ids), LIMIT, seed=0, step=0)
-    responses = generate(model, ids, mask, uniform, LIMIT, 0.8, END, PAD)
+    responses = generate(model, request_for((ids, mask), uniform, LIMIT))
     assert sum(rows for rows, _ in prefill) == 6
     assert sum(rows * width for rows, width in prefill) < 1.25 * (3 + 30 + 7 + 7 + 1 + 24)
     at_work = [sum(len(r) > t for r in responses) for t in range(1, max(map(len, responses)))]

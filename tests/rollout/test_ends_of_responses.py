@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +19,13 @@ from dschat.models.references import Reference
 from dschat.online.answer_accuracy import prompt_results
 from dschat.online.load_references import share_vocabulary
 from dschat.regularization.transport.support import union_of_tokens
-from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.experience import make_rollout
-from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.generation import GenerationSettings, uniform_numbers
+from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
 from dschat.settings.generation import BACKENDS
-from small_models import PAD, VOCABULARY, small_model
+from small_models import PAD, VOCABULARY, request_for, small_model
 from tiny import tiny_config
 
 ENDS, LIMIT = (1, 4, 7, PAD), 16
@@ -41,16 +40,16 @@ def until(response: list[int], ends: tuple[int, ...]) -> list[int]:
 @pytest.mark.parametrize("name", IN_PLACE)
 @pytest.mark.parametrize("greedy", [False, True])
 def test_every_backend_stops_at_each_of_the_ends(name: str, greedy: bool) -> None:
-    model, rows = small_model("llama"), 24
-    ids = torch.randint(2, VOCABULARY, (rows, 5), generator=torch.Generator().manual_seed(3))
-    uniform = None if greedy else uniform_numbers(rows, LIMIT, seed=0, step=0)
-    endless = GenerationRequest(
-        ids, torch.ones_like(ids), uniform, LIMIT, 0.8, VOCABULARY - 1, PAD, VOCABULARY - 1
-    )
+    model = small_model("llama")
+    ids = torch.randint(2, VOCABULARY, (24, 5), generator=torch.Generator().manual_seed(3))
+    uniform = None if greedy else uniform_numbers(24, LIMIT, seed=0, step=0)
+    rows = ids, torch.ones_like(ids)
+    last = VOCABULARY - 1
+    endless = request_for(rows, uniform, LIMIT, vocabulary=last, ends=(last,))
     engine = SimpleNamespace(module=SimpleNamespace(model=model))
     whole = make_backend("native", 70, 0.3)(engine, endless)
     assert {len(r) for r in whole} == {LIMIT}
-    asked = dataclasses.replace(endless, ends=ENDS)
+    asked = request_for(rows, uniform, LIMIT, vocabulary=last, ends=ENDS)
     found = make_backend(name, 70, 0.3)(engine, asked)
     assert found == [until(r, ENDS) for r in whole]
     assert len({r[-1] for r in found if len(r) < LIMIT}) > 1, "several ends should matter"
@@ -106,8 +105,8 @@ def test_ids_without_a_token_are_never_sampled_and_have_no_probability(
     sampled = [e["response_ids"] for r in rollouts for e in r.examples]
     assert max(map(max, sampled)) < 200
     assert {r[-1] for r in sampled if len(r) < 12} <= {1, 3}
-    results = prompt_results(model, tokenizer, prompts_of(tokenizer), 12, samples=1,
-                             is_correct=lambda *_: True)  # fmt: skip
+    sampler = Sampler(tokenizer, GenerationSettings.of(tokenizer, 12, 1.0))
+    results = prompt_results(model, prompts_of(tokenizer), sampler, 1, lambda *_: True)
     assert all(r.length <= 12 for r in results)
     # Policy and reference: a distribution over the tokens alone, the one that is sampled from.
     policy, reference = PolicyModel(model, 1.0).eval(), PolicyModel(model, 1.0)

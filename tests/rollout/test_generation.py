@@ -9,8 +9,7 @@ import pytest
 import torch
 from dschat.rollout.generation import generate, sample_by_inverse_cdf, uniform_numbers
 from scipy import stats
-
-END, PAD = 1, 0
+from small_models import END, padded, request_for
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,7 @@ def model(tiny_model_dir: Any) -> Any:
 
 
 def sample(model: Any, prompts: list[list[int]], uniform: Any, limit: int = 6, t: float = 0.8):
-    width = max(len(p) for p in prompts)
-    ids = torch.tensor([[PAD] * (width - len(p)) + p for p in prompts])
-    attention = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return generate(model, ids, attention, uniform, limit, t, END, PAD)
+    return generate(model, request_for(padded(prompts), uniform, limit, t))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -64,10 +60,10 @@ def test_only_the_likeliest_tokens_with_top_k() -> None:
 
 
 def test_responses_with_top_k(model: Any) -> None:
-    prompt = torch.tensor([[20, 21, 22]] * 400)
+    rows = padded([[20, 21, 22]] * 400)
     uniform = uniform_numbers(400, 1, seed=1, step=0)
-    found = generate(model, prompt, torch.ones_like(prompt), uniform, 1, 0.8, END, PAD, top_k=3)
-    likeliest = model(input_ids=prompt[:1]).logits[0, -1].topk(3).indices
+    found = generate(model, request_for(rows, uniform, 1, top_k=3))
+    likeliest = model(input_ids=rows[0][:1]).logits[0, -1].topk(3).indices
     assert {row[0] for row in found} == set(likeliest.tolist())
 
 
@@ -146,9 +142,8 @@ def test_a_models_own_generation_settings_do_not_bend_the_policy(model: Any) -> 
 
 @pytest.mark.parametrize("uniform", [None, uniform_numbers(4, 6, seed=5, step=0)])
 def test_tokens_beyond_the_shared_vocabulary_are_never_taken(model: Any, uniform: Any) -> None:
-    ids = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13], [14, 15, 16]])
-    mask = torch.ones_like(ids)
-    free = generate(model, ids, mask, uniform, 6, 0.8, END, PAD)
+    rows = padded([[5, 6, 7], [8, 9, 10], [11, 12, 13], [14, 15, 16]])
+    free = generate(model, request_for(rows, uniform, 6))
     assert max(t for response in free for t in response) >= 60, "the limit must matter"
-    cut = generate(model, ids, mask, uniform, 6, 0.8, END, PAD, vocabulary_size=60)
+    cut = generate(model, request_for(rows, uniform, 6, vocabulary=60))
     assert max(t for response in cut for t in response) < 60

@@ -18,7 +18,7 @@ from dschat.rollout.generation import generate, uniform_numbers
 from dschat.rollout.sampled_states import SampledStates
 from dschat.scoring.scoring import PenaltyScorer
 from online_fixtures import make_trainer, online_settings
-from small_models import END, PAD, SMALL, VOCABULARY, small_model
+from small_models import END, PAD, SMALL, VOCABULARY, padded, request_for, small_model
 
 LIMIT = 90
 TEMPERATURE = 0.8
@@ -34,13 +34,11 @@ def prompts() -> list[list[int]]:
 def test_scores_are_those_of_a_pass_over_the_responses(kind: str) -> None:
     model = small_model(kind)
     own = prompts()
-    width = max(map(len, own))
-    ids = torch.tensor([[PAD] * (width - len(p)) + p for p in own])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in own])
+    rows = padded(own)
     uniform = uniform_numbers(len(own), LIMIT, seed=0, step=0)
     kept = SampledStates(len(own), LIMIT)
-    responses = generate(model, ids, mask, uniform, LIMIT, TEMPERATURE, END, PAD, kept=kept)
-    assert responses == generate(model, ids, mask, uniform, LIMIT, TEMPERATURE, END, PAD)
+    responses = generate(model, request_for(rows, uniform, LIMIT, TEMPERATURE, kept=kept))
+    assert responses == generate(model, request_for(rows, uniform, LIMIT, TEMPERATURE))
     assert len({len(r) for r in responses}) > 1
     assert max(len(r) for r in responses) > SampledStates.FIRST_ROOM
 
@@ -133,9 +131,9 @@ def test_what_cannot_keep_states_is_refused(
     tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path
 ) -> None:
     model = small_model("mistral")
-    ids = torch.tensor([[2, 3]])
+    asked = request_for(padded([[2, 3]]), None, 4, kept=SampledStates(1, 4))
     with pytest.raises(ValueError, match="MistralForCausalLM"):
-        generate(model, ids, torch.ones_like(ids), None, 4, 1.0, END, PAD, kept=SampledStates(1, 4))
+        generate(model, asked)
     settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, actor_zero_stage=3)
     with pytest.raises(UserError, match="--reuse_rollout_logprobs with --actor_zero_stage 3"):
         make_trainer({**settings, "reuse_rollout_logprobs": True})

@@ -20,11 +20,10 @@ import torch
 from dschat.errors import UserError
 from dschat.models.lora import add_lora
 from dschat.rollout.backends.agreement import Agreement, agreement
-from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.backends.whole_weights import whole_weights
-from dschat.rollout.generation import uniform_numbers
-from small_models import END, PAD, VOCABULARY, small_model
+from dschat.rollout.generation import GenerationRequest, uniform_numbers
+from small_models import END, PAD, VOCABULARY, request_for, small_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LIMIT = 3
@@ -112,12 +111,14 @@ def fake(monkeypatch: Any) -> type[LLM]:
     return LLM
 
 
-def request(greedy: bool = False, vocabulary: int = 50) -> GenerationRequest:
+def request(
+    greedy: bool = False, vocabulary: int = 50, temperature: float = 0.8
+) -> GenerationRequest:
     prompts = [[5, 6, 7], [8, 9, 10, 11, 12], [13, 14], [5, 6, 7]]
     ids = torch.tensor([[PAD] * (5 - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (5 - len(p)) + [1] * len(p) for p in prompts])
     uniform = None if greedy else uniform_numbers(4, LIMIT, seed=0, step=0)
-    return GenerationRequest(ids, mask, uniform, LIMIT, 0.8, END, PAD, vocabulary)
+    return request_for((ids, mask), uniform, LIMIT, temperature, vocabulary)
 
 
 def engine_around(model: Any, steps: int = 0) -> Any:
@@ -275,12 +276,11 @@ def test_errors_of_the_package_are_one_line(fake: Any, monkeypatch: Any) -> None
 
 
 def test_a_temperature_that_vllm_would_change_is_refused(fake: Any) -> None:
-    from dataclasses import replace
 
     backend, engine = make_backend("vllm", 20, 0.3), engine_around(small_model("llama"))
     with pytest.raises(UserError, match="--temperature 0.001.*0.01 or above"):
-        backend(engine, replace(request(), temperature=0.001))
-    backend(engine, replace(request(greedy=True), temperature=0.001))
+        backend(engine, request(temperature=0.001))
+    backend(engine, request(greedy=True, temperature=0.001))
 
 
 def test_closing_lets_the_engine_go(fake: Any) -> None:

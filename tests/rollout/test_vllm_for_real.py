@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from dschat.models.lora import add_lora
-from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.in_place import make_backend
-from dschat.rollout.generation import uniform_numbers
+from dschat.rollout.generation import GenerationRequest, uniform_numbers
 from scipy import stats
+from small_models import padded, request_for
 
 pytest.importorskip("vllm")
 pytestmark = pytest.mark.slow
@@ -63,9 +63,7 @@ def engine_around(model: Any, steps: int) -> Any:
 
 def request(uniform: Any, vocabulary: int) -> GenerationRequest:
     prompts = [[3, 4, 5], [9, 8, 7, 6, 5], list(range(2, 40)), [3, 4, 5]]
-    ids = torch.tensor([[PAD] * (38 - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (38 - len(p)) + [1] * len(p) for p in prompts])
-    return GenerationRequest(ids, mask, uniform, 8, 0.8, END, PAD, vocabulary)
+    return request_for(padded(prompts), uniform, 8, vocabulary=vocabulary)
 
 
 def test_updates_seeds_limits_and_frequencies(ranks: None) -> None:
@@ -86,15 +84,12 @@ def test_updates_seeds_limits_and_frequencies(ranks: None) -> None:
     assert max(t for r in whole for t in r) < 40
     assert all(END not in r[:-1] and (r[-1] == END or len(r) == 8) for r in whole)
     assert whole[0] != whole[3], "one prompt, two places"
-    part = GenerationRequest(
-        asked.input_ids[1::2], asked.attention_mask[1::2], numbers[1::2], 8, 0.8, END, PAD, 40
-    )
+    every_other = asked.input_ids[1::2], asked.attention_mask[1::2]
+    part = request_for(every_other, numbers[1::2], 8, vocabulary=40)
     assert backend(engine, part) == whole[1::2]
     n = 4000
     rows = asked.input_ids[:1].expand(n, -1), asked.attention_mask[:1].expand(n, -1)
-    one = GenerationRequest(
-        *rows, uniform_numbers(n, 1, seed=1, step=0), 1, 0.8, END, PAD, VOCABULARY
-    )
+    one = request_for(rows, uniform_numbers(n, 1, seed=1, step=0), 1, vocabulary=VOCABULARY)
     counts = torch.bincount(torch.tensor([r[0] for r in backend(engine, one)]), minlength=60)
     logits = model(input_ids=torch.tensor([[3, 4, 5]])).logits[0, -1].detach()
     expected = (logits / 0.8).softmax(0).double()

@@ -22,12 +22,7 @@ def trainer(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
         made.references,
         [1.0],
         2,
-        made.config.max_answer_seq_len,
-        made.config.temperature,
-        made.config.seed,
-        8,
-        made.tokenizer,
-        made.device,
+        replace(made.sampler.sampler, backend=None, batch_size=8),
         tmp_path,
     )
     return made

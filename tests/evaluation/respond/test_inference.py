@@ -14,10 +14,10 @@ import tiny
 import torch
 from dpo_fixtures import save_model
 from dschat.data.prompts import PromptExample
-from dschat.evaluation.respond import policy as policy_module
 from dschat.evaluation.respond.policy import Policy, diverging, sum_over_response
 from dschat.evaluation.respond.run import infer
 from dschat.evaluation.respond.table import figures_table, response_figures
+from dschat.rollout import sampler as sampler_module
 from dschat.settings.inference import DATASETS
 from dschat.settings.inference_flags import dataset_name, model_name
 from inference_fixtures import NEW, N, configured, greedy, kl, read, save_reward_model, score
@@ -72,15 +72,15 @@ def test_what_is_done_is_not_done_again(
     whole = {**flags, "proj-path": tmp_path / "whole"}
     infer(configured(whole))
     generated: list[int] = []
-    real = policy_module.generate
+    real = sampler_module.generate
 
-    def generate(model: Any, input_ids: Any, *args: Any, **options: Any) -> Any:
+    def generate(model: Any, request: Any) -> Any:
         if generated == [4, 4]:
             raise RuntimeError("the power is gone")
-        generated.append(len(input_ids))
-        return real(model, input_ids, *args, **options)
+        generated.append(len(request.input_ids))
+        return real(model, request)
 
-    monkeypatch.setattr(policy_module, "generate", generate)
+    monkeypatch.setattr(sampler_module, "generate", generate)
     with pytest.raises(RuntimeError, match="power"):
         infer(configured(flags))
     output = flags["proj-path"] / OUTPUT
@@ -112,7 +112,7 @@ def test_a_finished_run_is_left_alone(
     left.mkdir()
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(policy_module, "generate", None)
+        patch.setattr(sampler_module, "generate", None)
         again = infer(configured(flags))
     assert again["figures"] == first["figures"]
     told = capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_a_gpu_that_is_too_small(flags: dict[str, Any], monkeypatch: pytest.Monk
     def generate(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("dschat.evaluation.respond.policy.generate", generate)
+    monkeypatch.setattr("dschat.rollout.sampler.generate", generate)
     refused(flags, "too small for --batch-size 4 .responses, the longest first.")
 
 

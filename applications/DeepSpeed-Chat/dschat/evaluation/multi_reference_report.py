@@ -18,6 +18,8 @@ from dschat.online.answer_accuracy import (
     summarise,
 )
 from dschat.regularization import KLDivergence
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import Sampler
 from dschat.settings.answers import FORMS
 
 
@@ -61,18 +63,9 @@ def report_on(
         UserError: no problem is of one of the kinds.
     """
     shared = policy.output_layer.vocabulary_size
-    results = prompt_results(
-        policy.model,
-        tokenizer,
-        prompts,
-        max_new_tokens,
-        policy.temperature,
-        max(ks),
-        seed,
-        batch_size,
-        vocabulary_size=shared,
-        forms=forms,
-    )
+    settings = GenerationSettings.of(tokenizer, max_new_tokens, policy.temperature, shared)
+    sampler = Sampler(tokenizer, settings, seed, batch_size)
+    results = prompt_results(policy.model, prompts, sampler, max(ks), forms=forms)
     rollouts = sample_rollouts(
         policy.model,
         prompts,

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from dschat.data.ends import decode_responses, ends_of
-from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.data.prompts import PromptExample
 from dschat.evaluation.text_statistics import distinct_n
 from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction, as_reward, score_responses
-from dschat.rollout.experience import Rollout, make_rollout
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.experience import Rollout
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
 
 
@@ -98,38 +98,11 @@ def sample_rollouts(
         vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
         keep_empty: see `make_rollout`.
     """
+    settings = GenerationSettings.of(tokenizer, max_new_tokens, temperature, vocabulary_size)
+    sampler = Sampler(tokenizer, settings, seed, batch_size)
+    responses = sampler.sample(policy, prompts, sampler.numbers(len(prompts)))
     device = next(policy.parameters()).device
-    uniform = uniform_numbers(len(prompts), max_new_tokens, seed, step=0)
-    rollouts: list[Rollout] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        ids, attention = collate_prompts(batch, tokenizer.pad_token_id)
-        responses = generate(
-            policy,
-            ids.to(device),
-            attention.to(device),
-            uniform[start : start + batch_size],
-            max_new_tokens,
-            temperature,
-            ends_of(tokenizer).ids,
-            tokenizer.pad_token_id,
-            vocabulary_size=vocabulary_size or tokens_of(tokenizer),
-        )
-        texts = decode_responses(tokenizer, responses)
-        rollouts.append(
-            make_rollout(
-                [p.ids for p in batch],
-                responses,
-                [p.text for p in batch],
-                texts,
-                [p.example for p in batch],
-                ends_of(tokenizer).ids,
-                tokenizer.pad_token_id,
-                device,
-                keep_empty=keep_empty,
-            )
-        )
-    return rollouts
+    return sampler.rollouts(prompts, responses, batch_size, device, keep_empty=keep_empty)
 
 
 def mean_per_response(

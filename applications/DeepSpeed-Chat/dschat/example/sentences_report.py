@@ -88,8 +88,10 @@ def report_on(
     """Let a model answer, by sampling and greedily, and measure it; two steps of the bar."""
     from dschat.evaluation.policies import evaluate_policy
     from dschat.example.sentence_check import SentenceReward, succeeded
-    from dschat.online.answer_accuracy import answer_accuracy
+    from dschat.online.answer_accuracy import prompt_results, summarise
     from dschat.regularization import KLDivergence
+    from dschat.rollout.generation import GenerationSettings
+    from dschat.rollout.sampler import Sampler
     from dschat.runtime.statistics import wilson_interval
 
     length, batch = config.max_completion_length, config.batch_size
@@ -106,9 +108,8 @@ def report_on(
         batch,
     )
     bar.update()
-    greedy = answer_accuracy(
-        model, tokenizer, prompts, length, batch_size=batch, is_correct=succeeded
-    )
+    sampler = Sampler(tokenizer, GenerationSettings.of(tokenizer, length, 1.0), batch_size=batch)
+    greedy = summarise(prompt_results(model, prompts, sampler, is_correct=succeeded))
     bar.update()
     words = [prompt.example["word"] for prompt in prompts]
     found = [faults(r, w) for r, w in zip(sampled.responses, words, strict=True)]

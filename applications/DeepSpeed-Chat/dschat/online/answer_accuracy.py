@@ -12,16 +12,11 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from dschat.data.ends import decode_responses, ends_of
-from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
-from dschat.models.output_layer import tokens_of
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rewards.maths.extraction import find_answer
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.sampler import Sampler
 from dschat.runtime.statistics import pass_at_k, wilson_interval
 from dschat.settings.answers import FORMS
 
@@ -33,7 +28,7 @@ class PromptResult:
     """One prompt's responses, counted.
 
     Attributes:
-        index: the prompt's place among all prompts.
+        index: of the prompt among all prompts.
         response: the greedy response.
         correct, length, ended: of the greedy response; tokens include the end token.
         samples: how many responses were sampled; and of them
@@ -94,67 +89,25 @@ class AccuracyReport:
         return ", ".join(shares) or "no form"
 
 
-def answer_accuracy(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[PromptExample],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    samples: int = 0,
-    ks: Sequence[int] = (),
-    seed: int = 0,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
-    is_correct: Judge | None = None,
-    forms: Sequence[str] = FORMS,
-) -> AccuracyReport:
-    """`summarise` of `prompt_results`, for one process with all prompts."""
-    _check_ks(ks, samples)
-    results = prompt_results(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens,
-        temperature,
-        samples,
-        seed,
-        batch_size,
-        device,
-        is_correct,
-        forms=forms,
-    )
-    return summarise(results, ks, forms if is_correct is None else ())
-
-
-@torch.no_grad()
 def prompt_results(
     model: Any,
-    tokenizer: Any,
     prompts: Sequence[PromptExample],
-    max_new_tokens: int,
-    temperature: float = 1.0,
+    sampler: Sampler,
     samples: int = 0,
-    seed: int = 0,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
     is_correct: Judge | None = None,
     rank: int = 0,
     world_size: int = 1,
-    vocabulary_size: int | None = None,
     forms: Sequence[str] = FORMS,
 ) -> list[PromptResult]:
     """Answer prompts rank, rank + world_size, ... greedily and `samples` times by sampling.
 
-    A sampled response depends on the weights, the seed, and the prompt's place among all prompts,
+    A sampled response depends on the weights, the seed, and the prompt's index among all prompts,
     not on the batch size or the number of ranks (up to rounding).
 
     Args:
-        model: an `AutoModelForCausalLM`; its training mode is put back afterwards.
+        model: an `AutoModelForCausalLM`; its training mode is restored afterwards.
         prompts: all ranks' prompts, the same everywhere; see `build_prompts`.
-        temperature: of the sampled responses.
-        device: where the model is; None: where its parameters are.
         is_correct: judges a response's text and the prompt's data row; None: see `forms`.
-        vocabulary_size: answer with the first so many tokens only; None: the tokenizer's.
         forms: of answers that are looked for where there is no other judge, in this order.
 
     Returns:
@@ -165,85 +118,34 @@ def prompt_results(
     """
     if not prompts:
         raise UserError("There are no prompts to measure accuracy on; expected at least one.")
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    own = range(rank, len(prompts), world_size)
-    # Prompts of like length beside each other: less padding to compute.
-    order = sorted(own, key=lambda index: len(prompts[index].ids))
-    rounds: list[Tensor | None] = [None]
-    rounds += [uniform_numbers(len(prompts), max_new_tokens, seed, step=s) for s in range(samples)]
+    own = slice(rank, None, world_size)
+    draws = [None, *(sampler.numbers(len(prompts), step)[own] for step in range(samples))]
     was_training = model.training
-    model.eval()
     try:
-        answers = [
-            _responses(
-                model,
-                tokenizer,
-                prompts,
-                order,
-                uniform,
-                max_new_tokens,
-                temperature,
-                batch_size,
-                device,
-                vocabulary_size,
-            )
-            for uniform in rounds
-        ]
+        answers = [sampler.sample(model, prompts[own], numbers) for numbers in draws]
     finally:
         model.train(was_training)
     judge = is_correct or partial(answered_correctly, forms=forms)
     results = [
-        _count(index, prompts[index].example, [a[index] for a in answers], tokenizer, judge)
-        for index in own
+        _count(index, prompts[index].example, responses, sampler, judge)
+        for index, *responses in zip(range(len(prompts))[own], *answers, strict=True)
     ]
     if is_correct is not None:
         return results
     return [replace(result, form=find_answer(result.response, forms)[1]) for result in results]
 
 
-def _responses(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[PromptExample],
-    order: Sequence[int],
-    uniform: Tensor | None,
-    max_new_tokens: int,
-    temperature: float,
-    batch_size: int,
-    device: torch.device,
-    vocabulary_size: int | None,
-) -> dict[int, list[int]]:
-    """Response ids by the prompt's index."""
-    found: dict[int, list[int]] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids, attention = collate_prompts([prompts[i] for i in batch], tokenizer.pad_token_id)
-        responses = generate(
-            model,
-            ids.to(device),
-            attention.to(device),
-            None if uniform is None else uniform[list(batch)],
-            max_new_tokens,
-            temperature,
-            ends_of(tokenizer).ids,
-            tokenizer.pad_token_id,
-            vocabulary_size=vocabulary_size or tokens_of(tokenizer),
-        )
-        found.update(zip(batch, responses, strict=True))
-    return found
-
-
 def _count(
     index: int,
     example: dict[str, Any],
     responses: list[list[int]],
-    tokenizer: Any,
+    sampler: Sampler,
     is_correct: Judge,
 ) -> PromptResult:
     """The first response is the greedy one."""
-    texts = decode_responses(tokenizer, responses)
+    texts = sampler.decode(responses)
     correct = [is_correct(text, example) for text in texts]
-    ended = [ends_of(tokenizer).close(response) for response in responses]
+    ended = [sampler.ended(response) for response in responses]
     return PromptResult(
         index=index,
         response=texts[0],
@@ -271,7 +173,12 @@ def summarise(
     if not results:
         raise UserError("There are no results to summarise; expected one prompt's or more.")
     samples = min(result.samples for result in results)
-    _check_ks(ks, samples)
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise UserError(
+                f"pass@{k} cannot be measured with {samples} samples a prompt; expected k between "
+                "1 and the number of samples. Sample more, or give a smaller k."
+            )
     n, correct = len(results), sum(result.correct for result in results)
     sampled = sum(result.samples for result in results)
     return AccuracyReport(
@@ -290,12 +197,3 @@ def summarise(
             for form in ((*forms, None) if forms else ())
         },
     )
-
-
-def _check_ks(ks: Sequence[int], samples: int) -> None:
-    for k in ks:
-        if not 1 <= k <= samples:
-            raise UserError(
-                f"pass@{k} cannot be measured with {samples} samples a prompt; expected k between "
-                "1 and the number of samples. Sample more, or give a smaller k."
-            )

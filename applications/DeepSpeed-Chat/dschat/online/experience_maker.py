@@ -14,16 +14,14 @@ from typing import Any
 import torch
 from torch.profiler import record_function
 
-from dschat.data.prompts import PromptExample, rank_share
+from dschat.data.prompts import PromptExample
 from dschat.models.references import FrozenPolicy
 from dschat.regularization import PolicyRegularizer, with_defaults
 from dschat.rewards import RewardFunction, score_responses
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.experience import Experience, Rollout
-from dschat.rollout.generation import uniform_numbers
-from dschat.rollout.reference_samples import uniform_numbers_of_samples
-from dschat.rollout.sampled_states import SampledStates
-from dschat.rollout.sampling import micro_batches, sample_responses
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import RolloutSampler, Sampler
 from dschat.runtime import distributed
 from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.faults import Fault, agree
@@ -63,6 +61,29 @@ class ExperienceMaker:
         self.regularizer = with_defaults(self.regularizer)
         self.rollouts: list[Rollout] = []  # those that were scored last
         self.rank, self.world = distributed.rank(), distributed.world_size()
+        zero3 = self.actor.zero_optimization_partition_weights()
+        gather = zero3 and self.config.enable_zero3_generation_gather
+        settings = GenerationSettings.of(
+            self.tokenizer,
+            self.config.max_answer_seq_len,
+            self.config.temperature,
+            self.actor.module.output_layer.vocabulary_size,
+        )
+        self.sampler = RolloutSampler(
+            Sampler(
+                self.tokenizer,
+                settings,
+                self.config.seed,
+                device=self.device,
+                backend=self.backend,
+                gather=gather,
+                synced_gpus=zero3 and not gather and self.world > 1,
+            ),
+            self.config.per_device_training_batch_size,
+            self.config.group_size(),
+            keep_empty=self.critic is None,
+            keep_states=self.config.reuse_rollout_logprobs,
+        )
         self.scorer = PenaltyScorer(
             self.regularizer,
             self.references,
@@ -70,51 +91,11 @@ class ExperienceMaker:
             distributed.union_over_ranks,
         )
 
-    @record_function("generate")
     def sample(self, batch: list[PromptExample], start: int = 0) -> list[Rollout]:
-        """This rank's responses to its share of a global generation batch, in micro-batches.
-
-        Args:
-            start: place of the batch's first response among those of the iteration.
-        """
-        config = self.config
-        size = config.per_device_training_batch_size
-        share = rank_share(len(batch), self.rank, self.world, size)
-        mine = [batch[i] for i in share]
-        numbers = uniform_numbers(
-            len(batch), config.max_answer_seq_len, config.seed, self.generation_step
-        )
-        for i in share:
-            # A response with the random numbers of the references' sample that goes with it.
-            member, rows = (start + i) % config.group_size(), batch[i].sample_rows
-            if member < len(rows):
-                numbers[i] = uniform_numbers_of_samples(
-                    config.max_answer_seq_len, config.seed, [rows[member]]
-                )[0]
+        """This rank's responses to its share of a global generation batch, in micro-batches."""
+        step = self.generation_step
         self.generation_step += 1
-        kept = None
-        if config.reuse_rollout_logprobs:
-            kept = SampledStates(len(mine), config.max_answer_seq_len)
-        responses = sample_responses(
-            self.actor,
-            mine,
-            numbers[share],
-            config,
-            self.tokenizer,
-            self.device,
-            self.backend,
-            kept,
-        )
-        rollouts = micro_batches(
-            mine,
-            responses,
-            [start + i for i in share],
-            size,
-            self.tokenizer,
-            self.device,
-            keep_empty=self.critic is None,
-            kept=kept,
-        )
+        rollouts = self.sampler.sample(self.actor, batch, step, start)
         self._print_answer(rollouts[0].prompts[0], rollouts[0].responses[0])
         return rollouts
 

@@ -17,7 +17,8 @@ from dschat.online.reference_sampling import draw_reference_samples
 from dschat.online.run import Task, train_online
 from dschat.online.trainer import OnlineTrainer
 from dschat.rewards.math_answers import MathAnswerReward, MathRewardWeights
-from dschat.rollout.generation import whole_model
+from dschat.rollout.generation import GenerationSettings, whole_model
+from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
 from dschat.runtime.run_files import data_folder
 from dschat.settings.command_line import require
@@ -78,20 +79,27 @@ def prepare(
     """The prompts, with samples of the references where the penalty is learnt from them."""
     if not config.from_samples:
         return prompts
-    online = config.online()
     return draw_reference_samples(
         prompts,
         references,
         [weight for _, weight in reference_weights(config)],
         config.reference_samples,
-        config.max_completion_length,
-        config.temperature,
-        config.seed,
-        config.eval_batch_size,
-        tokenizer,
-        device,
-        data_folder(online),
+        sampler_of(config, tokenizer, None, device),
+        data_folder(config.online()),
     )
+
+
+def sampler_of(
+    config: MultiReferenceConfig,
+    tokenizer: Any,
+    vocabulary_size: int | None,
+    device: torch.device,
+) -> Sampler:
+    """Samples what is evaluated, or learnt from, beside the policy's own responses."""
+    settings = GenerationSettings.of(
+        tokenizer, config.max_completion_length, config.temperature, vocabulary_size
+    )
+    return Sampler(tokenizer, settings, config.seed, config.eval_batch_size, device)
 
 
 @dataclass
@@ -115,19 +123,14 @@ class Evaluation:
         ks = [] if config.pass_k == [0] else config.pass_k
         engine = trainer.actor
         with whole_model(engine, engine.zero_optimization_partition_weights()) as model:
+            vocabulary = engine.module.output_layer.vocabulary_size
             results = prompt_results(
                 model,
-                trainer.tokenizer,
                 self.prompts,
-                config.max_completion_length,
-                config.temperature,
+                sampler_of(config, trainer.tokenizer, vocabulary, trainer.device),
                 max(ks, default=0),
-                config.seed,
-                config.eval_batch_size,
-                trainer.device,
                 rank=trainer.rank,
                 world_size=trainer.world,
-                vocabulary_size=engine.module.output_layer.vocabulary_size,
                 forms=config.answer_extraction,
             )
         every = [r for share in distributed.gather_objects(results) for r in share]

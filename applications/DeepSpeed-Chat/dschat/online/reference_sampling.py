@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dschat.data.ends import Ends, decode_responses, ends_of
-from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.data.prompts import PromptExample
 from dschat.models.policy import PolicyModel
 from dschat.models.references import FrozenPolicy
-from dschat.rollout.generation import generate
 from dschat.rollout.reference_samples import SEED_OF_SAMPLES, uniform_numbers_of_samples
+from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
 from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.files import read_jsonl, write_jsonl
@@ -28,12 +27,7 @@ def draw_reference_samples(
     references: Sequence[FrozenPolicy],
     weights: Sequence[float],
     per_prompt: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    batch_size: int,
-    tokenizer: Any,
-    device: torch.device,
+    sampler: Sampler,
     folder: Path,
 ) -> list[PromptExample]:
     """The prompts with `samples` from the mixture of the references over whole responses.
@@ -44,13 +38,19 @@ def draw_reference_samples(
 
     Args:
         weights: of the references, with sum 1. per_prompt: samples of each prompt.
-        batch_size: responses per rank at a time.
+        sampler: of all the references.
         folder: of prepared data; gets reference_samples-*.jsonl, one prompt a line.
     """
     key = {
         "references": [_fingerprint(r) for r in references],
         "weights": list(weights),
-        "settings": [per_prompt, max_new_tokens, temperature, seed, *ends_of(tokenizer).ids],
+        "settings": [
+            per_prompt,
+            sampler.settings.max_new_tokens,
+            sampler.settings.temperature,
+            sampler.seed,
+            *sampler.settings.end_ids,
+        ],
         "prompts": [p.ids for p in prompts],
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
@@ -59,23 +59,14 @@ def draw_reference_samples(
         read_jsonl(path) if distributed.is_main() and path.exists() else None
     )
     if rows is None:
-        picked = pick_references(len(prompts) * per_prompt, weights, seed)
-        responses = _draw(
-            prompts,
-            references,
-            picked.reshape(len(prompts), per_prompt),
-            max_new_tokens,
-            temperature,
-            seed,
-            batch_size,
-            tokenizer,
-            device,
-        )
+        picked = pick_references(len(prompts) * per_prompt, weights, sampler.seed)
+        chosen = picked.reshape(len(prompts), per_prompt)
+        responses = _draw(prompts, references, chosen, sampler)
         rows = [
             {
                 "prompt": prompt.text,
                 "references": picked[i * per_prompt : (i + 1) * per_prompt].tolist(),
-                "responses": decode_responses(tokenizer, responses[i]),
+                "responses": sampler.decode(responses[i]),
                 "response_ids": responses[i],
             }
             for i, prompt in enumerate(prompts)
@@ -83,7 +74,7 @@ def draw_reference_samples(
         with on_all_ranks():
             if distributed.is_main():
                 write_jsonl(path, rows)
-    _report(rows, path, ends_of(tokenizer))
+    _report(rows, path, sampler)
     return [
         replace(
             prompt,
@@ -104,51 +95,26 @@ def _draw(
     prompts: Sequence[PromptExample],
     references: Sequence[FrozenPolicy],
     picked: np.ndarray,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    batch_size: int,
-    tokenizer: Any,
-    device: torch.device,
+    sampler: Sampler,
 ) -> list[list[list[int]]]:
     """Response ids by prompt and sample, from the references `picked` [prompts, samples]."""
-    from tqdm import tqdm
-
     rank, world = distributed.rank(), distributed.world_size()
+    limit = sampler.settings.max_new_tokens
     mine: dict[tuple[int, int], list[int]] = {}
-    bar = tqdm(
-        total=-(-picked.size // world),
-        disable=not distributed.is_main(),
-        desc="reference samples",
-        mininterval=0.5,
-    )
     for k, reference in enumerate(references):
-        places = [(int(i), int(m)) for i, m in np.argwhere(picked == k)][rank::world]
-        # Prompts of like length together: less padding.
-        places.sort(key=lambda place: len(prompts[place[0]].ids))
+        chosen = [(int(i), int(m)) for i, m in np.argwhere(picked == k)][rank::world]
+        settings = replace(sampler.settings, vocabulary_size=reference.vocabulary_size)
+        own = replace(sampler, settings=settings)
         with reference.on_device() as policy:
-            for start in range(0, len(places), batch_size):
-                batch = places[start : start + batch_size]
-                # A response's own row: it does not depend on batches or ranks.
-                rows = [_row(i, m) for i, m in batch]
-                numbers = uniform_numbers_of_samples(max_new_tokens, seed, rows)
-                ids, attention = collate_prompts(
-                    [prompts[i] for i, _ in batch], tokenizer.pad_token_id
-                )
-                responses = generate(
-                    policy.model,
-                    ids.to(device),
-                    attention.to(device),
-                    numbers,
-                    max_new_tokens,
-                    temperature,
-                    ends_of(tokenizer).ids,
-                    tokenizer.pad_token_id,
-                    vocabulary_size=policy.output_layer.vocabulary_size,
-                )
-                mine.update(zip(batch, responses, strict=True))
-                bar.update(len(batch))
-    bar.close()
+            if not chosen:
+                continue
+            # A response has random numbers of its own: it does not depend on batches or ranks.
+            numbers = uniform_numbers_of_samples(limit, sampler.seed, [_row(*c) for c in chosen])
+            asked = [prompts[i] for i, _ in chosen]
+            progress = f"samples of reference {k}"
+            mine |= zip(
+                chosen, own.sample(policy.model, asked, numbers, progress=progress), strict=True
+            )
     found: dict[tuple[int, int], list[int]] = {}
     for share in distributed.gather_objects(mine):
         found.update(share)
@@ -177,7 +143,7 @@ def _parameters(policy: PolicyModel) -> list[tuple[str, torch.nn.Parameter]]:
     return list(policy.named_parameters())
 
 
-def _report(rows: list[dict[str, Any]], path: Path, ends: Ends) -> None:
+def _report(rows: list[dict[str, Any]], path: Path, sampler: Sampler) -> None:
     """Say what was drawn."""
     by_reference: dict[int, list[list[int]]] = {}
     for row in rows:
@@ -185,7 +151,7 @@ def _report(rows: list[dict[str, Any]], path: Path, ends: Ends) -> None:
             by_reference.setdefault(k, []).append(ids)
     parts = [
         f"{len(drawn)} of reference {k} (length {sum(map(len, drawn)) / len(drawn):.1f}, "
-        f"{sum(map(ends.close, drawn)) / len(drawn):.0%} ended)"
+        f"{sum(map(sampler.ended, drawn)) / len(drawn):.0%} ended)"
         for k, drawn in sorted(by_reference.items())
     ]
     distributed.log_main(f"reference samples: {', '.join(parts)}, in {path}")

@@ -12,23 +12,107 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from dschat.data.ends import EndIds, end_ids
+from dschat.data.ends import ends_of
 from dschat.models.key_values import has_plain_cache
+from dschat.models.output_layer import tokens_of
 from dschat.rollout.decoding import decode
 from dschat.rollout.sampled_states import SampledStates
 
+SEED_BITS = 53
+"""Of a uniform number in float64: as many different seeds there are."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How responses are sampled, whatever the prompts.
+
+    Attributes:
+        max_new_tokens: the length limit of a response.
+        temperature: of the softmax.
+        end_ids: the tokens that end a response; one of them is its last token then.
+        pad_token_id: pads prompts on the left.
+        vocabulary_size: sample among the first `vocabulary_size` tokens only; None: all.
+        top_k: sample among the top_k tokens (and those that equal the last of them, as in
+            transformers) only; None: all.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    end_ids: tuple[int, ...]
+    pad_token_id: int
+    vocabulary_size: int | None = None
+    top_k: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Any,
+        max_new_tokens: int,
+        temperature: float,
+        vocabulary_size: int | None = None,
+        top_k: int | None = None,
+    ) -> GenerationSettings:
+        """The settings for a model's tokenizer: its ends, padding and vocabulary.
+
+        Args:
+            vocabulary_size: None: the tokenizer's, so that every response can be decoded.
+        """
+        return cls(
+            max_new_tokens,
+            temperature,
+            ends_of(tokenizer).ids,
+            tokenizer.pad_token_id,
+            vocabulary_size or tokens_of(tokenizer),
+            top_k,
+        )
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One response to each prompt, from the plain softmax at a temperature.
+
+    Attributes:
+        input_ids, attention_mask: [B, P] the prompts, left-padded, on the model's device.
+        uniform: [B, max_new_tokens] numbers in [0, 1), a row per response (see
+            `uniform_numbers`); None: greedy.
+        settings: see `GenerationSettings`.
+        kept: takes the state before each token (native decoding of a model with plain attention).
+        gather: ZeRO 3's partitioned weights are gathered for the whole batch.
+        synced_gpus: they are not, and ranks must make their passes in step.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    uniform: Tensor | None
+    settings: GenerationSettings
+    kept: SampledStates | None = None
+    gather: bool = False
+    synced_gpus: bool = False
+
+    def prompts(self) -> list[list[int]]:
+        """The prompts without padding."""
+        rows = zip(self.input_ids, self.attention_mask, strict=True)
+        return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+    def seeds(self) -> list[int] | None:
+        """A seed per response, from its first uniform number; None: nothing is drawn."""
+        if self.uniform is None:
+            return None
+        return (self.uniform[:, 0].double() * 2**SEED_BITS).to(torch.int64).tolist()
+
 
 def uniform_numbers(global_batch_size: int, length: int, seed: int, step: int) -> Tensor:
-    """The step's uniform numbers in [0, 1), a row for each place in the global batch.
+    """The step's uniform numbers in [0, 1), a row for each response of the global batch.
 
     Returns:
-        [global_batch_size, length] float64 on CPU; a rank takes the rows of its places.
+        [global_batch_size, length] float64 on CPU; a rank takes the rows of its responses.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.rand(global_batch_size, length, generator=generator, dtype=torch.float64)
@@ -43,8 +127,8 @@ def sample_by_inverse_cdf(
     also at 256,000 tokens; a token of probability 0 is never chosen.
 
     Args:
-        top_k: only the so many likeliest tokens are possible (and what equals the last of them, as
-            in transformers); None: all.
+        top_k: only the top_k tokens are possible (and what equals the last of them, as in
+            transformers); None: all.
     """
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
@@ -64,25 +148,14 @@ def sample_by_inverse_cdf(
 class _InverseCDF(LogitsProcessor):
     """Leaves one token possible: the sampled one, which transformers' greedy search then takes."""
 
-    def __init__(
-        self,
-        uniform: Tensor,
-        temperature: float,
-        prompt_length: int,
-        vocabulary_size: int | None,
-        top_k: int | None,
-    ) -> None:
-        self.uniform = uniform
-        self.top_k = top_k
-        self.vocabulary_size = vocabulary_size
-        self.temperature = temperature
-        self.prompt_length = prompt_length
+    def __init__(self, uniform: Tensor, prompt_length: int, settings: GenerationSettings) -> None:
+        self.uniform, self.prompt_length, self.settings = uniform, prompt_length, settings
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        step = input_ids.shape[1] - self.prompt_length
-        possible = scores[:, : self.vocabulary_size]
-        numbers = self.uniform[:, step]
-        token = sample_by_inverse_cdf(possible, numbers, self.temperature, self.top_k)
+        s = self.settings
+        numbers = self.uniform[:, input_ids.shape[1] - self.prompt_length]
+        possible = scores[:, : s.vocabulary_size]
+        token = sample_by_inverse_cdf(possible, numbers, s.temperature, s.top_k)
         chosen = torch.full_like(scores, -torch.inf)
         return chosen.scatter_(1, token.unsqueeze(1), 0.0)
 
@@ -122,105 +195,71 @@ def whole_model(engine: Any, gather: bool) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def generate(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    uniform: Tensor | None,
-    max_new_tokens: int,
-    temperature: float,
-    ends: EndIds,
-    pad_token_id: int,
-    synced_gpus: bool = False,
-    vocabulary_size: int | None = None,
-    top_k: int | None = None,
-    kept: SampledStates | None = None,
-    own_decoding: bool = True,
-) -> list[list[int]]:
-    """Sample one response per prompt (greedy where `uniform` is None).
+def generate(model: Any, request: GenerationRequest, own_decoding: bool = True) -> list[list[int]]:
+    """Sample one response per prompt (greedy where `request.uniform` is None).
 
     A model folder may bring a top_p or a repetition penalty of its own; they are not used: the
     policy whose divergence is measured is the plain tempered softmax.
 
     Args:
         model: an `AutoModelForCausalLM` in eval mode.
-        input_ids, attention_mask: [B, P], left-padded.
-        uniform: [B, max_new_tokens] numbers in [0, 1) (see `uniform_numbers`).
-        ends: the token or tokens that end a response.
-        synced_gpus: keep ranks in step; needed under ZeRO 3 without gathering.
-        vocabulary_size: sample among the first so many tokens only; None: all.
-        top_k: sample among the so many likeliest tokens only; None: all.
-        kept: takes the state before each token.
         own_decoding: use `dschat.rollout.decoding` where it can be; else always transformers.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
 
     Raises:
-        ValueError: `kept` is given, and transformers would sample, which shows no states.
+        ValueError: `request.kept` is given, and transformers would sample, which shows no states.
     """
-    numbers = None if uniform is None else uniform.to(input_ids.device)
-    if own_decoding and has_plain_cache(model) and not synced_gpus:
+    r, s = request, request.settings
+    numbers = None if r.uniform is None else r.uniform.to(r.input_ids.device)
+    if own_decoding and has_plain_cache(model) and not r.synced_gpus:
 
         def pick(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-            possible = logits[:, :vocabulary_size]
+            possible = logits[:, : s.vocabulary_size]
             if numbers is None:
                 return possible.float().argmax(dim=-1)
-            return sample_by_inverse_cdf(possible, numbers[rows, step], temperature, top_k)
+            return sample_by_inverse_cdf(possible, numbers[rows, step], s.temperature, s.top_k)
 
-        return decode(model, input_ids, attention_mask, pick, max_new_tokens, ends, kept)
-    if kept is not None:
+        return decode(
+            model, r.input_ids, r.attention_mask, pick, s.max_new_tokens, s.end_ids, r.kept
+        )
+    if r.kept is not None:
         raise ValueError(f"{type(model).__name__} is sampled from by transformers: no states kept")
     processors = LogitsProcessorList()
     if numbers is not None:
-        length = input_ids.shape[1]
-        processors.append(_InverseCDF(numbers, temperature, length, vocabulary_size, top_k))
-    elif vocabulary_size is not None:
-        processors.append(_FirstTokens(vocabulary_size))
-    return _generate_by_transformers(
-        model,
-        input_ids,
-        attention_mask,
-        processors,
-        max_new_tokens,
-        end_ids(ends),
-        pad_token_id,
-        synced_gpus,
-    )
+        processors.append(_InverseCDF(numbers, r.input_ids.shape[1], s))
+    elif s.vocabulary_size is not None:
+        processors.append(_FirstTokens(s.vocabulary_size))
+    return _generate_by_transformers(model, r, processors)
 
 
 def _generate_by_transformers(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    processors: LogitsProcessorList,
-    max_new_tokens: int,
-    ends: tuple[int, ...],
-    pad_token_id: int,
-    synced_gpus: bool,
+    model: Any, request: GenerationRequest, processors: LogitsProcessorList
 ) -> list[list[int]]:
     """Greedy search over what the processors leave possible."""
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+    s = request.settings
+    config = GenerationConfig(
+        max_new_tokens=s.max_new_tokens,
         do_sample=False,
-        eos_token_id=list(ends),
-        pad_token_id=pad_token_id,
+        eos_token_id=list(s.end_ids),
+        pad_token_id=s.pad_token_id,
         use_cache=True,
     )
-    own_settings = copy.deepcopy(model.generation_config)
-    model.generation_config = settings
+    own_config = copy.deepcopy(model.generation_config)
+    model.generation_config = config
     try:
         sequences = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            input_ids=request.input_ids,
+            attention_mask=request.attention_mask,
             logits_processor=processors,
-            generation_config=settings,
-            synced_gpus=synced_gpus,
+            generation_config=config,
+            synced_gpus=request.synced_gpus,
         )
     finally:
-        model.generation_config = own_settings
-    responses = sequences[:, input_ids.shape[1] :].tolist()
-    return [_until_end(response, ends, max_new_tokens) for response in responses]
+        model.generation_config = own_config
+    responses = sequences[:, request.input_ids.shape[1] :].tolist()
+    return [_until_end(response, s.end_ids, s.max_new_tokens) for response in responses]
 
 
 def _until_end(response: list[int], ends: tuple[int, ...], limit: int) -> list[int]:

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
-from dschat.data.ends import decode_responses, ends_of
-from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.data.prompts import PromptExample
 from dschat.data.text import conversation_text, prompt_ids
 from dschat.models.loading import check_context, load_causal_lm
-from dschat.models.output_layer import cut_vocabulary, tokens_of
+from dschat.models.output_layer import cut_vocabulary
 from dschat.rewards import check_rewards
 from dschat.rewards.text_reward import TextReward
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import Sampler
 from dschat.runtime.distributed import is_main, log_main, rank, world_size
 from dschat.runtime.files import atomic_write_text
 from dschat.runtime.statistics import win_rate
@@ -132,32 +131,18 @@ class RewardComparison:
         log_main(format_comparison(result) + f"\nWritten to {output}")
         return result
 
-    @torch.no_grad()
     def _sample(self, compared: Model) -> list[str]:
         """This rank's responses of one model, which is loaded for it."""
         s, tokenizer = self.sampling, self.tokenizer
         model = load_causal_lm(compared.path, tokenizer, s.dtype, compared.flag)
         model = cut_vocabulary(model, self.width).to(s.device).eval()
-        numbers = uniform_numbers(len(self.prompts), s.max_new_tokens, s.seed, step=0)
-        numbers = numbers[rank() :: world_size()]
-        mine = self.prompts[rank() :: world_size()]
-        texts: list[str] = []
-        starts = range(0, len(mine), s.batch_size)
-        for i in tqdm(starts, f"sampling {compared.name}", unit="batch", disable=not is_main()):
-            part = slice(i, i + s.batch_size)
-            ids, mask = collate_prompts(mine[part], tokenizer.pad_token_id)
-            found = generate(
-                model,
-                ids.to(s.device),
-                mask.to(s.device),
-                numbers[part],
-                s.max_new_tokens,
-                s.temperature,
-                ends_of(tokenizer).ids,
-                tokenizer.pad_token_id,
-                vocabulary_size=tokens_of(tokenizer),
-            )
-            texts += decode_responses(tokenizer, found)
+        settings = GenerationSettings.of(tokenizer, s.max_new_tokens, s.temperature)
+        sampler = Sampler(tokenizer, settings, s.seed, s.batch_size, s.device)
+        mine = slice(rank(), None, world_size())
+        numbers = sampler.numbers(len(self.prompts))[mine]
+        progress = f"sampling {compared.name}"
+        responses = sampler.sample(model, self.prompts[mine], numbers, progress=progress)
+        texts = sampler.decode(responses)
         del model
         gc.collect()
         if s.device.type == "cuda":

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.data.ends import decode_responses, ends_of
-from dschat.data.prompts import PromptExample, collate_prompts
+from dschat.data.ends import ends_of
+from dschat.data.prompts import PromptExample
 from dschat.evaluation.respond.partial import Rows
 from dschat.evaluation.respond.stages import Batch
 from dschat.models.loading import check_context, load_causal_lm
@@ -20,7 +20,8 @@ from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.models.references import Reference
 from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
 from dschat.rollout.experience import Rollout, make_rollout
-from dschat.rollout.generation import generate, uniform_numbers
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
 
 
@@ -72,28 +73,20 @@ def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Bat
         longest + p.max_new_tokens,
         f"prompts of {longest} + --max-new-tokens {p.max_new_tokens}",
     )
-    uniform = uniform_numbers(len(prompts), p.max_new_tokens, p.seed, step=0)
+    settings = GenerationSettings.of(tokenizer, p.max_new_tokens, p.temperature, top_k=p.top_k)
+    sampler = Sampler(tokenizer, settings, p.seed, device=p.device)
+    uniform = sampler.numbers(len(prompts)) if p.temperature > 0 else None
 
     def batch(indices: list[int]) -> list[dict[str, Any]]:
-        ids, mask = collate_prompts([prompts[i] for i in indices], tokenizer.pad_token_id)
-        found = generate(
-            model,
-            ids.to(p.device),
-            mask.to(p.device),
-            uniform[indices] if p.temperature > 0 else None,
-            p.max_new_tokens,
-            p.temperature,
-            ends_of(tokenizer).ids,
-            tokenizer.pad_token_id,
-            top_k=p.top_k,
-        )
-        texts = decode_responses(tokenizer, found)
+        rows = None if uniform is None else uniform[indices]
+        found = sampler.sample(model, [prompts[i] for i in indices], rows)
+        texts = sampler.decode(found)
         return [
             {
                 "index": i,
                 "response": text,
                 "response_ids": response,
-                "ended": ends_of(tokenizer).close(response),
+                "ended": sampler.ended(response),
             }
             for i, text, response in zip(indices, texts, found, strict=True)
         ]

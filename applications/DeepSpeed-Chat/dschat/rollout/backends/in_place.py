@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from dschat.errors import UserError
-from dschat.rollout.backends.base import GenerationBackend, GenerationRequest
+from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.vllm_engine import VLLMBackend
-from dschat.rollout.generation import generate, whole_model
+from dschat.rollout.generation import GenerationRequest, generate, whole_model
 from dschat.settings.generation import BACKENDS
 
 
@@ -26,20 +26,7 @@ class NativeBackend:
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
         with whole_model(engine, request.gather) as model:
-            return generate(
-                model,
-                request.input_ids,
-                request.attention_mask,
-                request.uniform,
-                request.max_new_tokens,
-                request.temperature,
-                request.ends,
-                request.pad_token_id,
-                synced_gpus=request.synced_gpus,
-                vocabulary_size=request.vocabulary_size,
-                kept=request.kept,
-                own_decoding=self.own_decoding,
-            )
+            return generate(model, request, self.own_decoding)
 
     def close(self) -> None:
         """Nothing is held."""

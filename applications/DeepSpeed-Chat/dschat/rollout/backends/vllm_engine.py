@@ -23,13 +23,11 @@ from typing import Any
 
 import torch
 
-from dschat.data.ends import end_ids
 from dschat.errors import UserError
 from dschat.models.key_values import plain_model
 from dschat.rollout.backends.agreement import BOUNDS, LISTED, Agreement, agreement
-from dschat.rollout.backends.base import GenerationRequest
 from dschat.rollout.backends.whole_weights import whole_weights
-from dschat.rollout.generation import whole_model
+from dschat.rollout.generation import GenerationRequest, whole_model
 
 LEAST_TEMPERATURE = 0.01
 """Lower ones are raised to this by vLLM."""
@@ -63,9 +61,10 @@ class VLLMBackend:
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
-        if request.uniform is not None and request.temperature < LEAST_TEMPERATURE:
+        temperature = request.settings.temperature
+        if request.uniform is not None and temperature < LEAST_TEMPERATURE:
             raise UserError(
-                f"--temperature {request.temperature}: vLLM samples at {LEAST_TEMPERATURE} or "
+                f"--temperature {temperature}: vLLM samples at {LEAST_TEMPERATURE} or "
                 "above. Raise it, or use --generation_backend native."
             )
         if self.llm is None:
@@ -180,29 +179,28 @@ class VLLMBackend:
             )
 
     def _responses(self, request: GenerationRequest, vocabulary_size: int) -> list[list[int]]:
-        prompts = request.prompts()
-        seeds = request.seeds()
+        prompts, seeds, s = request.prompts(), request.seeds(), request.settings
         common: dict[str, Any] = {
-            "temperature": 0.0 if seeds is None else request.temperature,
+            "temperature": 0.0 if seeds is None else s.temperature,
             "top_p": 1.0,
-            "top_k": 0,
+            "top_k": s.top_k or 0,
             "min_p": 0.0,
-            "max_tokens": request.max_new_tokens,
+            "max_tokens": s.max_new_tokens,
             # The end tokens of the run, not those of the model's configuration.
             "ignore_eos": True,
-            "stop_token_ids": list(end_ids(request.ends)),
+            "stop_token_ids": list(s.end_ids),
             "detokenize": False,
         }
-        if request.vocabulary_size < vocabulary_size:
-            common["allowed_token_ids"] = list(range(request.vocabulary_size))
+        if s.vocabulary_size is not None and s.vocabulary_size < vocabulary_size:
+            common["allowed_token_ids"] = list(range(s.vocabulary_size))
         from vllm import SamplingParams
 
-        settings = [
+        parameters = [
             SamplingParams(**common, seed=None if seeds is None else seeds[i])
             for i in range(len(prompts))
         ]
         outputs = self.llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts], settings, use_tqdm=False
+            [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False
         )
         return [list(output.outputs[0].token_ids) for output in outputs]
 
