@@ -11,6 +11,7 @@ import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, ReferenceOnDisk
 from dschat.online.iteration_metrics import iteration_metrics
+from dschat.regularization.base import with_defaults
 from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
 from dschat.scoring.group_targets import with_group_targets
@@ -170,7 +171,7 @@ def test_metrics_of_tiny_spreads_and_of_the_penaltys_time(settings: Any) -> None
         calls.append(time.sleep(0.05))
         return penalty(*args, **options)
 
-    trainer.scorer.regularizer = slow
+    trainer.scorer.regularizer = with_defaults(slow)
     # Of the two groups of an iteration one has next to no spread; then none has.
     for last, share in ((0.001, 0.5), (0.0, 0.0)):
         scores = [1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5 + last]
