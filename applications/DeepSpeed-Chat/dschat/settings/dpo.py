@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from dschat.settings.command_line import flag, require
+from dschat.settings.flags import plugin_flag
 from dschat.settings.huggingface import HuggingFaceFlags
 from dschat.settings.references import (
     REPLACED_MULTI_REFERENCE_FLAGS,
@@ -47,6 +48,7 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
     )
+    plugin: list[str] | None = plugin_flag("data schemas")
     apply_chat_template: bool = flag(
         False,
         "Write prompts that are plain texts with the model's chat template: a dialogue "

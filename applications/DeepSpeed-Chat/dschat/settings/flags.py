@@ -59,6 +59,20 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def plugin_flag(parts: str) -> Any:
+    """The flag `--plugin` of a script: the settings' field must have this name.
+
+    Args:
+        parts: what files of the user's may register for this script.
+    """
+    return flag(
+        None,
+        f"A Python file of yours that registers {parts} (docs/extending.md); it is run before the "
+        "flags are read. May be given several times.",
+        repeatable=True,
+    )
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless the condition holds."""
     if not condition:

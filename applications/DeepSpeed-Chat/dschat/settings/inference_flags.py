@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dschat.settings.command_line import flag, require
+from dschat.settings.flags import plugin_flag
 
 STEP_FOLDER = re.compile(r"step[-_]?\d+")
 
@@ -67,6 +68,7 @@ class InferenceFlags:
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: results/.cache in proj_path."
     )
+    plugin: list[str] | None = plugin_flag("data schemas")
     overwrite: bool = flag(False, "Start anew where there are results, finished or not.")
     local_rank: int = flag(-1, "Set by the launcher.")
 

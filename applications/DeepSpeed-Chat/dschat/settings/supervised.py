@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.settings.command_line import flag, require
+from dschat.settings.flags import plugin_flag
 from dschat.settings.resume import ResumeFlags, require_resume
 
 SCHEDULERS = [
@@ -55,6 +56,7 @@ class FineTuningConfig(ResumeFlags):
     data_output_path: str | None = flag(
         None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
     )
+    plugin: list[str] | None = plugin_flag("data schemas")
     model_name_or_path: str | None = flag(
         None, "The model to start from: a Hugging Face model folder or a hub name. Required."
     )
