@@ -9,7 +9,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 case "${1:-}" in
   --all) marks="not nightly" && shift ;;
-  --nightly) marks="nightly" && shift ;;
+  --nightly) marks="nightly" && export DSCHAT_NIGHTLY=1 && shift ;;
   *) marks="not slow and not nightly" ;;
 esac
 ruff check .
