@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from dschat.evaluation.style import GREY, INK, LINE, drawing, save_picture
 from dschat.regularization import KLDivergence
-from dschat.settings.command_line import run_script
+from dschat.runtime.script import run_script
 from torch import Tensor
 
 TOKENS = ("cat", "kitten", "dog", "truck", "tractor")

@@ -21,7 +21,7 @@ from dschat.regularization import (
     SinkhornDivergence,
     TruncatedWasserstein,
 )
-from dschat.settings.command_line import run_script
+from dschat.runtime.script import run_script
 from overview import COLOURS, EMBEDDING, POLICIES, REFERENCE, TOKENS
 
 PUBLISHED = "published\nWasserstein\n(ε 0.01)"

@@ -55,7 +55,7 @@ def test_a_wrong_input_is_told_in_one_line(
     out, before = tmp_path / "out", contents(given)
     monkeypatch.chdir(given)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("dschat.settings.scripts.SECONDS_FOR_RANK_0", 0.0)
+    monkeypatch.setattr("dschat.runtime.script.SECONDS_FOR_RANK_0", 0.0)
     capfd.readouterr()
     found = exit_code(command(script, typed, out))
     told = error_line(capfd.readouterr().err)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from dschat.errors import UserError
 from dschat.evaluation.judging.judge import judge_pairs
-from dschat.settings.judging import JUDGE, JudgeConfig
-from dschat.settings.secrets import redact
+from dschat.settings.judging import JUDGE, JudgeConfig, redact
 from judge_server import KEY, JudgeServer, Reply, completion, error, letter
 
 Configured = Callable[..., JudgeConfig]

@@ -22,8 +22,9 @@ from dschat.settings.judging import (
     HumanConfig,
     JudgeConfig,
     SampleConfig,
+    checked_key,
+    redact,
 )
-from dschat.settings.secrets import checked_key, redact
 from judge_server import KEY, post, write_responses
 from scipy.stats import binomtest
 
@@ -253,7 +254,7 @@ def test_the_key_stays_out_of_messages(
 
 @pytest.mark.parametrize("arguments", [["--sk"], ["--sk", "--yes"]])
 def test_sk_without_a_key(arguments: list[str]) -> None:
-    with pytest.raises(UserError, match="--sk stands without a key"):
+    with pytest.raises(UserError, match="--sk needs a key"):
         JUDGE.parse([*GIVEN, *arguments])
 
 
@@ -277,13 +278,17 @@ A_B = ["--model_a", "a", "--model_b", "b", "--output", "o", "--dataset", "webgpt
     [
         (SampleConfig, ["--savepath", "b", "--dataset", "webgpt"], "Give --filepath"),
         (SampleConfig, ["--filepath", "a", "--savepath", "b"], "Give --dataset"),
-        (SampleConfig, ["--data-path", "a", "--save-path", "a", "--dataset", "webgpt"], "lost"),
+        (
+            SampleConfig,
+            ["--data-path", "a", "--save-path", "a", "--dataset", "webgpt"],
+            "overwritten",
+        ),
         (JudgeConfig, GIVEN[:-2], "Give --output"),
         (JudgeConfig, [*GIVEN, "--concurrency", "0"], "--concurrency 0: expected 1"),
-        (JudgeConfig, [*GIVEN, "--num-sample", "0"], "--num_sample 0: expected 1"),
-        (JudgeConfig, [*GIVEN, "--output", "b.jsonl"], "would be lost"),
-        (JudgeConfig, [*GIVEN, "--model_name_b", "./a.jsonl"], "are one file"),
-        (HumanConfig, [*A_B, "--model_b", "a"], "are one file"),
+        (JudgeConfig, [*GIVEN, "--num-sample", "0"], "--num-sample 0: expected 1"),
+        (JudgeConfig, [*GIVEN, "--output", "b.jsonl"], "would be overwritten"),
+        (JudgeConfig, [*GIVEN, "--model_name_b", "./a.jsonl"], "are the same file"),
+        (HumanConfig, [*A_B, "--model_b", "a"], "are the same file"),
         (HumanConfig, A_B[2:], "Give --model_a"),
     ],
 )

@@ -185,7 +185,7 @@ def test_ranks_tell_of_an_error_once(tmp_path: Path, broken: str, prefix: str) -
     script = tmp_path / "fails.py"
     script.write_text(
         "import os, time\n"
-        "from dschat.settings.command_line import run_script\n"
+        "from dschat.runtime.script import run_script\n"
         "from dschat.errors import UserError\n"
         "def main():\n"
         f"    if os.environ['RANK'] in {broken!r}:\n"

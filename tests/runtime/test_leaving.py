@@ -14,7 +14,7 @@ from launch import environment
 BEGIN = """
 import atexit, os, sys, tempfile, threading, time, types
 from concurrent.futures import ThreadPoolExecutor
-from dschat.settings.command_line import run_script
+from dschat.runtime.script import run_script
 def end(main):
     if main.__doc__ is None:
         sys.modules["torch"] = types.ModuleType("torch")  # as if it had been imported
@@ -122,7 +122,7 @@ def test_output_that_nobody_takes(kind: str) -> None:
 
 SCRIPT = """
 import atexit, os, sys, types
-from dschat.settings.command_line import run_script
+from dschat.runtime.script import run_script
 os_exit = os._exit
 def watched(code):
     print("left", flush=True)

@@ -32,7 +32,7 @@ SECRETS = {
 DRIVER = """
 import io, json, os, runpy, sys
 import datasets, deepspeed, torch, transformers, trl
-from dschat.settings.scripts import leave
+from dschat.runtime.script import leave
 os.umask(0o022)
 for script, arguments in json.load(open(sys.argv[-1])):
     print("=====", script, flush=True)

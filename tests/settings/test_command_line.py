@@ -155,7 +155,7 @@ def test_a_table_has_its_own_names_defaults_and_values() -> None:
         ("--seed 3", "Unknown flag '--seed'"),
         ("--coefficient 3", "Unknown flag '--coefficient'"),
         ("--transport none --top_k 3", "--top_k belongs to --transport published. Remove"),
-        ("--lr 1 --rate 2", "--rate and --lr are one setting"),
+        ("--lr 1 --rate 2", "--lr and --rate are one setting"),
         ("--rate inf", "inf: expected a finite number"),
     ],
 )

@@ -19,7 +19,7 @@ from dschat.evaluation.respond.code_run import infer_programs
 from dschat.evaluation.respond.partial import json_line
 from dschat.example.programs import PROBLEMS, program_rows
 from dschat.settings.command_line import parse_config
-from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.settings.inference import REPLACED_CODE_FLAGS, CodeInferenceConfig
 from inference_fixtures import read
 from program_fixtures import SHORTEST
 

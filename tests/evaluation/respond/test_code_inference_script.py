@@ -18,7 +18,7 @@ from dschat.evaluation.respond.code_run import infer_programs
 from dschat.example.programs import program_rows
 from dschat.rewards.code import sandbox
 from dschat.settings.command_line import parse_config
-from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.settings.inference import REPLACED_CODE_FLAGS, CodeInferenceConfig
 from launch import ROOT, environment, run_script
 
 SCRIPT = ROOT / "inference" / "inference_apps.py"
@@ -113,7 +113,7 @@ def test_flags(flags: dict[str, Any]) -> None:
     refused(flags, "--test_seconds 0.0: expected", test_seconds=0)
     refused(flags, "--reward_workers 0", reward_workers=0)
     refused(flags, "Give the policy: --model", model=None, **{"no-actor-folder": None})
-    refused(flags, "remove --num_responses and --top_k", temperature=0)
+    refused(flags, "Remove --num.responses and --top.k", temperature=0)
     refused(flags, "num-responses has no effect with --ref-scores", **{"ref-scores": True})
     data = {name: flags[name] for name in ("proj-path", "dataset")} | {"ref-scores": True}
     refused(data, "gpu has no effect with --ref-scores", gpu=0)

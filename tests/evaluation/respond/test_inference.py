@@ -18,8 +18,7 @@ from dschat.evaluation.respond.policy import Policy, diverging, sum_over_respons
 from dschat.evaluation.respond.run import infer
 from dschat.evaluation.respond.table import figures_table, response_figures
 from dschat.rollout import sampler as sampler_module
-from dschat.settings.inference import DATASETS
-from dschat.settings.inference_flags import dataset_name, model_name
+from dschat.settings.inference import DATASETS, dataset_name, model_name
 from inference_fixtures import NEW, N, configured, greedy, kl, read, save_reward_model, score
 from preferences import rows
 from transformers import AutoModelForCausalLM

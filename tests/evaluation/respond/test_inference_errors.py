@@ -37,7 +37,7 @@ def test_flags(flags: dict[str, Any]) -> None:
 def test_models(flags: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
     run = flags["model"].parent
     refused(flags, "step-9: no such folder", model=run / "step-9")
-    refused(flags, "holds no actor/ .it holds: step-3.*--no-actor-folder", model=run)
+    refused(flags, "has no subfolder actor/ .it has: step-3.*--no-actor-folder", model=run)
     refused(flags, "nowhere: no such folder", model=tmp_path / "nowhere", no_actor_folder=True)
     refused(flags, "is no reward model", reward_model=flags["model"] / "actor")
     refused(flags, "--reward-model .*: no such folder", reward_model=tmp_path / "nowhere")

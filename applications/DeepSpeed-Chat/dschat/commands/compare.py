@@ -6,7 +6,7 @@ r"""Compare two models' responses to the same prompts: rewards, ROUGE, the large
 
 from __future__ import annotations
 
-from dschat.settings.command_line import run_script
+from dschat.runtime.script import run_script
 from dschat.settings.responses import COMPARE
 
 

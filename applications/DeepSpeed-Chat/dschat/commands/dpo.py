@@ -8,7 +8,8 @@ r"""DPO with one or more references (Aminian et al., arXiv 2502.01203).
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 
 COMMAND_LINE = CommandLine(DirectPreferenceConfig, __doc__, REPLACED_DPO_FLAGS)

@@ -8,7 +8,8 @@ r"""GRPO or RLOO on checked answers, with one or more references (arXiv 2502.012
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.group import MultiReferenceConfig
 from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
 

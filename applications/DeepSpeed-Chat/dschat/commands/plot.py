@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.runs import PlotConfig
 
 COMMAND_LINE = CommandLine(PlotConfig, positional="runs")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dschat.runtime.script import run_script
 from dschat.settings.code_online import DivergenceCodeConfig, WassersteinCodeConfig
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.penalty import DivergenceConfig, WassersteinConfig
 
 COMMAND_LINE: CommandLine[Any] = CommandLine(DivergenceConfig, __doc__)

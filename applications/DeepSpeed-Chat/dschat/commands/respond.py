@@ -6,9 +6,9 @@ r"""Answer held-out prompts with a trained policy and score the answers with a r
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
-from dschat.settings.inference import InferenceConfig
-from dschat.settings.inference_code import REPLACED_CODE_FLAGS, CodeInferenceConfig
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
+from dschat.settings.inference import REPLACED_CODE_FLAGS, CodeInferenceConfig, InferenceConfig
 
 COMMAND_LINE = CommandLine(InferenceConfig, __doc__)
 PROGRAMS = CommandLine(CodeInferenceConfig, refused=REPLACED_CODE_FLAGS)

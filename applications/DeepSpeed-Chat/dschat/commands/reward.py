@@ -7,7 +7,8 @@ r"""Step 2: train a reward model on pairs of a chosen and a rejected response.
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import RewardModelingConfig
 
 COMMAND_LINE = CommandLine(RewardModelingConfig, __doc__)

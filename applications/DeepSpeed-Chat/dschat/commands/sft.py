@@ -8,7 +8,8 @@ r"""Step 1: fine-tune a causal language model on the chosen responses.
 
 from __future__ import annotations
 
-from dschat.settings.command_line import CommandLine, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import SupervisedConfig
 
 COMMAND_LINE = CommandLine(SupervisedConfig, __doc__)

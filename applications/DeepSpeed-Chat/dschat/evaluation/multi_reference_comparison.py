@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dschat.runtime.files import atomic_write_text, explain_write_errors
+from dschat.runtime.script import run_script
 from dschat.settings.answers import FORMS, check_forms
-from dschat.settings.command_line import flag, parse_config, require, run_script
+from dschat.settings.command_line import flag, parse_config, require
 
 if TYPE_CHECKING:
     from dschat.evaluation.multi_reference_report import ModelReport

@@ -14,7 +14,8 @@ from typing import Any
 
 from dschat.errors import UserError
 from dschat.runtime.files import atomic_write_text, explain_write_errors
-from dschat.settings.command_line import flag, parse_config, require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import flag, parse_config, require
 
 
 @dataclass

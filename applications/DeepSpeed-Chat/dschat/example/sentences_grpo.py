@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from dschat.settings.command_line import parse_config, require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import parse_config, require
 from dschat.settings.group import MultiReferenceConfig
 from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dschat.example.sentence_check import faults
 from dschat.runtime.files import atomic_write_text
-from dschat.settings.command_line import flag, parse_config, require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import flag, parse_config, require
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -24,7 +24,8 @@ from dschat.errors import UserError
 from dschat.models.loading import check_complete, load_pretrained
 from dschat.models.score_reading import HEAD, WEIGHTS_FILE, as_reward_model, is_v_head, read_weights
 from dschat.runtime.files import atomic_directory
-from dschat.settings.command_line import require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import require
 
 # Misspelt in the code that wrote most of these checkpoints.
 BODY = re.compile(r"^(module\.)?rwtran\w*former\.")

@@ -23,7 +23,8 @@ from dschat.errors import UserError
 from dschat.models.loading import check_complete
 from dschat.models.score_reading import LOADING_ERRORS
 from dschat.runtime.files import atomic_directory
-from dschat.settings.command_line import require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import require
 
 MAGIC = b"GGUF"
 TOKENS = "tokenizer.ggml.tokens"

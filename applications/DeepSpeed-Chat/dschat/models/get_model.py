@@ -25,7 +25,8 @@ from pathlib import Path
 from dschat.errors import UserError
 from dschat.models.from_gguf import convert
 from dschat.runtime.files import atomic_directory, atomic_write_text
-from dschat.settings.command_line import require, run_script
+from dschat.runtime.script import run_script
+from dschat.settings.command_line import require
 
 SECONDS_FOR_THE_HUB = 6.0
 SECONDS_FOR_PIP = 900

@@ -19,6 +19,7 @@ class SandboxFlags:
         "unprivileged user with limits, which stop neither sockets nor reads outside. auto: "
         "bwrap where it works, else limits.",
         choices=SANDBOXES,
+        group="Running programs",
     )
     reward_workers: int = flag(4, "Programs that run at once, per rank.")
     test_seconds: float = flag(4.0, "Time limit of one test.")

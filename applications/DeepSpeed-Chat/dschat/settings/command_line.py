@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from dschat.errors import UserError
+from dschat.errors import UserError, one_line
 from dschat.settings.flags import (
-    RARELY_NEEDED,
+    LAST_GROUPS,
     Flag,
     Settings,
     flag,
@@ -29,7 +29,6 @@ from dschat.settings.flags import (
     with_parts,
 )
 from dschat.settings.registry import NoSettings, import_file
-from dschat.settings.scripts import one_line, run_script
 
 __all__ = [
     "REPLACED_FLAGS",
@@ -37,10 +36,8 @@ __all__ = [
     "Renamed",
     "Settings",
     "flag",
-    "one_line",
     "parse_config",
     "require",
-    "run_script",
 ]
 
 ConfigT = TypeVar("ConfigT")
@@ -175,7 +172,7 @@ class CommandLine(Generic[ConfigT]):
             raise UserError(self._unknown(unknown, flags))
         if path is not None:
             file = self._from_file(path, file, flags)
-        spelled = _spellings(arguments, file, flags)
+        spelled = _spellings(arguments, flags)
 
         values: dict[str, Any] = {**self.preset}
         own_values: dict[str, Any] = {}
@@ -381,9 +378,7 @@ def _parser(
     )
     dashed = issubclass(line.settings, Settings) and line.settings.dashed
     titles = list(dict.fromkeys(f.group for f in flags))
-    if RARELY_NEEDED in titles:
-        titles.remove(RARELY_NEEDED)
-        titles.append(RARELY_NEEDED)
+    titles.sort(key=lambda t: LAST_GROUPS.index(t) if t in LAST_GROUPS else -1)
     groups = {title: parser.add_argument_group(title) for title in titles}
     for f in flags:
         _add(groups[f.group], f, dashed)
@@ -467,24 +462,18 @@ def _mark_switches(arguments: list[str], flags: Sequence[Flag]) -> None:
             arguments[i] = f"{argument}=true"
 
 
-def _spellings(
-    arguments: Sequence[str], file: Mapping[str, Any], flags: Sequence[Flag]
-) -> dict[str, str]:
-    """Setting -> the flag that was typed for it, or else is published.
+def _spellings(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, str]:
+    """Setting -> the flag as it was typed, or else is published under another name.
 
     Raises:
         UserError: a flag was given under two of its names.
     """
-    typed = [name for name in map(_flag_name, arguments) if name]
+    typed = {_flag_name(a): a[2:].split("=", 1)[0] for a in arguments if a.startswith("--")}
     found = {f.setting: f.name for f in flags if f.name != f.setting}
     for f in flags:
-        used = [alias for alias in f.aliases if alias in typed]
+        used = [typed[name] for name in (f.name, *f.aliases) if name in typed]
+        require(len(used) < 2, f"--{' and --'.join(used)} are one setting. Give one of them.")
         if used:
-            other = [name for name in (f.name, *used[1:]) if name in typed]
-            require(
-                not other or f.repeatable,
-                f"--{used[0]} and --{(other or [''])[0]} are one setting. Give one of them.",
-            )
             found[f.setting] = used[0]
     return found
 

@@ -13,8 +13,7 @@ from dschat.settings.references import (
     ReferenceFlags,
     reference_weights,
 )
-from dschat.settings.resume import ResumeFlags
-from dschat.settings.supervised import FineTuningConfig, adapter_learning_rate
+from dschat.settings.supervised import FineTuningConfig, ResumeFlags, adapter_learning_rate
 
 # Flags that users of other DPO scripts type -> what to use here.
 REPLACED_DPO_FLAGS: dict[str, str] = {

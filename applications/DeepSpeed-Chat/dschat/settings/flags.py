@@ -21,8 +21,11 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 from dschat.errors import UserError
 from dschat.settings.registry import NoSettings, Registry
 
+RESUMING = "Checkpoints and resuming"
 RARELY_NEEDED = "Rarely needed"
-"""Title of the last group of `--help`: published flags that do nothing for most users."""
+"""Published flags that do nothing for most users."""
+LAST_GROUPS = (RESUMING, RARELY_NEEDED)
+"""Titles of the groups that `--help` shows last."""
 
 
 def flag(
@@ -79,6 +82,16 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def require_at_least(settings: Settings, lowest: float, *names: str) -> None:
+    """Refuse values below `lowest`; those that are unset (None) pass."""
+    for name in names:
+        value = getattr(settings, name)
+        require(
+            value is None or value >= lowest,
+            f"{settings.flag(name)} {value}: expected {lowest} or more.",
+        )
+
+
 @dataclass(frozen=True)
 class Flag:
     """A flag of a command line.
@@ -116,7 +129,7 @@ class Settings:
             constructor. Not a field: neither compared nor written. `replace` keeps it.
         published: the flags of the script that these settings come from; empty: under the
             settings' own names.
-        spellings: setting -> the flag that was typed for it, where the names differ.
+        spellings: setting -> the flag as it was typed, or is published under another name.
         own_flags: values of flags that only this script has (see `CommandLine.own`), or None.
     """
 
@@ -139,8 +152,8 @@ class Settings:
 
     def flag(self, name: str) -> str:
         """The flag that sets a setting, as this script's user types it: "--learning_rate"."""
-        spelled = self.spellings.get(name, name)
-        return "--" + (spelled.replace("_", "-") if self.dashed else spelled)
+        own = name.replace("_", "-") if self.dashed else name
+        return f"--{self.spellings.get(name, own)}"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; which settings were given stays as it is."""
@@ -229,7 +242,7 @@ def flags_of(settings_class: type) -> tuple[Flag, ...]:
 
 def _flags_of(settings_class: type) -> tuple[Flag, ...]:
     hints = get_type_hints(settings_class)
-    group = "Options"
+    group = "Flags"
     found = []
     for field in dataclasses.fields(settings_class):
         if "help" not in field.metadata or not field.init:

@@ -12,7 +12,7 @@ from dschat.settings.huggingface import HuggingFaceFlags
 from dschat.settings.penalty import DivergenceFlags, WassersteinFlags
 from dschat.settings.profiling import ProfileFlags
 from dschat.settings.references import REPLACED_MULTI_REFERENCE_FLAGS, ReferenceFlags
-from dschat.settings.resume import ResumeFlags
+from dschat.settings.supervised import ResumeFlags
 
 PENALTIES = ["kl", "f_divergence", "wasserstein", "sinkhorn_divergence"]
 REPLACED_GROUP_FLAGS = REPLACED_MULTI_REFERENCE_FLAGS | {

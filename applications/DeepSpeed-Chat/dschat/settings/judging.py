@@ -1,10 +1,14 @@
-"""The settings of `sample_from_dataset.py`, `gpt4-eval.py` and `human-eval.py`."""
+"""The settings of `sample_from_dataset.py`, `gpt4-eval.py` and `human-eval.py`, and their API key.
+
+The key is kept out of everything that is shown or written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from dschat.errors import UserError
-from dschat.settings.command_line import REPLACED_FLAGS, CommandLine, flag, require
-from dschat.settings.secrets import redact
+from dschat.settings.command_line import REPLACED_FLAGS, CommandLine, Settings, flag, require
+from dschat.settings.flags import require_at_least
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 KEY_IN_A_FILE = (
@@ -21,10 +25,15 @@ KEY_IN_A_FILE = (
     f"{KEY_VARIABLE}, or give --sk on the command line"
 )
 RESPONSES_FILE = "File of lines {prompt, response, reward}, as inference_with_rewards.py writes."
+MASK = "[key]"
+# A shorter key is a placeholder for a server that needs none, and may occur inside words by chance.
+SHORTEST_SECRET = 8
+# Keys of the usual providers: a server's message may contain the key of another account.
+KEY_PATTERN = re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{6,}")
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(Settings):
     """What to draw from a file of responses."""
 
     filepath: str | None = flag(None, RESPONSES_FILE + " Required.", aliases=["data_path"])
@@ -32,35 +41,28 @@ class SampleConfig:
     dataset: Literal["summarize", "hh-rlhf", "webgpt"] | None = flag(
         None, "For summarize the sample is spread over the subreddits. Required."
     )
-    num_sample: int = flag(50, "Lines to draw; all of them where there are fewer.")
-    per_subreddit: int = flag(5, "summarize: at most so many posts of one subreddit.")
+    num_sample: int = flag(50, "Number of lines to draw; all of them if there are fewer.")
+    per_subreddit: int = flag(5, "summarize: maximum number of posts of one subreddit.")
     seed: int = flag(
         42,
-        "Two files of responses to the same prompts give the same prompts in the same order under "
-        "one seed.",
+        "Seed of the draw. Files of responses to the same prompts give the same prompts in the "
+        "same order.",
     )
 
     def validate(self) -> None:
-        """Refuse what is missing or cannot be meant; raises `UserError`."""
+        """Check the values and that nothing is missing; raises `UserError`."""
         _require_given(self, "filepath", "savepath", "dataset")
-        _require_positive(self, "num_sample", "per_subreddit")
+        require_at_least(self, 1, "num_sample", "per_subreddit")
         _refuse_overwriting("savepath", str(self.savepath), str(self.filepath))
 
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(Settings):
     """Which judge compares which responses."""
 
-    sk: str | None = field(
-        default=None,
-        repr=False,
-        metadata={
-            "help": f"Key of the API; better in the environment variable {KEY_VARIABLE}, because "
-            "other users of the machine can read a command line. OPENAI_BASE_URL names any "
-            "compatible server."
-        },
+    model_name_a: str | None = flag(
+        None, "Model A: " + RESPONSES_FILE + " Required.", group="Responses"
     )
-    model_name_a: str | None = flag(None, "Model A: " + RESPONSES_FILE + " Required.")
     model_name_b: str | None = flag(
         None, "Model B: a file with the same prompts on the same lines. Required."
     )
@@ -70,34 +72,42 @@ class JudgeConfig:
         "hh-rlhf: helpfulness, answered by a JSON object with reasons. Required.",
     )
     output: str | None = flag(
-        None, "File for the judgments. A second start goes on with it. Required."
+        None, "File for the judgments. An incomplete one is resumed. Required."
     )
-    num_sample: int | None = flag(None, "Only so many pairs, the first ones; unset: all.")
-    judge_model: str = flag("gpt-4o-2024-05-13", "Model that judges.")
+    num_sample: int | None = flag(None, "Number of pairs, the first ones; unset: all.")
+    overwrite: bool = flag(False, "Replace existing judgments.")
+    judge_model: str = flag("gpt-4o-2024-05-13", "Model that judges.", group="Judge")
     both_orders: bool = flag(
         False,
-        "Ask twice, each response shown first once: a response wins only if both answers say so.",
-    )
-    concurrency: int = flag(8, "Requests at a time.")
-    max_retries: int = flag(5, "Further tries of a request that was refused for the moment.")
-    timeout: float = flag(
-        60.0, "Seconds of silence of the server after which a request is tried again."
+        "Ask twice, once in each order: a response wins only if both answers agree.",
     )
     judge_temperature: float = flag(
         0.0, "Sampling temperature of the judge; below 0: the server's own default."
     )
-    judge_max_tokens: int = flag(512, "Most tokens of an answer; a longer one is unparsable.")
+    judge_max_tokens: int = flag(
+        512, "Maximum length of an answer, in tokens; a longer one cannot be parsed."
+    )
     seed: int = flag(42, "Seed of the order in which a pair is shown.")
-    yes: bool = flag(False, "Start without asking, whatever it will cost.")
-    overwrite: bool = flag(False, "Start anew where there are judgments already.")
+    sk: str | None = field(
+        default=None,
+        repr=False,
+        metadata={
+            "help": f"Key of the API; better in the environment variable {KEY_VARIABLE}, because "
+            "other users of the machine can read a command line. OPENAI_BASE_URL names any "
+            "compatible server.",
+            "group": "Requests",
+        },
+    )
+    yes: bool = flag(False, "Do not ask for confirmation of the cost.")
+    concurrency: int = flag(8, "Number of simultaneous requests.")
+    max_retries: int = flag(5, "Number of retries of a request that was refused temporarily.")
+    timeout: float = flag(60.0, "Seconds without an answer after which a request is retried.")
 
     def validate(self) -> None:
-        """Refuse what is missing or cannot be meant; raises `UserError`."""
+        """Check the values and that nothing is missing; raises `UserError`."""
         _require_given(self, "model_name_a", "model_name_b", "dataset", "output")
-        _require_positive(self, "concurrency", "judge_max_tokens")
-        if self.num_sample is not None:
-            _require_positive(self, "num_sample")
-        require(self.max_retries >= 0, f"--max_retries {self.max_retries}: expected 0 or more.")
+        require_at_least(self, 1, "concurrency", "judge_max_tokens", "num_sample")
+        require_at_least(self, 0, "max_retries")
         require(self.timeout > 0, f"--timeout {self.timeout}: expected more than 0 seconds.")
         inputs = (str(self.model_name_a), str(self.model_name_b))
         _refuse_same_inputs("model_name", *inputs)
@@ -105,7 +115,7 @@ class JudgeConfig:
 
 
 @dataclass
-class HumanConfig:
+class HumanConfig(Settings):
     """Which responses a person compares."""
 
     model_a: str | None = flag(None, "Model A: " + RESPONSES_FILE + " Required.")
@@ -116,17 +126,16 @@ class HumanConfig:
         None, "summarize: also a table by subreddit. Required."
     )
     output: str | None = flag(
-        None, "File for the judgments. A second start goes on with it. Required."
+        None, "File for the judgments. An incomplete one is resumed. Required."
     )
-    num_sample: int | None = flag(None, "Only so many pairs, the first ones; unset: all.")
+    num_sample: int | None = flag(None, "Number of pairs, the first ones; unset: all.")
     seed: int = flag(42, "Seed of the order in which a pair is shown.")
-    overwrite: bool = flag(False, "Start anew where there are judgments already.")
+    overwrite: bool = flag(False, "Replace existing judgments.")
 
     def validate(self) -> None:
-        """Refuse what is missing or cannot be meant; raises `UserError`."""
+        """Check the values and that nothing is missing; raises `UserError`."""
         _require_given(self, "model_a", "model_b", "dataset", "output")
-        if self.num_sample is not None:
-            _require_positive(self, "num_sample")
+        require_at_least(self, 1, "num_sample")
         inputs = (str(self.model_a), str(self.model_b))
         _refuse_same_inputs("model", *inputs)
         _refuse_overwriting("output", str(self.output), *inputs)
@@ -172,10 +181,10 @@ def _take_key(arguments: list[str]) -> str | None:
         if "=" in argument:
             key = argument.split("=", 1)[1]
         else:
-            require(at < len(arguments), "--sk stands without a key.")
+            require(at < len(arguments), "--sk needs a key.")
             require(
                 not arguments[at].startswith("--"),
-                "--sk stands without a key: another flag follows it.",
+                "--sk needs a key; another flag follows it.",
             )
             key = arguments.pop(at)
 
@@ -185,16 +194,10 @@ def _require_given(config: object, *names: str) -> None:
         require(bool(getattr(config, name)), f"Give --{name}; --help says what it is.")
 
 
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(value >= 1, f"--{name} {value}: expected 1 or more.")
-
-
 def _refuse_same_inputs(name: str, a: str, b: str) -> None:
     require(
         Path(a).resolve() != Path(b).resolve(),
-        f"--{name}_a and --{name}_b are one file, {a}. Give the responses of two models.",
+        f"--{name}_a and --{name}_b are the same file, {a}. Give the responses of two models.",
     )
 
 
@@ -202,5 +205,36 @@ def _refuse_overwriting(name: str, output: str, *inputs: str) -> None:
     for path in inputs:
         require(
             Path(output).resolve() != Path(path).resolve(),
-            f"--{name} {output} is an input too, and would be lost. Give another file.",
+            f"--{name} {output} is also an input, and would be overwritten. Give another file.",
         )
+
+
+def redact(text: str, *keys: str | None) -> str:
+    """`text` without the keys, and without anything that looks like one."""
+    for key in keys:
+        key = (key or "").strip()
+        if len(key) >= SHORTEST_SECRET:
+            text = text.replace(key, MASK)
+        elif key:
+            text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", MASK, text)
+    return KEY_PATTERN.sub(MASK, text)
+
+
+def checked_key(key: str | None) -> str:
+    """The key without white space around it.
+
+    Raises:
+        UserError: there is none, or it holds characters that no header can carry.
+    """
+    key = (key or "").strip()
+    if not key:
+        raise UserError(
+            "There is no API key. Set the environment variable OPENAI_API_KEY or give --sk (any "
+            "word if your server, named by OPENAI_BASE_URL, needs none)."
+        )
+    if not all("!" <= c <= "~" for c in key):
+        raise UserError(
+            "The API key contains a blank or a character outside ASCII; it may have been copied "
+            "incompletely. Its text is not repeated here."
+        )
+    return key

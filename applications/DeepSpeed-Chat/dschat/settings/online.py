@@ -23,7 +23,7 @@ from dschat.settings.online_flags import (
     SystemFlags,
 )
 from dschat.settings.profiling import ProfileFlags, profiled_iterations
-from dschat.settings.resume import ResumeFlags, require_resume
+from dschat.settings.supervised import ResumeFlags, require_resume
 
 PARSERS = ["stanza", "link-grammar"]
 """The names that `dschat.scoring.parsing.parsers.open_parser` knows."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.settings.command_line import flag, require
-from dschat.settings.flags import plugin_flag
-from dschat.settings.resume import ResumeFlags, require_resume
+from dschat.settings.command_line import Settings, flag, require
+from dschat.settings.flags import RARELY_NEEDED, RESUMING, plugin_flag, require_at_least
 
 SCHEDULERS = [
     "linear",
@@ -21,130 +19,160 @@ SCHEDULERS = [
 DEFAULT_LORA_LEARNING_RATE = 5e-4
 
 
+@dataclass
+class ResumeFlags(Settings):
+    """Checkpoints, resuming, and when a run gives up: in every training script."""
+
+    checkpoint_steps: int = flag(
+        0,
+        "Save a resumable checkpoint to output_dir/resumable-N every N iterations (step 3 and "
+        "GRPO) or optimiser steps (steps 1, 2 and DPO); 0: only when SIGTERM stops the run.",
+        group=RESUMING,
+    )
+    checkpoint_keep: int = flag(1, "Number of resumable checkpoints that are kept: the newest.")
+    resume_from_checkpoint: str | None = flag(
+        None,
+        "Resume from a checkpoint: auto, the newest complete one in output_dir (if there is none, "
+        "a new run), or the path of a resumable-N folder.",
+    )
+    max_bad_steps: int = flag(
+        3,
+        "Stop after this number of consecutive optimiser steps that were skipped because a loss, a "
+        "gradient or one of their inputs (step 3: rewards, log-probabilities, advantages) was not "
+        "finite. The inputs are saved to output_dir/bad_steps.",
+    )
+
+
+def require_resume(config: ResumeFlags) -> None:
+    """Refuse numbers that are out of range; raises `UserError`."""
+    require_at_least(config, 0, "checkpoint_steps")
+    require_at_least(config, 1, "checkpoint_keep", "max_bad_steps")
+
+
 def adapter_learning_rate(settings: Any, role: str = "") -> float:
     """The learning rate of adapters, by one rule for all scripts.
 
-    It is --lora_learning_rate where that is given; else --learning_rate where that is on the
-    command line or, as in a config file, another than its default; else 5e-4, as in
-    DeepSpeed-Chat: what suits whole weights hardly moves an adapter.
+    --lora_learning_rate if given; else --learning_rate if given; else 5e-4, as in DeepSpeed-Chat:
+    the default for whole weights is too small for an adapter.
 
     Args:
-        settings: a dataclass with the flags of a script. role: their prefix, such as "actor_".
+        settings: a dataclass with the flags of a script.
+        role: their prefix, such as "actor_".
     """
     own = getattr(settings, f"{role}lora_learning_rate")
     if own is not None:
         return own
     name = f"{role}learning_rate"
-    default = next(f.default for f in dataclasses.fields(settings) if f.name == name)
-    rate = getattr(settings, name)
-    unset = rate == default and name not in settings.given
-    return DEFAULT_LORA_LEARNING_RATE if unset else rate
+    return getattr(settings, name) if name in settings.given else DEFAULT_LORA_LEARNING_RATE
 
 
 @dataclass
 class FineTuningConfig(ResumeFlags):
     """What steps 1 and 2 have in common."""
 
+    model_name_or_path: str | None = flag(
+        None,
+        "The model to start from: a Hugging Face model folder or a hub name. Required.",
+        group="Model",
+    )
+    end_of_conversation_token: str | None = flag(
+        None, "Token that ends every text; unset: the tokenizer's own end token."
+    )
+    add_eot_token: bool = flag(
+        False, "Add end_of_conversation_token to the vocabulary if it is missing."
+    )
+    pad_token: str | None = flag(None, "Padding token, for tokenizers without one.")
+    dropout: float | None = flag(None, "Every dropout probability of the model; unset: its own.")
     data_path: list[str] = flag(
         ["Dahoas/rm-static"],
         "Names of data sets, or paths of local files or folders with the same columns; several are "
         "blended.",
+        group="Data",
     )
     data_split: str = flag(
         "2,4,4", "How the training rows are divided between steps 1, 2 and 3, as proportions."
     )
     data_output_path: str | None = flag(
-        None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
+        None, "Cache folder for prepared data; unset: data/ in output_dir."
     )
     plugin: list[str] | None = plugin_flag("data schemas")
-    model_name_or_path: str | None = flag(
-        None, "The model to start from: a Hugging Face model folder or a hub name. Required."
-    )
     apply_chat_template: bool = flag(
         False,
         "Write prompts that are plain texts with the model's chat template: a dialogue "
         "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
     )
-    per_device_train_batch_size: int = flag(16, "Training rows per rank and micro-step.")
+    max_seq_len: int = flag(512, "Texts are truncated to this many tokens.")
+    per_device_train_batch_size: int = flag(
+        16, "Training rows per rank and micro-step.", group="Training"
+    )
     per_device_eval_batch_size: int = flag(16, "Held-out rows per rank and forward pass.")
-    max_seq_len: int = flag(512, "Texts are cut to this many tokens.")
-    learning_rate: float = flag(1e-3, "Highest learning rate of AdamW (betas 0.9 and 0.95).")
-    weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
-    num_train_epochs: int = flag(1, "Passes over the training rows.")
     gradient_accumulation_steps: int = flag(1, "Micro-steps per optimiser step.")
+    num_train_epochs: int = flag(1, "Passes over the training rows.")
+    learning_rate: float = flag(1e-3, "Peak learning rate of AdamW (betas 0.9 and 0.95).")
+    weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
     lr_scheduler_type: str = flag(
-        "cosine", "Course of the learning rate after the warm-up.", choices=SCHEDULERS
+        "cosine", "Learning rate schedule after the warm-up.", choices=SCHEDULERS
     )
     num_warmup_steps: int = flag(0, "Optimiser steps of linear warm-up.")
     warmup_ratio: float = flag(0.0, "Warm-up as a share of all optimiser steps, instead.")
-    output_dir: str | None = flag(None, "Folder for the model, metrics and settings. Required.")
     seed: int = flag(1234, "Seed of data order, dropout and new weights.")
-    local_rank: int = flag(-1, "Set by the launcher.")
-    gradient_checkpointing: bool = flag(
-        False, "Compute activations again in the backward pass: less memory, more time."
+    lora_dim: int = flag(
+        0, "Rank of LoRA adapters; 0: none. They are merged when saving.", group="LoRA"
     )
-    dropout: float | None = flag(None, "Every dropout probability of the model; unset: its own.")
-    offload: bool = flag(
-        False, "Keep the optimiser's state (ZeRO 3: parameters too) in CPU memory."
-    )
-    dtype: str | None = flag(
-        None, "fp32, bf16 or fp16; unset: bf16 on a GPU that has it, fp32 elsewhere."
-    )
-    zero_stage: int = flag(0, "ZeRO stage of DeepSpeed: 0, 1, 2 or 3.")
-    lora_dim: int = flag(0, "Rank of LoRA adapters; 0: none. They are merged when saving.")
     lora_module_name: str = flag(
         "decoder.layers.",
-        "Linear layers whose name contains this text get an adapter (the default is OPT's; "
+        "Linear layers whose name contains this text get an adapter (the default fits OPT; "
         "'model.layers.' fits Llama and Gemma).",
     )
     only_optimize_lora: bool = flag(
         False, "Train the adapters only (and the reward head); else the base weights train as well."
     )
     lora_learning_rate: float | None = flag(
+        None, "Learning rate of the adapters; unset: --learning_rate if that is given, else 5e-4."
+    )
+    dtype: str | None = flag(
         None,
-        "Learning rate of the adapters; unset: --learning_rate where it is given another "
-        "value than its default, else 5e-4.",
+        "fp32, bf16 or fp16; unset: bf16 on a GPU that has it, fp32 elsewhere.",
+        group="Memory and precision",
     )
     compute_fp32_loss: bool = flag(
         False,
         "With bf16 or fp16: compute logits (step 1) or score differences (step 2) in fp32. The "
         "log-softmax is always in fp32.",
     )
+    gradient_checkpointing: bool = flag(
+        False, "Recompute activations in the backward pass: less memory, more time."
+    )
+    zero_stage: int = flag(0, "ZeRO stage of DeepSpeed: 0, 1, 2 or 3.")
+    offload: bool = flag(
+        False, "Keep the optimiser's state (ZeRO 3: parameters too) in CPU memory."
+    )
+    output_dir: str | None = flag(
+        None, "Folder for the model, metrics and settings. Required.", group="Output"
+    )
+    print_loss: bool = flag(False, "Print the loss of every optimiser step.")
     enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")
     tensorboard_path: str | None = flag(
         None, "Folder for them; unset: a folder 'tensorboard' in output_dir."
     )
-    end_of_conversation_token: str | None = flag(
-        None, "Token that ends every text; unset: the tokenizer's own end token."
+    deepspeed_config: str | None = flag(
+        None,
+        "JSON file with further DeepSpeed settings, for those that are not flags here.",
+        group=RARELY_NEEDED,
     )
-    add_eot_token: bool = flag(
-        False, "Add end_of_conversation_token to the vocabulary if it is not there."
-    )
-    pad_token: str | None = flag(None, "Token to pad with, for tokenizers that name none.")
-    print_loss: bool = flag(False, "Print the loss of every optimiser step.")
     deepspeed: bool = flag(
         False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
     )
-    deepspeed_config: str | None = flag(
-        None, "JSON file with further DeepSpeed settings, for those that are not flags here."
-    )
+    local_rank: int = flag(-1, "Set by the launcher.")
 
     def validate(self) -> None:
-        """Refuse values that cannot be meant; raises `UserError`."""
+        """Check the values; raises `UserError`."""
         require(self.model_name_or_path is not None, "Give the model: --model_name_or_path FOLDER.")
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
-        for name in (
-            "per_device_train_batch_size",
-            "per_device_eval_batch_size",
-            "num_train_epochs",
-            "gradient_accumulation_steps",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name} {value}: expected 1 or more.")
-        require(self.max_seq_len >= 2, f"--max_seq_len {self.max_seq_len}: expected 2 or more.")
-        for name in ("weight_decay", "num_warmup_steps", "seed", "lora_dim"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name} {value}: expected 0 or more.")
+        require_at_least(self, 1, "per_device_train_batch_size", "per_device_eval_batch_size")
+        require_at_least(self, 1, "num_train_epochs", "gradient_accumulation_steps")
+        require_at_least(self, 2, "max_seq_len")
+        require_at_least(self, 0, "weight_decay", "num_warmup_steps", "seed", "lora_dim")
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: expected above 0.")
         require(
             self.zero_stage in (0, 1, 2, 3),
@@ -198,12 +226,13 @@ class SupervisedConfig(FineTuningConfig):
     """Step 1: supervised fine-tuning on the chosen responses."""
 
     sft_only_data_path: list[str] = flag(
-        [], "Data sets that are used in this step only, with all their rows."
+        [], "Data sets that are used in this step only, with all their rows.", group="Data"
     )
     completion_only_loss: bool = flag(
         False,
-        "Learn the responses only. Without it the loss is over prompt and response, as in "
+        "Compute the loss on the responses only. Without it: on prompt and response, as in "
         "DeepSpeed-Chat.",
+        group="Training",
     )
 
 
@@ -211,25 +240,26 @@ class SupervisedConfig(FineTuningConfig):
 class RewardModelingConfig(FineTuningConfig):
     """Step 2: a reward model from pairs of a chosen and a rejected response."""
 
-    learning_rate: float = flag(5e-5, "Highest learning rate of AdamW (betas 0.9 and 0.95).")
+    learning_rate: float = flag(5e-5, "Peak learning rate of AdamW (betas 0.9 and 0.95).")
     num_padding_at_beginning: int = flag(
-        0, "Pad tokens that every text starts with, as OPT models (1) were trained."
+        0,
+        "Padding tokens that every text starts with, as OPT models (1) were trained.",
+        group="Data",
     )
     eval_interval: int = flag(
         0,
-        "Evaluate and save output_dir/step_N every so many micro-steps; 0: evaluate after each "
-        "epoch. The last micro-step is always evaluated and saved.",
+        "Evaluate and save output_dir/step_N every N micro-steps; 0: evaluate after each epoch. "
+        "The last micro-step is always evaluated and saved.",
+        group="Evaluation",
     )
     eval_iters: int = flag(
         100,
-        "Batches per rank in the evaluations before and during training; the one at the end takes "
+        "Batches per rank in the evaluations before and during training; the one at the end uses "
         "all held-out pairs.",
     )
 
     def validate(self) -> None:
         """See `FineTuningConfig.validate`."""
         super().validate()
-        for name in ("num_padding_at_beginning", "eval_interval"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name} {value}: expected 0 or more.")
-        require(self.eval_iters >= 1, f"--eval_iters {self.eval_iters}: expected 1 or more.")
+        require_at_least(self, 0, "num_padding_at_beginning", "eval_interval")
+        require_at_least(self, 1, "eval_iters")

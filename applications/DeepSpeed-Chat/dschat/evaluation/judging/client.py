@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from dschat.errors import UserError
 from dschat.evaluation.judging.instructions import Verdict, read_answer
-from dschat.settings.secrets import checked_key, redact
+from dschat.settings.judging import checked_key, redact
 
 # The next question would be answered in the same way: a bad key, no right to it, no such model.
 HOPELESS_STATUS = {401, 403, 404}

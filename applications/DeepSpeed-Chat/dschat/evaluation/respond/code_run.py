@@ -18,7 +18,7 @@ from dschat.evaluation.respond.table import figures_table
 from dschat.models.loading import resolve_dtype
 from dschat.rewards.code_execution import CodeExecutionReward, code_reward
 from dschat.runtime.distributed import log_main, on_all_ranks, shut_down
-from dschat.settings.inference_code import CodeInferenceConfig
+from dschat.settings.inference import CodeInferenceConfig
 
 PROGRAMS_PER_WORKER = 8
 """In a batch, which ends with its slowest program, and whose results are written at once."""

@@ -12,7 +12,7 @@ from dschat.evaluation.respond.prompts import log_chosen, read_data, short_enoug
 from dschat.rewards.code_execution import read_problem
 from dschat.runtime.distributed import log_main
 from dschat.settings.command_line import require
-from dschat.settings.inference_code import CodeInferenceConfig
+from dschat.settings.inference import CodeInferenceConfig
 
 SCHEMA = "apps"
 

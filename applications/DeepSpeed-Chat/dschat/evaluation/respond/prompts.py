@@ -15,8 +15,7 @@ from dschat.data.text import conversation_text, prompt_ids, warn_of_missing_temp
 from dschat.errors import UserError
 from dschat.runtime.distributed import log_main
 from dschat.settings.command_line import require
-from dschat.settings.inference import InferenceConfig
-from dschat.settings.inference_flags import InferenceFlags
+from dschat.settings.inference import InferenceConfig, InferenceFlags
 
 if TYPE_CHECKING:
     import datasets

@@ -11,9 +11,7 @@ from typing import Any
 from dschat.data import clock
 from dschat.data.prompts import PromptExample
 from dschat.models.loading import DTYPE_NAMES
-from dschat.settings.inference import InferenceConfig
-from dschat.settings.inference_code import CodeInferenceConfig
-from dschat.settings.inference_flags import InferenceFlags
+from dschat.settings.inference import CodeInferenceConfig, InferenceConfig, InferenceFlags
 
 SAMPLED_BYTES = 1 << 16
 MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")

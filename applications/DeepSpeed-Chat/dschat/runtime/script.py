@@ -14,18 +14,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from dschat.errors import UserError
+from dschat.errors import UserError, one_line
 
-# How long other ranks wait before they tell of an error: the launcher looks every second, and
-# rank 0 may be some seconds behind where they are starting up.
+# How long other ranks wait before they report an error: the launcher polls every second, and
+# rank 0 may be some seconds behind while starting up.
 SECONDS_FOR_RANK_0 = 10.0
 
 EXIT_OUTPUT_LOST = 120  # Python's own
-
-
-def one_line(message: str) -> str:
-    """The message on one line: libraries' own, which it may quote, can have several."""
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -39,7 +34,7 @@ def run_script(main: Callable[[], None]) -> None:
         rank = int(given) if given.isdecimal() else 0
         if rank > 0:
             # Most errors are the same on all ranks, and the launcher ends the others as soon as
-            # rank 0 has told of it: only an error that rank 0 does not have is told here.
+            # rank 0 has reported it: only an error that rank 0 does not have is reported here.
             time.sleep(SECONDS_FOR_RANK_0)
         prefix = "error" if rank == 0 else f"error (rank {rank})"
         print(f"\n{prefix}: {one_line(str(error))}", file=sys.stderr, flush=True)
