@@ -114,14 +114,14 @@ def test_flags(flags: dict[str, Any]) -> None:
     refused(flags, "--reward_workers 0", reward_workers=0)
     refused(flags, "Give the policy: --model", model=None, **{"no-actor-folder": None})
     refused(flags, "Remove --num.responses and --top.k", temperature=0)
-    refused(flags, "num-responses has no effect with --ref-scores", **{"ref-scores": True})
+    refused(flags, "num.responses has no effect with --ref-scores", **{"ref-scores": True})
     data = {name: flags[name] for name in ("proj-path", "dataset")} | {"ref-scores": True}
     refused(data, "gpu has no effect with --ref-scores", gpu=0)
-    refused(data, "batch-size has no effect with --ref-scores", batch_size=3)
+    refused(data, "batch.size has no effect with --ref-scores", batch_size=3)
     refused(data, "dtype has no effect with --ref-scores", dtype="bf16")
     refused(data, "--max-prompt-tokens 9 has no effect.*Give --model too", max_prompt_tokens=9)
     refused(flags, "scored by their tests", **{"reward-model": "rm"})
-    refused(flags, "inference_with_rewards.py measures it", reference_model="sft")
+    refused(flags, "use inference_with_rewards.py", reference_model="sft")
 
 
 def test_data(flags: dict[str, Any], tmp_path: Path) -> None:
