@@ -11,6 +11,7 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.optimizer import schedule
+from dschat.models.zero3 import whole_parameters
 from dschat.online import updates
 from dschat.online.faults import find_fault
 from dschat.online.trainer import OnlineTrainer
@@ -255,16 +256,9 @@ def test_a_bad_gradient_of_one_model_stops_both(
 
 def updates_of(engine: Any) -> torch.Tensor:
     """All weights of an engine as one vector."""
-    import deepspeed
-
-    parts = []
-    for parameter in engine.module.parameters():
-        if hasattr(parameter, "ds_id"):
-            with deepspeed.zero.GatheredParameters([parameter]):
-                parts.append(parameter.detach().flatten().clone())
-        else:
-            parts.append(parameter.detach().flatten().clone())
-    return torch.cat(parts)
+    parameters = list(engine.module.parameters())
+    with whole_parameters(parameters):
+        return torch.cat([p.detach().flatten() for p in parameters])
 
 
 @pytest.mark.parametrize("align", [False, True])

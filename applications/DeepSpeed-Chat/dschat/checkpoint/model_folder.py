@@ -15,6 +15,7 @@ from dschat.errors import UserError
 from dschat.models.loading import set_generation_ends
 from dschat.models.lora import merged_state_dict
 from dschat.models.score_reading import as_reward_model
+from dschat.models.zero3 import whole_parameters
 from dschat.runtime.distributed import is_main, on_all_ranks
 from dschat.runtime.files import (
     atomic_directory,
@@ -26,18 +27,6 @@ from dschat.runtime.files import (
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 
 
-@contextlib.contextmanager
-def _gathered(parameter: torch.nn.Parameter) -> Iterator[None]:
-    """The whole parameter inside, where ZeRO 3 has partitioned it (then collective)."""
-    if not hasattr(parameter, "ds_id"):
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        yield
-
-
 @torch.no_grad()
 def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The whole weights on CPU at rank 0, an empty dictionary elsewhere; all ranks must call it.
@@ -47,7 +36,7 @@ def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     state: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
-        with _gathered(parameter):
+        with whole_parameters([parameter]):
             if is_main():
                 value = parameter.detach().cpu()
                 # What ZeRO 3 gathers is freed when the block ends.

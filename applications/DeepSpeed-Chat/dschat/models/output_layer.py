@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dschat.errors import UserError
+from dschat.models.zero3 import whole_parameters
 
 # Elements of one chunk of logits. A regulariser needs some eight such tensors at a time. On CPU
 # 36 MiB each: glibc gives back at once what is larger than 32 MiB, and keeps smaller blocks in a
@@ -98,17 +99,7 @@ class OutputLayer:
 
         Where they are whole already, as inside another such block, nothing is done.
         """
-        partitioned: list[Any] = [p for p in self.parameters() if hasattr(p, "ds_id")]
-        if not partitioned:
-            yield
-            return
-        import deepspeed
-        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
-        if all(p.ds_status == ZeroParamStatus.AVAILABLE for p in partitioned):
-            yield
-            return
-        with deepspeed.zero.GatheredParameters(partitioned):
+        with whole_parameters(self.parameters()):
             yield
 
 

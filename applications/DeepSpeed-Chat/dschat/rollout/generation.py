@@ -22,6 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from dschat.data.ends import ends_of
 from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import tokens_of
+from dschat.models.zero3 import whole_parameters
 from dschat.rollout.decoding import decode
 from dschat.rollout.sampled_states import SampledStates
 
@@ -183,10 +184,9 @@ def whole_model(engine: Any, gather: bool) -> Iterator[Any]:
     if not gather:
         yield model
         return
-    import deepspeed
     from trl.models.utils import add_hooks, remove_hooks
 
-    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+    with whole_parameters(engine.module.parameters()):
         remove_hooks(engine)
         try:
             yield model

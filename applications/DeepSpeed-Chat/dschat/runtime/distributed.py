@@ -152,6 +152,15 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_shares(share: list[Any]) -> list[Any]:
+    """All items of a list that was shared out as items[rank::world_size], in order, on all ranks."""
+    shares = gather_objects(share)
+    whole = [None] * sum(map(len, shares))
+    for i, part in enumerate(shares):
+        whole[i :: len(shares)] = part
+    return whole
+
+
 def log_main(message: str) -> None:
     """Print on rank 0 only, past a progress bar."""
     if is_main():

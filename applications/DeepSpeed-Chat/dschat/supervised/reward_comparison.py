@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from dschat.data.prompts import PromptExample
 from dschat.data.text import conversation_text, prompt_ids
@@ -23,7 +22,7 @@ from dschat.rewards import check_rewards
 from dschat.rewards.text_reward import TextReward
 from dschat.rollout.generation import GenerationSettings
 from dschat.rollout.sampler import Sampler
-from dschat.runtime.distributed import is_main, log_main, rank, world_size
+from dschat.runtime.distributed import gather_shares, is_main, log_main, rank, world_size
 from dschat.runtime.files import atomic_write_text
 from dschat.runtime.statistics import win_rate
 from dschat.settings.command_line import require
@@ -121,10 +120,10 @@ class RewardComparison:
         score_of = dict(zip(unique, found, strict=True))
         scores = [score_of[pair] for pair in pairs]
         rewards = {
-            m.name: _gathered(scores[i * len(mine) : (i + 1) * len(mine)])
+            m.name: gather_shares(scores[i * len(mine) : (i + 1) * len(mine)])
             for i, m in enumerate(models)
         }
-        whole = {name: _gathered(texts) for name, texts in responses.items()}
+        whole = {name: gather_shares(texts) for name, texts in responses.items()}
         result = self._result(policy, references, whole, rewards)
         if is_main():
             atomic_write_text(output, json.dumps(result, indent=1, ensure_ascii=False))
@@ -178,18 +177,6 @@ class RewardComparison:
                 for i, prompt in enumerate(self.prompts)
             ],
         }
-
-
-def _gathered(share: list[Any]) -> list[Any]:
-    """All ranks' items in the prompts' order, from shares that are every world-size-th."""
-    shares: list[Any] = [None] * world_size()
-    if world_size() == 1:
-        return share
-    dist.all_gather_object(shares, share)
-    whole = [None] * sum(map(len, shares))
-    for i, part in enumerate(shares):
-        whole[i :: len(shares)] = part
-    return whole
 
 
 def mean_reward(rewards: Sequence[float]) -> dict[str, Any]:

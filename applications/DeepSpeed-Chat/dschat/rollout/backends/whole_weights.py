@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dschat.models.lora import ADAPTER, is_lora, merged_state_dict
+from dschat.models.zero3 import whole_parameters
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def whole_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         if is_lora(name):
             continue
         needed = [name, *_adapters(name, parameters)]
-        with _gathered([parameters[n] for n in needed]):
+        with whole_parameters([parameters[n] for n in needed]):
             state = {n: parameters[n].detach() for n in needed}
             if len(needed) > 1 or hasattr(model, "peft_config"):
                 state = merged_state_dict(model, state)
@@ -41,14 +41,3 @@ def _adapters(name: str, parameters: dict[str, Any]) -> list[str]:
     layer, _, rest = name.partition(".base_layer.")
     names = [f"{layer}.lora_{half}.{ADAPTER}.weight" for half in ("A", "B")]
     return names if rest == "weight" and names[0] in parameters else []
-
-
-@contextmanager
-def _gathered(parameters: list[Any]) -> Iterator[None]:
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(parameters):
-        yield
