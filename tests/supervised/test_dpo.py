@@ -116,7 +116,7 @@ def test_one_reference_is_trls_dpo(
     recorder = Recorder()
     trainer.add_callback(recorder)
     trainer.config = settings
-    trainer.progress = Progress(setup.log, lambda last: {}, lambda micro_step: None)
+    trainer.progress = Progress(setup.log, lambda last: {}, lambda micro_step, last: Path())
     trainer.train()
     theirs = [row for row in recorder.rows if "loss" in row]
     assert len(ours) == len(theirs) == 8

@@ -153,7 +153,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def gather_shares(share: list[Any]) -> list[Any]:
-    """All items of a list that was shared out as items[rank::world_size], in order, on all ranks."""
+    """All items, in order, of a list of which each rank has items[rank::world_size]."""
     shares = gather_objects(share)
     whole = [None] * sum(map(len, shares))
     for i, part in enumerate(shares):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from trl.trainer.dpo_config import DPOConfig
 
-from dschat.checkpoint.model_folder import check_save, save_model_folder
+from dschat.checkpoint.model_folder import save_model_folder
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
 from dschat.models.loading import check_context, load_causal_lm
@@ -156,27 +157,20 @@ def _train(
             log_main(STOPPED_BEFORE_TRAINING)
             return {}, False
         trainer = _trainer(config, setup, train, width)
-        check_save([trainer.model], setup.tokenizer, setup.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
-            if len(held_out) == 0:
-                return {}
             engine, pad = trainer.model_wrapped, setup.tokenizer.pad_token_id
-            return evaluate_pairs(engine, trainer.objective, held_out, pad, size, setup.device)
+            return evaluate_pairs(engine, trainer.objective, held_out, pad, size)
 
-        def save(step: int) -> None:
-            path = setup.output_dir / f"checkpoint-{step}"
-            save_model_folder(trainer.model, setup.tokenizer, path)
-            log_main(f"Saved the model to {path}")
+        def save(step: int, last: bool) -> Path:
+            folder = setup.output_dir if last else setup.output_dir / f"checkpoint-{step}"
+            save_model_folder(trainer.model, setup.tokenizer, folder, keep_other_files=last)
+            return folder
 
         every = config.eval_steps, config.save_steps, config.logging_steps
         progress = StepProgress(setup.log, evaluate, save, *every)
-        if not trainer.run(config.fine_tuning(), run, progress, stop):
-            return progress.result, False
-    save_model_folder(trainer.model, setup.tokenizer, setup.output_dir, keep_other_files=True)
-    run.mark_finished(trainer.state.global_step, setup.output_dir, progress.result)
-    log_main(f"Saved the trained model to {setup.output_dir}")
-    return progress.result, True
+        finished = trainer.run(config.fine_tuning(), run, progress, stop)
+    return progress.result, finished
 
 
 def rows_to_train_on(config: DirectPreferenceConfig, count: int) -> list[int] | None:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from dschat.algorithms.preferences import dpo_margins, implicit_rewards, mix_sequence_logprobs
-from dschat.runtime.distributed import log_main, sum_over_ranks
+from dschat.runtime.distributed import log_main
 from dschat.supervised.batches import PAIRS
-from dschat.supervised.fine_tuning import held_out_batches
+from dschat.supervised.fine_tuning import held_out_means
 from dschat.supervised.reference_scoring import PairCollator, sequence_logprobs
 from dschat.supervised.trainer import PairTrainer
 
@@ -44,7 +44,7 @@ class PairObjective:
             pairs: how many of the B count, from the first; None: all.
 
         Returns:
-            losses [B], and by name detached sums over the pairs (see `pair_metrics`).
+            losses [B], and by name detached sums over the pairs (see `evaluate_pairs`).
         """
         if pairs is not None:
             logps = logps.unflatten(0, (2, -1))[:, :pairs].flatten()
@@ -68,16 +68,6 @@ class PairObjective:
                 **{f"log_ratio/ref_{k}": ratio.sum() for k, ratio in enumerate(ratios)},
             }
         return -F.logsigmoid(margins), statistics
-
-
-def mean_over_ranks(sums: dict[str, float], count: int, device: torch.device) -> dict[str, float]:
-    """Means over all ranks' pairs, from each rank's sums; collective.
-
-    `log_ratio/ref_k` is the mean of log pi - log rho_k over both responses of a pair; `guard_share`
-    the share of responses on which the guard acts.
-    """
-    *totals, n = sum_over_ranks([*sums.values(), count], device)
-    return {name: total / n for name, total in zip(sums, totals, strict=True)}
 
 
 class MultiReferenceTrainer(PairTrainer, DPOTrainer):
@@ -113,36 +103,33 @@ class MultiReferenceTrainer(PairTrainer, DPOTrainer):
         return self.part_of_step(losses, statistics, num_items_in_batch)
 
 
-@torch.no_grad()
 def evaluate_pairs(
-    model: Any,
-    objective: PairObjective,
-    rows: Any,
-    pad_token_id: int,
-    batch_size: int,
-    device: torch.device,
+    model: Any, objective: PairObjective, rows: Any, pad_token_id: int, batch_size: int
 ) -> dict[str, float]:
     """Loss and statistics of all ranks' held-out pairs, under names that begin with eval_.
 
+    `log_ratio/ref_k` is the mean of log pi - log rho_k over both responses of a pair; `guard_share`
+    the share of responses on which the guard acts.
+
     Args:
         model: the policy's engine; all ranks must call.
-        rows: tokenised pairs with their references' log-probabilities; not empty.
+        rows: tokenised pairs with their references' log-probabilities.
         batch_size: pairs per forward pass.
+
+    Returns:
+        Nothing without rows.
     """
-    model.eval()
-    sums: dict[str, float] = {}
-    pairs = 0
-    for batch, counts in held_out_batches(rows, PairCollator(pad_token_id), batch_size, device):
-        losses, statistics = objective.losses(
-            sequence_logprobs(model, batch), batch["reference_logps"]
+
+    def sums(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logps = sequence_logprobs(model, batch)
+        losses, statistics = objective.losses(logps, batch["reference_logps"])
+        return {"loss": losses.sum(), **statistics, "pairs": torch.tensor(len(losses))}
+
+    found = held_out_means(model, rows, PairCollator(pad_token_id), batch_size, sums, "pairs")
+    if found:
+        del found["eval_pairs"]
+        log_main(
+            f"Held-out loss {found['eval_loss']:.4f}, accuracy "
+            f"{found['eval_rewards/accuracies']:.2%}, margin {found['eval_rewards/margins']:.4g}"
         )
-        for name, value in {"loss": losses.sum(), **statistics}.items():
-            sums[name] = sums.get(name, 0.0) + counts * float(value)
-        pairs += counts * len(losses)
-    model.train()
-    means = mean_over_ranks(sums, pairs, device)
-    log_main(
-        f"Held-out loss {means['loss']:.4f}, accuracy {means['rewards/accuracies']:.2%}, "
-        f"margin {means['rewards/margins']:.4g}"
-    )
-    return {f"eval_{name}": value for name, value in means.items()}
+    return found

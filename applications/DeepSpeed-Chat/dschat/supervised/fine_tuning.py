@@ -7,7 +7,7 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,25 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from dschat.checkpoint.resume import ResumableRun, open_run
+from dschat.data.ends import ends_of
 from dschat.errors import UserError
-from dschat.models.loading import DTYPE_NAMES, check_model_path, load_tokenizer, resolve_dtype
+from dschat.models.loading import (
+    DTYPE_NAMES,
+    check_context,
+    check_model_path,
+    load_tokenizer,
+    resolve_dtype,
+)
+from dschat.models.lora import add_lora
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
-from dschat.runtime.distributed import init_distributed, is_main, log_main, rank, world_size
+from dschat.runtime.distributed import (
+    init_distributed,
+    is_main,
+    log_main,
+    rank,
+    sum_over_ranks,
+    world_size,
+)
 from dschat.runtime.files import require_folder
 from dschat.runtime.random_states import seed_everything
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
@@ -230,26 +245,63 @@ def tokenised(
     return encoded if len(kept) == len(encoded) else encoded.select(kept)
 
 
-def held_out_batches(
-    rows: Any, collate: Callable[..., Any], batch_size: int, device: torch.device, limit: int = 0
-) -> Iterator[tuple[dict[str, torch.Tensor], bool]]:
-    """This rank's share of the rows in batches, each with whether it counts.
+@torch.no_grad()
+def held_out_means(
+    model: Any,
+    rows: Any,
+    collate: Callable[..., Any],
+    batch_size: int,
+    sums_of: Callable[[Any, dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    count: str,
+    limit: int = 0,
+) -> dict[str, float]:
+    """Means over the held-out rows of all ranks, which all must call.
 
-    Every rank gets as many batches as the others, because a forward pass is collective under
-    ZeRO 3; those that fill up do not count.
+    Every rank makes as many forward passes as the others, because they are collective under
+    ZeRO 3; those that only fill up do not count.
 
     Args:
-        rows: tokenised `datasets.Dataset`.
+        model: the engine in training; it is in train mode again afterwards.
+        rows: tokenised `datasets.Dataset`; none: an empty result.
         collate: list of rows -> batch of tensors.
         batch_size: rows per batch.
-        device: where the tensors go.
-        limit: at most so many batches; 0: all.
+        sums_of: called with model and batch; returns sums by name.
+        count: the name of the sum that divides the others.
+        limit: at most so many batches on a rank; 0: all.
+
+    Returns:
+        eval_NAME: the means, and the count itself.
     """
-    ranks = world_size()
+    if len(rows) == 0:
+        return {}
+    model.eval()
+    ranks, sums = world_size(), dict[str, float]()
     batches = math.ceil(math.ceil(len(rows) / ranks) / batch_size)
     for i in range(min(batches, limit) if limit else batches):
         first = i * batch_size * ranks + rank()
         last = min(first + batch_size * ranks, len(rows))
         indices = list(range(first, last, ranks))
         batch = collate([rows[j] for j in indices or [0]])
-        yield {name: tensor.to(device) for name, tensor in batch.items()}, bool(indices)
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        for name, value in sums_of(model, batch).items():
+            counted = float(value.double()) if indices else 0.0
+            sums[name] = sums.get(name, 0.0) + counted
+    model.train()
+    totals = dict(zip(sums, sum_over_ranks(list(sums.values()), model.device), strict=True))
+    number = totals.pop(count)
+    means = {name: total / number for name, total in totals.items()}
+    return {f"eval_{name}": value for name, value in {**means, count: number}.items()}
+
+
+def with_adapters(model: Any, config: FineTuningConfig, tokenizer: Any) -> Any:
+    """The model, fit for --max_seq_len, with LoRA adapters where they are asked for.
+
+    Raises:
+        UserError: its context is shorter, or no layer has the name that was given.
+    """
+    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
+    if config.lora_dim == 0:
+        return model
+    new_rows = ends_of(tokenizer).new_rows()
+    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
+    return add_lora(model, *adapters, new_rows=new_rows)

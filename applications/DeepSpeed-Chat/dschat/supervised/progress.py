@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -27,7 +28,8 @@ class Progress(TrainerCallback):
     Args:
         log: where the rows go.
         evaluate: called with whether it is the last evaluation; returns metrics.
-        save: called with the number of micro-steps done.
+        save: called with the number of micro-steps done and whether it is the last time; returns
+            the model's folder.
         interval: evaluate and save every so many micro-steps; 0: evaluate after each epoch and
             save at the end.
         print_loss: print the loss of every step.
@@ -37,7 +39,7 @@ class Progress(TrainerCallback):
         self,
         log: MetricsLog,
         evaluate: Callable[[bool], dict[str, float]],
-        save: Callable[[int], None],
+        save: Callable[[int, bool], Path],
         interval: int = 0,
         print_loss: bool = False,
     ) -> None:
@@ -47,6 +49,7 @@ class Progress(TrainerCallback):
         self.micro_step = self.epoch_length = self.last_micro_step = 0
         self.tokens = 0  # that this rank has trained on
         self.result: dict[str, float] = {}
+        self.saved: Path | None = None
         self.bad_steps = BadSteps(log.path.parent, 1, "step")  # until the trainer gives its own
         self._pending: dict[str, float] = {}
         self._steps: list[dict[str, float]] = []  # since the last row
@@ -105,7 +108,11 @@ class Progress(TrainerCallback):
         if last or self.micro_step % (self.interval or self.epoch_length) == 0:
             self._pending = self.result = self.evaluate(last)
             if last or self.interval:
-                self.save(self.micro_step)
+                self._save(self.micro_step, last)
+
+    def _save(self, number: int, last: bool) -> None:
+        self.saved = self.save(number, last)
+        log_main(f"Saved the model to {self.saved}")
 
     def _after_step(self, step: int, last: bool) -> None:
         """Whatever is due by optimiser steps."""
@@ -145,16 +152,16 @@ class StepProgress(Progress):
 
     Args:
         evaluate, log: as in `Progress`.
-        save: called with the number of optimiser steps done.
+        save: called with the number of optimiser steps done and whether it is the last time.
         eval_steps, save_steps: evaluate and save every so many; 0: evaluate at both ends only, and
-            save nothing.
+            save at the end only.
     """
 
     def __init__(
         self,
         log: MetricsLog,
         evaluate: Callable[[bool], dict[str, float]],
-        save: Callable[[int], None],
+        save: Callable[[int, bool], Path],
         eval_steps: int,
         save_steps: int,
         logging_steps: int,
@@ -173,5 +180,5 @@ class StepProgress(Progress):
                 self._pending = self.result
             elif self.result:
                 self.log.write({"step": step, "micro_step": self.micro_step, **self.result})
-        if self.save_steps and step % self.save_steps == 0 and not last:
-            self.save(step)
+        if last or (self.save_steps and step % self.save_steps == 0):
+            self._save(step, last)

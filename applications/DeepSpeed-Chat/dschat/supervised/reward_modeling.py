@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,24 +15,23 @@ from trl.trainer.reward_trainer import (
     suppress_seqcls_warning,
 )
 
-from dschat.checkpoint.model_folder import check_save, save_model_folder
-from dschat.data.ends import ends_of
+from dschat.checkpoint.model_folder import save_model_folder
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
-from dschat.models.loading import check_context, load_reward_model
-from dschat.models.lora import add_lora
+from dschat.models.loading import load_reward_model
 from dschat.models.score_reading import read_at_last_token
-from dschat.runtime.distributed import all_reduce, log_main, shut_down, sum_over_ranks
+from dschat.runtime.distributed import all_reduce, log_main, shut_down
 from dschat.runtime.run_files import data_folder
 from dschat.settings.supervised import RewardModelingConfig
 from dschat.supervised.batches import PAIRS
 from dschat.supervised.fine_tuning import (
     Setup,
     data_facts,
-    held_out_batches,
+    held_out_means,
     set_up,
     tokenised,
     trainer_arguments,
+    with_adapters,
 )
 from dschat.supervised.progress import Progress
 from dschat.supervised.trainer import PairTrainer
@@ -107,37 +107,25 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
     setup.run.check_data(**data_facts(config.deepspeed_config, train, held_out))
     setup.run.restore_metrics(setup.log)
     with setup.log:
-        arguments = trainer_arguments(RewardConfig, config, setup, disable_dropout=False)
         trainer = PreferenceTrainer(
             model=load_model(config, setup),
-            args=arguments,
+            args=trainer_arguments(RewardConfig, config, setup, disable_dropout=False),
             train_dataset=train,
             processing_class=setup.tokenizer,
         )
-        check_save([trainer.model], setup.tokenizer, setup.output_dir)
 
         def evaluate(last: bool) -> dict[str, float]:
-            if len(held_out) == 0:
-                return {}
-            return pairwise_accuracy(
-                trainer.model_wrapped,
-                held_out,
-                setup.tokenizer.pad_token_id,
-                config.per_device_eval_batch_size,
-                setup.device,
-                limit=0 if last else config.eval_iters,
-            )
+            pad, size = setup.tokenizer.pad_token_id, config.per_device_eval_batch_size
+            limit = 0 if last else config.eval_iters
+            return pairwise_accuracy(trainer.model_wrapped, held_out, pad, size, limit)
 
-        def save(micro_step: int) -> None:
-            path = setup.output_dir / f"step_{micro_step}"
-            save_model_folder(trainer.model, setup.tokenizer, path)
-            log_main(f"Saved the reward model to {path}")
+        def save(micro_step: int, last: bool) -> Path:
+            folder = setup.output_dir / f"step_{micro_step}"
+            save_model_folder(trainer.model, setup.tokenizer, folder)
+            return folder
 
         progress = Progress(setup.log, evaluate, save, config.eval_interval, config.print_loss)
-        finished = trainer.run(config, setup.run, progress)
-    if finished:
-        model = setup.output_dir / f"step_{progress.micro_step}"
-        setup.run.mark_finished(trainer.state.global_step, model, progress.result)
+        trainer.run(config, setup.run, progress)
     return progress.result
 
 
@@ -153,15 +141,10 @@ def load_model(config: RewardModelingConfig, setup: Setup) -> Any:
             head_may_be_new=True,
             may_grow=config.add_eot_token,
         )
-    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
     read_at_last_token(model)
     if config.compute_fp32_loss:
         model.register_forward_hook(_scores_in_fp32)
-    if config.lora_dim == 0:
-        return model
-    new_rows = ends_of(setup.tokenizer).new_rows()
-    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
-    return add_lora(model, *adapters, new_rows=new_rows)
+    return with_adapters(model, config, setup.tokenizer)
 
 
 def _scores_in_fp32(module: Any, inputs: Any, output: Any) -> Any:
@@ -203,51 +186,39 @@ def load_pairs(config: RewardModelingConfig, setup: Setup) -> tuple[Any, Any]:
     )
 
 
-@torch.no_grad()
 def pairwise_accuracy(
-    model: Any,
-    rows: Any,
-    pad_token_id: int,
-    batch_size: int,
-    device: torch.device,
-    limit: int = 0,
+    model: Any, rows: Any, pad_token_id: int, batch_size: int, limit: int = 0
 ) -> dict[str, float]:
     """The loss, how often the chosen response scores higher, and mean scores, of all ranks' pairs.
 
     Args:
-        model: gives one score per text; all ranks must call.
+        model: the engine, which gives one score per text; all ranks must call.
         rows: tokenised pairs with chosen_ids and rejected_ids.
-        pad_token_id: for the collator.
         batch_size: pairs per forward pass.
-        device: the model's.
         limit: at most so many batches per rank; 0: all.
 
     Returns:
         eval_loss, eval_accuracy, eval_chosen_score, eval_rejected_score (means), eval_pairs (their
-        number).
+        number); nothing without pairs.
     """
-    model.eval()
-    sums = [0.0] * 5
-    collate = DataCollatorForPreference(pad_token_id)
-    for batch, counts in held_out_batches(rows, collate, batch_size, device, limit):
+
+    def sums(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         scores = model(**batch, use_cache=False).logits.squeeze(-1).double()
         chosen, rejected = scores.chunk(2)
-        if counts:
-            right = chosen > rejected
-            losses = -F.logsigmoid(chosen - rejected)
-            parts = (losses, right, chosen, rejected, torch.ones_like(chosen))
-            sums = [s + p.sum().item() for s, p in zip(sums, parts, strict=True)]
-    model.train()
-    *totals, pairs = sum_over_ranks(sums, device)
-    loss, accuracy, better, worse = (total / pairs for total in totals)
-    log_main(
-        f"Held-out accuracy {accuracy:.2%} of {pairs:.0f} pairs, loss {loss:.4f}; mean score "
-        f"{better:.3f} chosen, {worse:.3f} rejected"
-    )
-    return {
-        "eval_loss": loss,
-        "eval_accuracy": accuracy,
-        "eval_chosen_score": better,
-        "eval_rejected_score": worse,
-        "eval_pairs": pairs,
-    }
+        return {
+            "loss": -F.logsigmoid(chosen - rejected).sum(),
+            "accuracy": (chosen > rejected).sum(),
+            "chosen_score": chosen.sum(),
+            "rejected_score": rejected.sum(),
+            "pairs": torch.tensor(len(chosen)),
+        }
+
+    collate = DataCollatorForPreference(pad_token_id)
+    found = held_out_means(model, rows, collate, batch_size, sums, "pairs", limit)
+    if found:
+        log_main(
+            f"Held-out accuracy {found['eval_accuracy']:.2%} of {found['eval_pairs']:.0f} pairs, "
+            f"loss {found['eval_loss']:.4f}; mean score {found['eval_chosen_score']:.3f} chosen, "
+            f"{found['eval_rejected_score']:.3f} rejected"
+        )
+    return found

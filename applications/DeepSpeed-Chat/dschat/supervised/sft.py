@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from dschat.checkpoint.model_folder import check_save, save_model_folder
-from dschat.data.ends import ends_of
+from dschat.checkpoint.model_folder import save_model_folder
 from dschat.data.load import load_data
 from dschat.data.text import encode_pair, warn_of_missing_template
-from dschat.models.loading import check_context, load_causal_lm
-from dschat.models.lora import add_lora
-from dschat.runtime.distributed import log_main, shut_down, sum_over_ranks
+from dschat.models.loading import load_causal_lm
+from dschat.runtime.distributed import log_main, shut_down
 from dschat.runtime.run_files import data_folder
 from dschat.settings.supervised import SupervisedConfig
 from dschat.supervised.batches import IGNORED
 from dschat.supervised.fine_tuning import (
     Setup,
     data_facts,
-    held_out_batches,
+    held_out_means,
     set_up,
     tokenised,
     trainer_arguments,
+    with_adapters,
 )
 from dschat.supervised.progress import Progress
 from dschat.supervised.trainer import FineTuningTrainer
@@ -61,15 +62,13 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
     setup.run.check_data(**data_facts(config.deepspeed_config, train, held_out))
     setup.run.restore_metrics(setup.log)
     with setup.log:
-        arguments = trainer_arguments(SFTConfig, config, setup)
         trainer = SupervisedTrainer(
             model=load_model(config, setup),
-            args=arguments,
+            args=trainer_arguments(SFTConfig, config, setup),
             train_dataset=train,
             processing_class=setup.tokenizer,
             data_collator=DataCollatorForLanguageModeling(setup.tokenizer.pad_token_id),
         )
-        check_save([trainer.model], setup.tokenizer, setup.output_dir)
         if config.compute_fp32_loss:
             wrapped: Any = trainer.model
             base = wrapped.get_base_model() if config.lora_dim else wrapped
@@ -78,26 +77,16 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
             )
 
         def evaluate(last: bool) -> dict[str, float]:
-            if len(held_out) == 0:
-                return {}
-            return perplexity(
-                trainer.model_wrapped,
-                held_out,
-                setup.tokenizer.pad_token_id,
-                config.per_device_eval_batch_size,
-                setup.device,
-            )
+            pad, size = setup.tokenizer.pad_token_id, config.per_device_eval_batch_size
+            return perplexity(trainer.model_wrapped, held_out, pad, size)
 
-        def save(micro_step: int) -> None:
-            save_model_folder(
-                trainer.model, setup.tokenizer, setup.output_dir, keep_other_files=True
-            )
+        def save(micro_step: int, last: bool) -> Path:
+            model, tokenizer = trainer.model, setup.tokenizer
+            save_model_folder(model, tokenizer, setup.output_dir, keep_other_files=True)
+            return setup.output_dir
 
         progress = Progress(setup.log, evaluate, save, print_loss=config.print_loss)
-        finished = trainer.run(config, setup.run, progress)
-    if finished:
-        setup.run.mark_finished(trainer.state.global_step, setup.output_dir, progress.result)
-        log_main(f"Saved the fine-tuned model to {setup.output_dir}")
+        trainer.run(config, setup.run, progress)
     return progress.result
 
 
@@ -111,12 +100,7 @@ def load_model(config: SupervisedConfig, setup: Setup) -> Any:
         dropout=config.dropout,
         may_grow=config.add_eot_token,
     )
-    check_context(model.config, config.max_seq_len, f"--max_seq_len {config.max_seq_len}")
-    if config.lora_dim == 0:
-        return model
-    new_rows = ends_of(setup.tokenizer).new_rows()
-    adapters = config.lora_dim, config.lora_module_name, config.only_optimize_lora
-    return add_lora(model, *adapters, new_rows=new_rows)
+    return with_adapters(model, config, setup.tokenizer)
 
 
 def load_rows(config: SupervisedConfig, setup: Setup) -> tuple[Any, Any]:
@@ -160,33 +144,30 @@ def labelled(
     return {"input_ids": input_ids, "labels": labels, "keep": any(completion_mask[1:])}
 
 
-@torch.no_grad()
-def perplexity(
-    model: Any, rows: Any, pad_token_id: int, batch_size: int, device: torch.device
-) -> dict[str, float]:
+def perplexity(model: Any, rows: Any, pad_token_id: int, batch_size: int) -> dict[str, float]:
     """exp of the mean negative log-likelihood per trained token, over all ranks' rows.
 
     Args:
-        model: with TRL's fused output layer (`add_fused_lm_head`); all ranks must call.
+        model: the engine, with TRL's fused output layer (`add_fused_lm_head`); all ranks must call.
         rows: tokenised rows with input_ids and labels.
-        pad_token_id: for the collator.
         batch_size: rows per forward pass.
-        device: the model's.
 
     Returns:
-        eval_loss, eval_perplexity, eval_tokens.
+        eval_loss, eval_perplexity, eval_tokens; nothing without rows.
     """
-    model.eval()
-    total, tokens = 0.0, 0.0
-    collate = DataCollatorForLanguageModeling(pad_token_id)
-    for batch, counts in held_out_batches(rows, collate, batch_size, device):
+
+    def sums(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         output = model(**batch, use_cache=False, fused_lm_head=True)
-        if counts:
-            total -= output.log_probs.sum(dtype=torch.float64).item()
-            tokens += output.label_mask.sum().item()
-    model.train()
-    total, tokens = sum_over_ranks([total, tokens], device)
-    loss = total / tokens
-    value = math.exp(loss) if loss < 700 else math.inf
-    log_main(f"Held-out perplexity {value:.4g} (loss {loss:.4f} over {tokens:.0f} tokens)")
-    return {"eval_loss": loss, "eval_perplexity": value, "eval_tokens": tokens}
+        loss = -output.log_probs.sum(dtype=torch.float64)
+        return {"loss": loss, "tokens": output.label_mask.sum()}
+
+    collate = DataCollatorForLanguageModeling(pad_token_id)
+    found = held_out_means(model, rows, collate, batch_size, sums, "tokens")
+    if found:
+        loss, tokens = found["eval_loss"], found["eval_tokens"]
+        found["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+        log_main(
+            f"Held-out perplexity {found['eval_perplexity']:.4g} (loss {loss:.4f} over "
+            f"{tokens:.0f} tokens)"
+        )
+    return found

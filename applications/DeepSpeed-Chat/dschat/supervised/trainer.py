@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
+from dschat.checkpoint.model_folder import check_save
 from dschat.checkpoint.resume import ResumableRun
 from dschat.models.optimizer import adamw, rates_text
 from dschat.runtime import distributed
@@ -174,9 +175,11 @@ class FineTuningTrainer:
             Whether the end was reached; False: SIGTERM came, and a checkpoint was saved.
 
         Raises:
-            UserError: (on all ranks) a checkpoint cannot be written, or does not fit.
+            UserError: (on all ranks) the model could not be saved, or a checkpoint cannot be
+                written or does not fit.
         """
         trainer: Any = self
+        check_save([trainer.model], trainer.processing_class, resumable.output_dir)
         self.config, self.resumable, self.progress = config, resumable, progress
         progress.bad_steps = BadSteps(resumable.output_dir, config.max_bad_steps, "step")
         listening: Any = contextlib.nullcontext()
@@ -190,8 +193,12 @@ class FineTuningTrainer:
         checkpoint = resumable.checkpoint
         with listening:
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint.folder))
+        step = trainer.state.global_step
         if self.checkpoints.stopped:
-            log_main(how_to_resume(resumable.folder(trainer.state.global_step)))
+            log_main(how_to_resume(resumable.folder(step)))
+        else:
+            assert progress.saved is not None
+            resumable.mark_finished(step, progress.saved, progress.result)
         return not self.checkpoints.stopped
 
     def save_checkpoint(self) -> None:
