@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
 from dschat.rollout import generation
 from dschat.rollout.sampler import Sampler
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online import online_config
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, SIZES, score_text, write_models
 
@@ -50,8 +50,8 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
     with tempfile.TemporaryDirectory() as temporary:
         write_models(size, Path(temporary))
         given = settings(size, temporary, f"{temporary}/out", "grpo", steps=1)
-        config = DivergenceConfig(**{**given, "save_steps": 0})
-        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        config = online_config(**{**given, "save_steps": 0})
+        trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
         phases = Phases(time.process_time)
         watch(trainer, phases)
@@ -94,8 +94,8 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
             "per_device_training_batch_size": size.responses // 4,
             "gradient_accumulation_steps": 4,
         }
-        config = DivergenceConfig(**{**given, **cut, "save_steps": 0})
-        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        config = online_config(**{**given, **cut, "save_steps": 0})
+        trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         phases = Phases(time.process_time)
         watch(trainer, phases)
         draw = random.Random(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from command_lines import command_line
 from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import Settings, parse_config
 from launch import ROOT, environment, python_that_forks
 
 POLICIES = {
@@ -49,7 +49,9 @@ class Command:
         return command_line(self.script).parse(self.flags)
 
     def settings(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.config())
+        config = self.config()
+        is_settings = isinstance(config, Settings)
+        return config.as_flags() if is_settings else dataclasses.asdict(config)
 
     def names(self) -> list[str]:
         """The flags without their values."""

@@ -12,12 +12,15 @@ import pytest
 import torch
 from dschat.checkpoint import engine_checkpoint
 from dschat.errors import UserError
+from dschat.online.run import build_trainer
+from dschat.online.setup import start
 from dschat.online.trainer import OnlineTrainer
 from dschat.rewards import as_reward
+from dschat.settings.online_scripts import PPO
 from online_fixtures import make_trainer, online_settings
 from safetensors.torch import load_file
 
-GRPO = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GRPO = {"algorithm": "grpo", "num_generations": 4}
 
 
 @pytest.fixture
@@ -120,10 +123,10 @@ def test_sigterm_beside_a_periodic_checkpoint_saves_it_once(settings: Any, tmp_p
 
 def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any) -> None:
     from dschat.online.run import train_online
-    from dschat.settings.penalty import DivergenceConfig
+    from dschat.settings.online import online_config
 
     def train(**changes: Any) -> None:
-        config = DivergenceConfig(**settings("a", resume_from_checkpoint="auto", **changes))
+        config = online_config(**settings("a", resume_from_checkpoint="auto", **changes))
         config.validate()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
@@ -197,11 +200,9 @@ def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             make_trainer(settings("a", resume_from_checkpoint="auto", **changes))
     # What changes no result may change.
-    import yaml
-
-    own = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    del own["run"]
-    assert make_trainer({**own, "resume_from_checkpoint": "auto"}).iteration == 1
+    own = str(tmp_path / "a" / "config.yaml")
+    config = PPO.parse([own, "--resume_from_checkpoint", "auto"])
+    assert build_trainer(config, *start(config)).iteration == 1
     harmless = {"save_steps": 1, "offload_reference_model": True, "checkpoint_steps": 1}
     assert make_trainer(settings("a", resume_from_checkpoint="auto", **harmless)).iteration == 1
 

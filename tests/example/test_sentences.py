@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.example import sentences_grpo, sentences_report
+from dschat.example import sentence_check, sentences_grpo, sentences_report
 from dschat.example.sentence_check import PARTS, SentenceReward, faults, succeeded
 from dschat.example.sentence_words import HELD_OUT, NOUNS, split_words
 from dschat.example.sentences import main as write_data
-from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.registry import import_file
+from online_fixtures import command_line
 from tiny import build_tiny_tokenizer, tiny_config
 
 TEMPLATE = (
@@ -95,12 +96,12 @@ def test_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("answer_reward", 1.0), ("eval_steps", 5), ("few_shot", 2), ("answer_extraction", ["tags"])],
+    [("answer_reward", 1.0), ("eval_steps", 5), ("answer_extraction", ["tags"])],
 )
 def test_flags_of_checked_answers_are_refused(name: str, value: Any) -> None:
-    config = MultiReferenceConfig(refs=["model"], output_dir="out", **{name: value})
-    with pytest.raises(UserError, match=f"--{name} is about answers"):
-        sentences_grpo.check_flags(config)
+    flags = command_line(refs=["model"], output_dir="out", **{name: value})
+    with pytest.raises(UserError, match=f"--{name}"):
+        sentences_grpo.command().parse(flags)
 
 
 @pytest.mark.slow
@@ -124,7 +125,8 @@ def test_a_run_and_its_report(
         return [float(len(text)) for text in texts[2]], {p: [0.0] * len(texts[2]) for p in PARTS}
 
     # A random model says nothing that is worth learning from.
-    monkeypatch.setattr(SentenceReward, "explained", by_length)
+    used = import_file(sentence_check.__file__, "--reward").SentenceReward
+    monkeypatch.setattr(used, "explained", by_length)
     # DeepSpeed cannot begin again in the process of a test that comes after this one.
     monkeypatch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sentences_grpo", *flags.split()])

@@ -16,7 +16,8 @@ from dschat.online import models as online_models
 from dschat.rewards import as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters
 from dschat.rewards.reward_model import RewardModel
-from online_fixtures import make_trainer, online_settings
+from dschat.settings.online import OnlineConfig, online_config
+from online_fixtures import grpo_config, make_trainer, online_settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 ACTOR_LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
@@ -122,12 +123,12 @@ def test_what_is_refused(settings: Any, changes: dict[str, Any], message: str) -
 def test_rounding_in_16_bits_is_no_drift_to_the_sinkhorn_divergence(
     settings: Any, changes: dict[str, Any], message: str | None
 ) -> None:
-    given = settings(transport="sinkhorn_divergence", **changes)
+    given = settings(regularizer="sinkhorn_divergence", **changes)
     if message is None:
-        make_trainer(given, wasserstein=True)
+        make_trainer(given)
         return
     with pytest.raises(UserError, match=message):
-        make_trainer(given, wasserstein=True)
+        make_trainer(given)
 
 
 def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
@@ -138,15 +139,13 @@ def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
     assert dtypes(trainer.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == {torch.float32}
     assert run(trainer, 1)[0]["divergence"] == 0
-    from dschat.settings.code_online import DivergenceCodeConfig
-
     flags = settings(frozen_dtype="bf16", **ACTOR_LORA)
     with pytest.raises(UserError, match="--frozen_dtype: .* no reward model. Remove the flag"):
-        DivergenceCodeConfig(**flags).validate()
+        online_config(**flags, reward=["code_execution"]).validate()
 
 
 @pytest.mark.parametrize(
-    ("residency", "penalty"), [("all", "each"), ("cpu", "mixture"), ("one", "each")]
+    ("residency", "penalty"), [("all", "each"), ("all", "mixture"), ("one", "each")]
 )
 def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
     settings: Any,
@@ -156,10 +155,7 @@ def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
     residency: str,
     penalty: str,
 ) -> None:
-    from dschat.online.run import Task, build_trainer
-    from dschat.online.setup import start
-    from dschat.settings.penalty import DivergenceConfig
-
+    mixture = {"regularizer": "kl", "kl_type": "fkl", "fkl_estimator": "per_state"}
     other = tmp_path / "other"
     shutil.copytree(tiny_model_dir, other)
     copy = tmp_path / "copy"
@@ -171,14 +167,14 @@ def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
         loads = []
         plain = load_references.load_causal_lm
         flags = settings(refs=[str(r) for r in refs], ref_weights=[0.5, 0.2, 0.3])
-        config: Any = DivergenceConfig(**flags, reference_residency=residency)
+        flags |= mixture if penalty == "mixture" else {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 load_references,
                 "load_causal_lm",
                 lambda *a, **k: (loads.append(a[0]), plain(*a, **k))[1],
             )
-            trainer = build_trainer(config, *start(config), Task(mixture=penalty == "mixture"))
+            trainer = make_trainer({**flags, "reference_residency": residency})
             passes: list[int] = []
             for reference in {id(r): r for r in trainer.references}.values():
                 if isinstance(reference, Reference):
@@ -231,7 +227,7 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     trainable = {n for n, p in trainer.critic.module.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "score" in n for n in trainable)
     assert any("lora_" in n for n in trainable)
-    monkeypatch.setattr(online_models, "reward_is_the_critic", lambda config: False)
+    monkeypatch.setattr(OnlineConfig, "reward_is_the_critic", lambda config: False)
     other = make_trainer(settings(**changes))
     assert isinstance(other.reward, RewardModel)
     other.sample(other.prompts[:8])
@@ -290,14 +286,9 @@ def test_the_reward_model_is_the_same_after_a_resume(
 
 
 def test_the_multi_reference_script_hands_its_flags_on() -> None:
-    from dschat.settings.group import MultiReferenceConfig
-
-    config = MultiReferenceConfig(
-        ref_a="a", ref_b="b", output_dir="out", frozen_dtype="bf16", entropy_coef=0.1
-    )
-    config.validate()
-    online = config.online()
-    assert (online.frozen_dtype, online.entropy_coef) == ("bf16", 0.1)
+    flags = {"ref_a": "a", "ref_b": "b", "output_dir": "out"}
+    config = grpo_config(**flags, frozen_dtype="bf16", entropy_coef=0.1)
+    assert (config.frozen_dtype, config.entropy_coef) == ("bf16", 0.1)
 
 
 def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: Any) -> None:

@@ -17,7 +17,7 @@ from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.sampler import Sampler
 from online_fixtures import make_trainer, online_settings
 
-GROUP = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GROUP = {"algorithm": "grpo", "num_generations": 4}
 FOUR = {"per_device_generation_batch_size": 16, "gradient_accumulation_steps": 4}
 
 

@@ -19,7 +19,7 @@ from online_fixtures import make_trainer, online_settings
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
-GROUP = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GROUP = {"algorithm": "grpo", "num_generations": 4}
 
 
 def another_model(folder: Path, tokenizer: Any, seed: int, rows: int | None = None) -> Path:
@@ -58,7 +58,7 @@ def weights(engine: Any) -> list[torch.Tensor]:
         (False, {}),
         (False, {"f_div": "js", "f_div_form": "gradient", "loss_normalization": "sequence"}),
         (True, {"cost_dim": 8, "top_k": 8, "epsilon": 1.0}),
-        (True, {"transport": "sinkhorn_divergence", "top_k": 8}),
+        (True, {"regularizer": "sinkhorn_divergence", "top_k": 8}),
     ],
 )
 def test_every_regulariser_works_with_every_algorithm_and_several_references(

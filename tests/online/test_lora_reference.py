@@ -10,6 +10,7 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, WithoutAdapters
+from dschat.settings.online import online_config
 from online_fixtures import make_trainer, online_settings
 
 LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
@@ -96,11 +97,9 @@ def test_base_weights_are_in_memory_once(settings: Any, tiny_model_dir: Path) ->
 
 
 def test_nothing_is_left_to_offload_where_programs_are_run(settings: Any) -> None:
-    from dschat.settings.code_online import DivergenceCodeConfig
-
     flags = settings(**LORA, offload_reference_model=True)
     with pytest.raises(UserError, match="no reward model. Remove the flag"):
-        DivergenceCodeConfig(**flags).validate()
+        online_config(**flags, reward=["code_execution"]).validate()
     make_trainer(flags)  # a reward model is there to wait elsewhere
 
 

@@ -214,7 +214,7 @@ def test_scoring_never_holds_positions_times_vocabulary(
 
 
 def test_the_sinkhorn_divergence_is_a_penalty_like_the_others(settings: Any) -> None:
-    trainer = make_trainer(settings(transport="sinkhorn_divergence", top_k=16), wasserstein=True)
+    trainer = make_trainer(settings(regularizer="sinkhorn_divergence", top_k=16))
     assert trainer.config.epsilon is None
     assert trainer.run.resolved.epsilon == trainer.regularizer.epsilon >= 0.05  # of this model
     first = trainer.run_iteration(trainer.prompts[:8])

@@ -25,7 +25,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<bos>assistant\n{% endif %}"
 )
 OTHER_TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<eos>{% endfor %}"
-GROUPS = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GROUPS = {"algorithm": "grpo", "num_generations": 4}
 
 
 def save(folder: Path, kind: Any, tokenizer: Any, template: str | None) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from dschat.online.reference_sampling import draw_reference_samples
 from online_fixtures import make_trainer, online_settings
 
-GROUP = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GROUP = {"algorithm": "grpo", "num_generations": 4}
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_ratios_start_at_exactly_one(
         policy, "response_states", lambda *args: (calls.append(len(args[1])), whole(*args))[1]
     )
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", 200 * 7)  # several chunks in a micro-batch
-    group = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+    group = {"algorithm": "grpo", "num_generations": 4}
     settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **group, **changes)
     trainer = make_trainer(settings)
     prompts = [p for p in trainer.prompts[:2] for _ in range(4)]

@@ -193,7 +193,7 @@ def test_step_3_goes_on_the_next_day(
     chat_model: str, chats: str, tmp_path: Path, calendar: type[Calendar]
 ) -> None:
     reward = Path(reward_like(chat_model, tmp_path / "reward"))
-    grpo = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+    grpo = {"algorithm": "grpo", "num_generations": 4}
     settings = online_settings(tmp_path, Path(chat_model), reward, **grpo)
     settings |= {"data_path": [chats], "max_prompt_seq_len": 80}
     trainer = make_trainer(settings)

@@ -121,7 +121,7 @@ def _evaluate(config: MultiReferenceComparisonConfig) -> dict[str, ModelReport]:
     from dschat.models.output_layer import tokens_of
     from dschat.models.policy import PolicyModel
     from dschat.models.references import Reference
-    from dschat.online.setup import quiet_libraries
+    from dschat.runtime.distributed import quiet_libraries
 
     quiet_libraries()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -84,9 +84,9 @@ def _evaluate(config: ComparisonConfig) -> tuple[list[Any], dict[str, Any]]:
     from dschat.models.loading import load_causal_lm, load_reward_model, load_tokenizer
     from dschat.models.policy import PolicyModel
     from dschat.models.references import Reference
-    from dschat.online.setup import quiet_libraries
     from dschat.regularization import KLDivergence, PolicyRegularizer, SinkhornDivergence
     from dschat.rewards.reward_model import RewardModel
+    from dschat.runtime.distributed import quiet_libraries
 
     quiet_libraries()
     assert config.reference is not None

@@ -140,7 +140,7 @@ def compare(config: SentencesReportConfig) -> dict[str, SentencesReport]:
     from dschat.models.loading import load_causal_lm, load_tokenizer
     from dschat.models.policy import PolicyModel
     from dschat.models.references import Reference
-    from dschat.online.setup import quiet_libraries
+    from dschat.runtime.distributed import quiet_libraries
 
     quiet_libraries()
     assert config.before is not None

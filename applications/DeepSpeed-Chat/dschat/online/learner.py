@@ -70,7 +70,7 @@ class OnlineLearner(ExperienceMaker):
         self.responses = config.per_device_generation_batch_size * self.world * self.rounds
         self.loss = LossSettings(
             config.clip_range,
-            config.epsilon_high,
+            config.clip_range_high,
             config.loss_normalization,
             self.tokenizer.pad_token_id,
             config.unsup_coef,
@@ -118,7 +118,7 @@ class OnlineLearner(ExperienceMaker):
         seconds["update"] = time.perf_counter() - at
         self.iteration += 1
         metrics = iteration_metrics(
-            experiences, metric_sums, self.config.kl_ctl, self.device, self.group_size
+            experiences, metric_sums, self.config.penalty_coefficient, self.device, self.group_size
         )
         seconds["total"] = time.perf_counter() - started
         tokens = metrics["response_tokens"]
@@ -211,7 +211,7 @@ class OnlineLearner(ExperienceMaker):
                 experiences,
                 self.responses,
                 self.group_size,
-                config.kl_ctl,
+                config.penalty_coefficient,
                 clip,
                 config.clip_reward_value,
                 leave_one_out=config.algorithm == "rloo",
@@ -230,7 +230,7 @@ class OnlineLearner(ExperienceMaker):
         with on_all_ranks():  # a parser may fail
             for e in experiences:
                 bounds = clip, *discounts, config.clip_reward_value
-                found.append(with_targets(e, config.kl_ctl, *bounds, macro))
+                found.append(with_targets(e, config.penalty_coefficient, *bounds, macro))
         return found
 
     @record_function("update")

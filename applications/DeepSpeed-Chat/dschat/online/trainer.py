@@ -19,7 +19,7 @@ from dschat.runtime.profiling import StepProfiler
 from dschat.runtime.random_states import random_states, set_random_states
 from dschat.runtime.run_files import MetricsLog
 from dschat.settings.command_line import require
-from dschat.settings.profiling import profiled_iterations
+from dschat.settings.online import profiled_iterations
 
 RESUMED = ("iteration", "generation_step", "_saved_at", "_evaluated_at")
 """What a checkpoint keeps of the trainer itself."""
@@ -115,7 +115,7 @@ class OnlineTrainer(OnlineLearner):
         """What the penalty has to say once it has seen a batch."""
         if self.iteration != 1 or metrics["skipped"]:
             return
-        words = self.regularizer.first_report(metrics, self.config.kl_ctl)
+        words = self.regularizer.first_report(metrics, self.config.penalty_coefficient)
         if words:
             distributed.log_main(words)
 

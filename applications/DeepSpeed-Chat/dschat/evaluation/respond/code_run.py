@@ -12,12 +12,12 @@ from dschat.evaluation.respond.policy import Policy, responding
 from dschat.evaluation.respond.problems import choose_problems
 from dschat.evaluation.respond.programs import running
 from dschat.evaluation.respond.settings import code_settings_of
-from dschat.evaluation.respond.setup import choose_device, policy_tokenizer, quiet_libraries
+from dschat.evaluation.respond.setup import choose_device, policy_tokenizer
 from dschat.evaluation.respond.stages import run_stage
 from dschat.evaluation.respond.table import figures_table
 from dschat.models.loading import resolve_dtype
 from dschat.rewards.code_execution import CodeExecutionReward, code_reward
-from dschat.runtime.distributed import log_main, on_all_ranks, shut_down
+from dschat.runtime.distributed import log_main, on_all_ranks, quiet_libraries, shut_down
 from dschat.settings.inference import CodeInferenceConfig
 
 PROGRAMS_PER_WORKER = 8

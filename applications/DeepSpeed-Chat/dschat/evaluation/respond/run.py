@@ -13,12 +13,12 @@ from dschat.evaluation.respond.policy import Policy, diverging, responding
 from dschat.evaluation.respond.prompts import choose_prompts
 from dschat.evaluation.respond.rewards import scoring, texts_of_responses
 from dschat.evaluation.respond.settings import settings_of
-from dschat.evaluation.respond.setup import choose_device, policy_tokenizer, quiet_libraries
+from dschat.evaluation.respond.setup import choose_device, policy_tokenizer
 from dschat.evaluation.respond.stages import run_stage
 from dschat.evaluation.respond.table import figures_table, response_figures
 from dschat.models.loading import check_same_vocabulary, load_pretrained, resolve_dtype
 from dschat.rewards.text_reward import TextReward
-from dschat.runtime.distributed import log_main, shut_down
+from dschat.runtime.distributed import log_main, quiet_libraries, shut_down
 from dschat.settings.inference import InferenceConfig
 
 DIVERGENCES = ("KL", "Sinkhorn")

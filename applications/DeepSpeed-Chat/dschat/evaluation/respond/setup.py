@@ -9,19 +9,8 @@ import torch
 from transformers import AutoTokenizer
 
 from dschat.models.loading import load_pretrained, load_tokenizer
-from dschat.runtime.distributed import check_ranks, init_distributed, is_main
+from dschat.runtime.distributed import check_ranks, init_distributed
 from dschat.settings.command_line import require
-
-
-def quiet_libraries() -> None:
-    """No progress bars but our own."""
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    if not is_main():
-        datasets.disable_progress_bars()
-        transformers_logging.set_verbosity_error()
 
 
 def choose_device(gpu: int | None, local_rank: int = -1) -> torch.device:
