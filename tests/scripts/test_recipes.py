@@ -24,7 +24,7 @@ PLACES = {
     *("data_path", "dataset", "model_name_or_path", "actor_model_name_or_path", "model"),
     *("critic_model_name_or_path", "reward_model", "rm_name", "ref_a", "ref_b", "references"),
     *("output_dir", "model_out", "proj_path", "filepath", "savepath", "output"),
-    *("model_name_a", "model_name_b", "policies", "runs"),
+    *("model_name_a", "model_name_b", "models", "reference_models", "runs"),
 }
 SIZES = {
     *("per_device_train_batch_size", "per_device_eval_batch_size", "eval_batch_size"),

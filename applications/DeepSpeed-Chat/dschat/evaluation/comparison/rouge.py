@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dschat.evaluation.responses.pairing import Pair, head
+from dschat.evaluation.comparison.pairing import Aligned, head
 from dschat.runtime.files import read_jsonl
 from dschat.settings.command_line import require
 
@@ -18,27 +18,28 @@ WHOLE_SPLIT = "1,0,0"
 References = dict[str, list[str]]
 
 
-def read_references(given: str, pairs: Sequence[Pair]) -> References:
-    """The reference texts of each pair's prompt, from a file or a data set.
+def read_references(given: str, aligned: Aligned) -> References:
+    """The reference texts of each prompt, from a file or a data set.
 
     A prompt may have several: those that differ are kept.
 
     Raises:
         UserError: the file or data set cannot be used, or a prompt has no reference in it.
     """
-    wanted = {pair.prompt for pair in pairs}
+    prompts = aligned.prompts
+    wanted = set(prompts)
     found: References = {}
     for prompt, text in _texts(given):
         if prompt in wanted and text not in found.setdefault(prompt, []):
             found[prompt].append(text)
-    missing = [pair for pair in pairs if pair.prompt not in found]
+    missing = [i for i, prompt in enumerate(prompts) if prompt not in found]
     if missing:
-        prompts = len({pair.prompt for pair in missing})
         require(
             False,
-            f"--references {given}: {prompts} of {len(wanted)} prompts have no reference there; "
-            f"the first is that of row {missing[0].line}: {head(missing[0].prompt)}. Prompts are "
-            "compared character by character: give the data that they were made from.",
+            f"--references {given}: {len(wanted - found.keys())} of {len(wanted)} prompts have no "
+            f"reference there; the first is that of row {aligned.lines[missing[0]]}: "
+            f"{head(prompts[missing[0]])}. Prompts are compared character by character: give the "
+            "data that they were made from.",
         )
     return found
 
@@ -86,11 +87,14 @@ def _rows_of_data(given: str) -> list[tuple[str, str]]:
 
 
 def rouge_scores(
-    pairs: Sequence[Pair], references: References, stemmer: bool
-) -> dict[str, tuple[list[float], list[float]]]:
-    """F1 of ROUGE-1, -2 and -L (Lin, 2004) of A's and of B's responses, by the package rouge-score.
+    aligned: Aligned, references: References, stemmer: bool
+) -> dict[str, list[list[float]]]:
+    """F1 of ROUGE-1, -2 and -L (Lin, 2004) of all models' responses, by the package rouge-score.
 
     With several references the best one counts, for each measure by itself.
+
+    Returns:
+        By measure and model, a number for each response.
 
     Raises:
         UserError: a reference has no word that the package knows.
@@ -110,10 +114,9 @@ def rouge_scores(
                 "ROUGE would be 0 whatever the response. Leave out --references.",
             )
     scorer = rouge_scorer.RougeScorer(list(NAMES), use_stemmer=stemmer)
-    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in NAMES.values()}
-    for pair in pairs:
-        for side, response in enumerate(pair.responses):
-            scores = scorer.score_multi(references[pair.prompt], response)
-            for key, name in NAMES.items():
-                found[name][side].append(float(scores[key].fmeasure))
+    found: dict[str, list[list[float]]] = {name: [] for name in NAMES.values()}
+    for rows in aligned.rows:
+        scores = [scorer.score_multi(references[r["prompt"]], r["response"]) for r in rows]
+        for key, name in NAMES.items():
+            found[name].append([float(score[key].fmeasure) for score in scores])
     return found

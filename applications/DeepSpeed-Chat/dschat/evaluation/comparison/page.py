@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from dschat.evaluation.responses.figures import Figures
-from dschat.evaluation.responses.pairing import Pair
-from dschat.evaluation.responses.report import HOW, counts_text, estimate_text, share_text
-from dschat.evaluation.responses.texts import harmless
+from dschat.evaluation.comparison.figures import LETTERS, Figures
+from dschat.evaluation.comparison.pairing import Aligned
+from dschat.evaluation.comparison.report import (
+    HOW,
+    counts_text,
+    harmless,
+    measure_cells,
+    outcome_lines,
+    spread_text,
+)
 
 # Nothing is loaded and no script runs, even if something should get past the escaping.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -16,9 +22,9 @@ TITLE = "Comparison of responses"
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --quiet: #566173; --line: #cbd5e1;
-  --page: #ffffff; --panel: #f5f7fa; --a: #0f766e; --b: #b4431b; }
+  --page: #ffffff; --panel: #f5f7fa; --a: #0f766e; --b: #b4431b; --c: #4f46a5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e5e9f0; --quiet: #a3adbd; --line: #3b4656;
-  --page: #12161d; --panel: #1b212b; --a: #5eead4; --b: #fdba8c; } }
+  --page: #12161d; --panel: #1b212b; --a: #5eead4; --b: #fdba8c; --c: #c4b5fd; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
@@ -34,19 +40,19 @@ section { border-top: 2px solid var(--line); margin-top: 1.5rem; }
   unicode-bidi: isolate; contain: paint; }
 .prompt { max-height: 14rem; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }
-.a { color: var(--a); } .b { color: var(--b); }
+.a { color: var(--a); } .b { color: var(--b); } .c { color: var(--c); }
+.wide { overflow-x: auto; }
 h3 { font-size: .95rem; margin: .8rem 0 .3rem; }
 @media (max-width: 44rem) { .pair { grid-template-columns: minmax(0, 1fr); }
   th, td { padding: .3rem .25rem; font-size: .85rem; } }
 """
 
 
-def page(figures: Figures, pairs: Sequence[Pair], names: tuple[str, str]) -> str:
+def page(figures: Figures, aligned: Aligned, indices: Sequence[int]) -> str:
     """The page.
 
     Args:
-        pairs: those that are shown in full, the largest difference first.
-        names: of A and B.
+        indices: of the prompts that are shown in full, the largest difference first.
     """
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -54,15 +60,15 @@ def page(figures: Figures, pairs: Sequence[Pair], names: tuple[str, str]) -> str
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{TITLE}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>",
         f"<h1>{TITLE}</h1>",
-        _names(names),
+        _names(figures.names),
         f"<p>{_shown(counts_text(figures))}</p>",
         _measures(figures),
         _outcomes(figures),
         f'<p class="quiet">{_shown(HOW)}</p>',
     ]
-    if pairs:
-        parts.append(f"<h2>The {len(pairs)} largest differences of the rewards</h2>")
-    parts += [_pair(number, pair) for number, pair in enumerate(pairs, start=1)]
+    if indices:
+        parts.append(f"<h2>The {len(indices)} largest differences of the rewards</h2>")
+    parts += [_prompt(number, aligned, i) for number, i in enumerate(indices, start=1)]
     return "\n".join([*parts, "</main>\n</body>\n</html>\n"])
 
 
@@ -70,47 +76,53 @@ def _shown(text: str) -> str:
     return escape(harmless(text), quote=True)
 
 
-def _names(names: tuple[str, str]) -> str:
-    a, b = map(_shown, names)
-    return f'<p><b class="a">A</b> <bdi>{a}</bdi><br><b class="b">B</b> <bdi>{b}</bdi></p>'
+def _letter(letter: str, tag: str, more: str = "") -> str:
+    """The letter of a model in its colour; there are three colours."""
+    return f'<{tag}{more} class="{"abc"[LETTERS.index(letter) % 3]}">{letter}</{tag}>'
+
+
+def _names(names: Sequence[str]) -> str:
+    each = (
+        f"{_letter(letter, 'b')} <bdi>{_shown(name)}</bdi>"
+        for letter, name in zip(LETTERS, names, strict=False)
+    )
+    return f"<p>{'<br>'.join(each)}</p>"
 
 
 def _measures(figures: Figures) -> str:
+    letters = LETTERS[: len(figures.names)]
+    head = "".join(_letter(letter, "th", ' scope="col"') for letter in letters)
+    head += "".join(f'<th scope="col">{name.replace("-", "−")}</th>' for name in figures.pair_names)
     rows = "".join(
         f'<tr><th scope="row">{_shown(m.name)}</th>'
-        + "".join(f"<td>{estimate_text(e)}</td>" for e in (m.a, m.b, m.difference))
+        + "".join(f"<td>{cell}</td>" for cell in measure_cells(figures, m))
         + "</tr>\n"
         for m in figures.measures
     )
     return (
-        '<table class="measures">\n<tr><td></td><th scope="col" class="a">A</th>'
-        f'<th scope="col" class="b">B</th><th scope="col">A − B</th></tr>\n{rows}</table>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="figures">\n<table '
+        f'class="measures">\n<tr><td></td>{head}</tr>\n{rows}</table>\n</div>'
     )
 
 
 def _outcomes(figures: Figures) -> str:
-    named = (
-        ("A has the higher reward", figures.wins),
-        ("B has the higher reward", figures.losses),
-        ("the same reward", figures.ties),
-    )
     rows = "".join(
-        f'<tr><th scope="row">{name}</th><td>{share_text(share)}</td></tr>\n'
-        for name, share in named
+        f'<tr><th scope="row">{what}</th><td>{share}</td></tr>\n'
+        for what, share in outcome_lines(figures)
     )
     return f"<table>\n{rows}</table>"
 
 
-def _pair(number: int, pair: Pair) -> str:
+def _prompt(number: int, aligned: Aligned, index: int) -> str:
     responses = "".join(
-        f'<div><h3><b class="{side.lower()}">{side}</b> reward {reward:.4g}</h3>'
-        f"{_text(response, f'response of {side}')}</div>\n"
-        for side, reward, response in zip("AB", pair.rewards, pair.responses, strict=True)
+        f"<div><h3>{_letter(letter, 'b')} reward {rows[index]['reward']:.4g}</h3>"
+        f"{_text(rows[index]['response'], f'response of {letter}')}</div>\n"
+        for letter, rows in zip(LETTERS, aligned.rows, strict=False)
     )
     return (
-        f"<section>\n<h2>{number}. A − B = {pair.difference:+.4g}</h2>\n<h3>Prompt</h3>\n"
-        f'{_text(pair.prompt, "prompt", "prompt")}\n<div class="pair">\n{responses}</div>\n'
-        "</section>"
+        f"<section>\n<h2>{number}. {spread_text(aligned, index).replace('A - B', 'A − B')}</h2>\n"
+        f"<h3>Prompt</h3>\n{_text(aligned.prompts[index], 'prompt', 'prompt')}\n"
+        f'<div class="pair">\n{responses}</div>\n</section>'
     )
 
 

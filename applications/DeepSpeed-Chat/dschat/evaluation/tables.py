@@ -1,13 +1,28 @@
-"""The figures of a run, and their table."""
+"""Tables of figures as plain text."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dschat.evaluation.comparison_output import text_table
-from dschat.evaluation.text_statistics import distinct_n
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, a line under their names, an empty line before and after."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+
+    head = line(header)
+    return "\n".join(["", head, "-" * len(head), *map(line, rows), ""])
+
+
+def distinct_n(texts: Iterable[str], n: int) -> float:
+    """Share of different word n-grams among all of them (Li et al., NAACL 2016); 0 of none."""
+    words = [text.split() for text in texts]
+    found = [tuple(each[i : i + n]) for each in words for i in range(len(each) - n + 1)]
+    return len(set(found)) / len(found) if found else 0.0
 
 
 def response_figures(

@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 from browser import find_browser, look_at
-from dschat.evaluation.responses.figures import figures_of
-from dschat.evaluation.responses.page import POLICY, TITLE, page
-from dschat.evaluation.responses.pairing import Pair
-from dschat.evaluation.responses.report import pairs_text
-from dschat.evaluation.responses.texts import LONGEST_SHOWN, harmless
+from dschat.evaluation.comparison.figures import Measuring, figures_of
+from dschat.evaluation.comparison.page import POLICY, TITLE, page
+from dschat.evaluation.comparison.pairing import Aligned, align
+from dschat.evaluation.comparison.report import (
+    LONGEST_SHOWN,
+    figures_text,
+    harmless,
+    pairs_text,
+    samples_text,
+)
 
 BROWSER = find_browser()
 HOSTILE = [
@@ -50,21 +55,27 @@ class Elements(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-def hostile_pairs() -> list[Pair]:
-    return [
-        Pair(i + 1, f"prompt {text}", (text, text[::-1]), (float(i), 0.0))
-        for i, text in enumerate(HOSTILE)
+def hostile(models: int = 2) -> Aligned:
+    files = [
+        [
+            {"prompt": f"prompt {text}", "response": text[:: 1 - 2 * side], "reward": float(i)}
+            for i, text in enumerate(HOSTILE)
+        ]
+        for side in (0, 1, 0)[:models]
     ]
+    names = ["<script>a</script>" + "n" * 300, "b\u202e", "\x1b[2J"][:models]
+    return align(names, files, names)
 
 
-def hostile_page() -> str:
-    pairs = hostile_pairs()
-    figures = figures_of(pairs, (0, 0), {}, 0, 200)
-    return page(figures, pairs, ("<script>a</script>" + "n" * 300, "b\u202e"))
+def hostile_page(models: int = 2) -> str:
+    aligned = hostile(models)
+    figures = figures_of(aligned, Measuring(0, 200))
+    return page(figures, aligned, range(len(HOSTILE)))
 
 
-def test_nothing_but_the_pages_own_elements() -> None:
-    text = hostile_page()
+@pytest.mark.parametrize("models", [2, 3])
+def test_nothing_but_the_pages_own_elements(models: int) -> None:
+    text = hostile_page(models)
     elements = Elements()
     elements.feed(text)
     assert not {"script", "img", "iframe", "svg"} & set(elements.tags)
@@ -94,10 +105,14 @@ def test_harmless_text() -> None:
 
 
 def test_the_plain_text_is_harmless_too() -> None:
-    text = pairs_text(hostile_pairs())
-    text.encode("utf-8")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
-    assert max(map(len, text.splitlines())) <= 119
+    aligned = hostile(3)
+    everything = range(len(HOSTILE))
+    pairs = pairs_text(aligned, everything)
+    figures = figures_text(figures_of(aligned, Measuring(0, 200)))
+    for text in (pairs, samples_text(aligned, everything), figures):
+        text.encode("utf-8")
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+    assert max(map(len, pairs.splitlines())) <= 119
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")

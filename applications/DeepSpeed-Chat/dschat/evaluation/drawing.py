@@ -1,13 +1,19 @@
-"""How pictures look, and how they are written."""
+"""How pictures look, and how they and their numbers are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from dschat.runtime.files import explain_write_errors
+from dschat.runtime.files import atomic_write_text, explain_write_errors
+
+COLUMNS = ("figure", "group", "run", "step", "metric", "value")
+Row: TypeAlias = tuple[str, str, str, int, str, float]
 
 GREY, INK, LINE, EDGE = "#8a94a6", "#1f2937", "#64748b", "#cbd5e1"
 DPI = 150
@@ -36,3 +42,13 @@ def save_picture(figure: Any, path: Path) -> None:
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """The numbers of a picture as CSV, a row for each; a value that was not finite is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for *names, value in rows:
+        writer.writerow([*names, repr(float(value)) if math.isfinite(value) else ""])
+    atomic_write_text(path, text.getvalue())
