@@ -242,9 +242,7 @@ class CommandLine(Generic[ConfigT]):
         for f in flags_of(self.settings):
             if f.registry is not None:
                 shown = self._published(f)
-                default = shown.default
-                if shown.values:
-                    default = shown.values.get(default, default)
+                default = (shown.values or {}).get(shown.default, shown.default)
                 chosen[f.setting] = self.preset.get(f.setting, default)
         return chosen
 

@@ -24,8 +24,6 @@ from dschat.rollout.generation import GenerationSettings
 from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
 
-DIVERGENCES = ("KL", "Sinkhorn")
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -35,8 +33,7 @@ class Policy:
         path, flag: where it lies, and the flag that said so.
         tokenizer: with a pad token; see `ends_of` for what ends a response.
         temperature: 0: greedy.
-        top_k: sample among the top_k tokens only; None: all.
-        width: of the output layers; None: the tokenizer's tokens.
+        top_k: sample among the so many likeliest tokens only; None: all.
     """
 
     path: str
@@ -48,7 +45,6 @@ class Policy:
     dtype: torch.dtype
     device: torch.device
     top_k: int | None = None
-    width: int | None = None
 
     def load(self, path: str, flag: str) -> Any:
         """A model of this tokenizer, without the output layer's padding: what cannot be decoded
@@ -56,7 +52,7 @@ class Policy:
         """
         model = load_causal_lm(path, self.tokenizer, self.dtype, flag)
         return (
-            cut_vocabulary(model, self.width or tokens_of(self.tokenizer))
+            cut_vocabulary(model, tokens_of(self.tokenizer))
             .to(self.device)
             .eval()
             .requires_grad_(False)
@@ -100,22 +96,13 @@ def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Bat
 
 @contextmanager
 def diverging(
-    policy: Policy,
-    reference: str,
-    prompts: Sequence[PromptExample],
-    responses: Rows,
-    names: Sequence[str] = DIVERGENCES,
-    epsilon: float | None = None,
+    policy: Policy, reference: str, prompts: Sequence[PromptExample], responses: Rows
 ) -> Iterator[Batch]:
     """Divergences of the policy from `reference`, summed over a response's tokens.
 
     Rows have `KL` (exact: over the whole vocabulary at each position) and `Sinkhorn` (the Sinkhorn
     divergence of the tokens' embeddings, with the regulariser's own defaults). Both policies are
     tempered; at temperature 0, where a policy is a single token, they are compared at 1.
-
-    Args:
-        names: of the divergences to measure.
-        epsilon: of the Sinkhorn divergence; None: its default.
     """
     temperature = policy.temperature or 1.0
     other = policy.load(reference, "reference-model")
@@ -123,12 +110,14 @@ def diverging(
     for loaded in (model, other):
         check_output_layer(loaded)
     frozen = Reference(PolicyModel(other, temperature), policy.device)
-    embeddings = other.get_input_embeddings().weight.detach()
     regularizers: dict[str, PolicyRegularizer] = {
         "KL": KLDivergence("exact"),
-        "Sinkhorn": SinkhornDivergence(embeddings, epsilon=epsilon),
+        "Sinkhorn": SinkhornDivergence(other.get_input_embeddings().weight.detach()),
     }
-    scorers = {name: PenaltyScorer(regularizers[name], [frozen], temperature) for name in names}
+    scorers = {
+        name: PenaltyScorer(regularizer, [frozen], temperature)
+        for name, regularizer in regularizers.items()
+    }
     actor = PolicyModel(model, temperature).eval()
 
     def batch(indices: list[int]) -> list[dict[str, Any]]:
