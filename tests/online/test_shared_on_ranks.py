@@ -11,7 +11,7 @@ from launch import environment, run_script
 from online_fixtures import online_settings
 from shared_on_ranks import CASES
 
-SCRIPT = Path(__file__).parent / "shared_on_ranks.py"
+SCRIPT = Path(__file__).parents[1] / "fixtures" / "shared_on_ranks.py"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from launch import run_script
 from online_fixtures import online_settings
 
-SCRIPT = Path(__file__).parent / "faulty_online.py"
+SCRIPT = Path(__file__).parents[1] / "fixtures" / "faulty_online.py"
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def run_faulty(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> A
         }
         settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
         (tmp_path / "settings.json").write_text(json.dumps(settings))
-        return run_script(SCRIPT, [what, tmp_path / "settings.json"], ranks=2)
+        arguments = [what, tmp_path / "settings.json"]
+        return run_script(SCRIPT, arguments, ranks=2, launcher=what == "die")
 
     return run
 
