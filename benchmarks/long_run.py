@@ -91,11 +91,11 @@ def write_models(folder: Path) -> None:
 
 def run(folder: Path, steps: int) -> Probe:
     """PPO with a KL penalty, 8 responses of up to 16 tokens an iteration."""
-    from dschat.online.run import Task, train_online
-    from dschat.settings.penalty import DivergenceConfig
+    from dschat.online.run import Extras, train_online
+    from dschat.settings.online import online_config
 
     write_models(folder)
-    config = DivergenceConfig(
+    config = online_config(
         data_path=[str(folder / "data")],
         data_split="0,0,1",
         actor_model_name_or_path=str(folder / "actor"),
@@ -115,7 +115,7 @@ def run(folder: Path, steps: int) -> Probe:
     )
     config.validate()
     probe = Probe()
-    train_online(config, Task(evaluate=probe, evaluate_every=EVERY))
+    train_online(config, Extras(evaluate=probe, evaluate_every=EVERY))
     return probe
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from dschat.data.ends import ends_of
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online import online_config
 from step_sizes import NEVER, SIZES, Size, score_text, words
 from step_worker import say, serve, wait
 
@@ -76,13 +76,12 @@ def settings(size: Size, folder: str, output: str, algorithm: str, steps: int) -
         "per_device_generation_batch_size": size.responses,
         "per_device_training_batch_size": size.responses,
         "actor_learning_rate": 1e-5,
-        "critic_learning_rate": 5e-6,
         "lr_scheduler_type": "linear",
         "warmup_ratio": 0.0,
         "temperature": 0.8,
         "kl_ctl": 0.05,
         "seed": 1,
-        **({} if algorithm == "ppo" else grouped),
+        **({"critic_learning_rate": 5e-6} if algorithm == "ppo" else grouped),
     }
 
 
@@ -90,9 +89,8 @@ def watch(trainer: Any, phases: Phases) -> None:
     """Time the parts of an iteration."""
     trainer.run_iteration = phases.timed("other", trainer.run_iteration)
     trainer.sample = phases.timed("generate", trainer.sample)
-    trainer.scorer.score = phases.timed("score", trainer.scorer.score)
-    trainer.reward.explained = phases.timed("score", trainer.reward.explained)
-    trainer.scorer.penalty.regularizer = _Timed(trainer.scorer.penalty.regularizer, phases)
+    trainer.score = phases.timed("score", trainer.score)
+    trainer.scorer.regularizer = _Timed(trainer.scorer.regularizer, phases)
     for name in ("actor", "critic"):
         engine = getattr(trainer, name)
         if engine is None:
@@ -135,10 +133,10 @@ def main() -> None:
 
     def run() -> None:
         given = settings(size, options.folder, options.output, options.algorithm, options.steps)
-        config = DivergenceConfig(**given, **flags)
+        config = online_config(**given, **flags)
         config.validate()
         reward: Any = score_text if options.algorithm == "grpo" else None
-        trainer = build_trainer(config, *start(config), Task(reward=reward))
+        trainer = build_trainer(config, *start(config), Extras(reward=reward))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
         never = replace(trainer.sampler.sampler.settings, end_ids=ends_of(trainer.tokenizer).ids)
         trainer.sampler = replace(

@@ -23,12 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dschat.online import loop
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
 from dschat.rollout import generation
 from dschat.rollout.sampler import Sampler
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online import online_config
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, SIZES, score_text, write_models
 
@@ -51,13 +50,13 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
     with tempfile.TemporaryDirectory() as temporary:
         write_models(size, Path(temporary))
         given = settings(size, temporary, f"{temporary}/out", "grpo", steps=1)
-        config = DivergenceConfig(**{**given, "save_steps": 0})
-        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        config = online_config(**{**given, "save_steps": 0})
+        trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
         phases = Phases(time.process_time)
         watch(trainer, phases)
         prompts = trainer.prompts[: size.responses // size.group]
-        policies: list[Any] = [trainer.actor.module, trainer.scorer.penalty.references[0].policy]
+        policies: list[Any] = [trainer.actor.module, trainer.references[0].policy]
         for number in range(rounds + 1):
             for variant, (decodes, shares, reuses) in VARIANTS.items():
                 generation.has_plain_cache = own_decoding if decodes else lambda _: False
@@ -69,7 +68,7 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
                 if number:  # the first one warms up
                     found[variant].append(dict(phases.seconds))
         generation.has_plain_cache = own_decoding
-        trainer.report.log.close()
+        trainer.log.close()
     return found
 
 
@@ -95,8 +94,8 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
             "per_device_training_batch_size": size.responses // 4,
             "gradient_accumulation_steps": 4,
         }
-        config = DivergenceConfig(**{**given, **cut, "save_steps": 0})
-        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        config = online_config(**{**given, **cut, "save_steps": 0})
+        trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         phases = Phases(time.process_time)
         watch(trainer, phases)
         draw = random.Random(1)
@@ -104,20 +103,20 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
             replace(p, ids=p.ids[: draw.randint(size.prompt // 8, size.prompt)])
             for p in trainer.prompts[: size.responses // trainer.group_size]
         ]
-        plain, arranged = Sampler.sample, loop.steps_by_length
+        plain, arranged = Sampler.sample, trainer._by_length
         Sampler.sample = uneven_responses
         for number in range(rounds + 1):
             for variant, rows in found.items():
-                trainer.iteration = number  # the same lengths for both
+                trainer.generation_step = number  # the same lengths for both
                 dealt = variant != by_length
-                loop.steps_by_length = (lambda rollouts, *_: rollouts) if dealt else arranged
+                trainer._by_length = (lambda rollouts, _: rollouts) if dealt else arranged
                 phases.seconds.clear()
                 metrics = trainer.run_iteration(prompts)
                 if number:
                     padding = {"padding share": metrics["padding_share"]}
                     rows.append({**phases.seconds, **padding})
         Sampler.sample = plain
-        trainer.report.log.close()
+        trainer.log.close()
     return found
 
 

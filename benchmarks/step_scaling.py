@@ -34,10 +34,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
 from dschat.runtime import distributed
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online import online_config
 from memory import extra_peak
 from step_ours import Phases, settings, watch
 from step_sizes import NEVER, Size, score_text, write_models
@@ -85,19 +85,19 @@ def measure(size: Size, attention: bool = True, clock: str = "cpu") -> dict[str,
         given = distributed.broadcast_object(given)
         for name in ("per_device_generation_batch_size", "per_device_training_batch_size"):
             given[name] //= distributed.world_size()
-        config = DivergenceConfig(**{**given, "kl_estimator": "exact", "save_steps": 0})
+        config = online_config(**{**given, "kl_estimator": "exact", "save_steps": 0})
         config.validate()
-        trainer = build_trainer(config, *start(config), Task(reward=score_text))
+        trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
         if not attention:
-            for policy in (trainer.actor.module, trainer.scorer.penalty.references[0].policy):
+            for policy in (trainer.actor.module, trainer.references[0].policy):
                 policy.model.set_attn_implementation("no_attention")
         cpu = clock == "cpu" and not torch.cuda.is_available()
         phases = Phases(time.process_time if cpu else time.perf_counter)
         watch(trainer, phases)
         batch = trainer.prompts[: size.responses // size.group]
         metrics, peak = extra_peak(lambda: trainer.run_iteration(batch))
-        trainer.report.log.close()
+        trainer.log.close()
     assert metrics["response_length"] == size.response
     seconds = {name: phases.seconds[name] for name in PHASES}
     seconds["score"] += phases.seconds["penalty"]

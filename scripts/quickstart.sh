@@ -63,11 +63,12 @@ run "5/6 step 3: PPO with the Wasserstein penalty" ppo_wpr/done \
 
 last() { ls -d "$OUT/$1"/step-* | sort -V | tail -n 1; }
 echo "== 6/6 held-out prompts"
-python -m dschat.evaluation.run_comparison \
-  --reference "$OUT/sft" --reward_model "$reward_model" \
-  --policies "SFT=$OUT/sft" "PPO + KL=$(last ppo_kl)/actor" "PPO + WPR=$(last ppo_wpr)/actor" \
-  --runs "PPO + KL=$OUT/ppo_kl" "PPO + WPR=$OUT/ppo_wpr" \
-  --data_path "$OUT/example/data" --num_prompts 256 --max_prompt_seq_len 120 \
-  --max_answer_seq_len 32 --epsilon 0.05 --seed "$SEED" --output_dir "$OUT"
-python -m dschat.example.judge "$OUT/comparison.json"
+python "$ROOT/evaluation/compare.py" \
+  --models "PPO + KL=$(last ppo_kl)/actor" "PPO + WPR=$(last ppo_wpr)/actor" \
+  --reference_models "SFT=$OUT/sft" --divergences KL Sinkhorn --epsilon 0.05 \
+  --reward_model "$reward_model" \
+  --reward "$ROOT/applications/DeepSpeed-Chat/dschat/example/summaries.py:GoldScore" \
+  --runs "$OUT/ppo_kl" "$OUT/ppo_wpr" \
+  --dataset "$OUT/example/data" --num_samples 256 --max_prompt_tokens 120 --max_new_tokens 32 \
+  --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

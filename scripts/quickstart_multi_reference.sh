@@ -76,9 +76,9 @@ start fkl python "$GRPO" "${grpo[@]}" --kl_type fkl --beta 0.5 --gamma 0.1 --mod
 finish
 
 echo "== 4/4 test problems"
-python -m dschat.evaluation.multi_reference_comparison \
-  --references "adder=$OUT/adder" "subtractor=$OUT/subtractor" \
-  --policies "RKL=$OUT/rkl" "FKL=$OUT/fkl" --runs "RKL=$OUT/rkl" "FKL=$OUT/fkl" \
-  --dataset "$EXAMPLE/correct" --kinds "additions=+" "subtractions=-" \
-  --max_prompt_length 40 --max_completion_length 32 --seed "$SEED" --output_dir "$OUT"
+python "$ROOT/evaluation/compare.py" --models "RKL=$OUT/rkl" "FKL=$OUT/fkl" \
+  --reference_models "adder=$OUT/adder" "subtractor=$OUT/subtractor" \
+  --runs "$OUT/rkl" "$OUT/fkl" --dataset "$EXAMPLE/correct" \
+  --greedy --pass_k 1 4 --kinds "additions=+" "subtractions=-" --batch_size 100 \
+  --max_prompt_tokens 40 --max_new_tokens 32 --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

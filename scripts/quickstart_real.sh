@@ -29,6 +29,8 @@ python -m dschat.example.sentences_grpo --refs "$MODEL" --dataset "$OUT/prompts"
   --checkpoint_steps 10 --resume_from_checkpoint auto --output_dir "$OUT/grpo"
 
 echo "== 3/3 held-out words"
-python -m dschat.example.sentences_report --before "$MODEL" --after "$OUT/grpo" \
-  --dataset "$OUT/prompts" --seed "$SEED" --output_dir "$OUT"
+python "$ROOT/evaluation/compare.py" --models "trained=$OUT/grpo" --reference_models "start=$MODEL" \
+  --reward "$ROOT/applications/DeepSpeed-Chat/dschat/example/sentence_check.py:SentenceReward" \
+  --dataset "$OUT/prompts" --greedy --max_new_tokens 28 --batch_size 50 \
+  --runs "$OUT/grpo" --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

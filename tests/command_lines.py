@@ -7,8 +7,8 @@ from typing import Any
 
 from dschat.commands import compare, dpo, grpo, judge, plot, ppo, respond, reward, sft
 from dschat.settings.command_line import CommandLine
+from dschat.settings.comparison import COMPARE
 from dschat.settings.judging import JUDGE
-from dschat.settings.responses import COMPARE
 from launch import DPO, MULTI_REFERENCE, ROOT, STEP1, STEP2, TRAINING
 
 STEP3 = TRAINING / "step3_rlhf_finetuning"

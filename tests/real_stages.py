@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 from collections.abc import Sequence
@@ -11,17 +10,16 @@ from typing import Any
 
 import torch
 from dpo_fixtures import configured
-from dschat.example.sentence_check import SentenceReward
+from dschat.example import sentence_check
 from dschat.example.sentences import make_row
-from dschat.online.group_run import task_of
-from dschat.online.loop import OnlineTrainer
 from dschat.online.run import build_trainer
 from dschat.online.setup import start
-from dschat.settings.group import MultiReferenceConfig
+from dschat.online.trainer import OnlineTrainer
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 from dschat.supervised.dpo import train_dpo
 from dschat.supervised.reward_modeling import train_reward_model
 from dschat.supervised.sft import train_sft
+from online_fixtures import grpo_config
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 WORDS = ("river", "clock", "bread", "winter", "guitar", "bridge", "candle", "doctor")
@@ -120,11 +118,11 @@ def train_preferences(references: list[Path], data: Path, out: Path, **flags: An
 
 def group_trainer(references: list[Path], data: Path, out: Path, **flags: Any) -> OnlineTrainer:
     """GRPO near two references, the first of which is the policy's start, on adapters."""
-    config = MultiReferenceConfig(
-        refs=[str(path) for path in references],
+    config = grpo_config(
+        refs=references,
         ref_weights=[0.25, 0.75],
-        dataset=[str(data / "prompts")],
-        output_dir=str(out),
+        dataset=data / "prompts",
+        output_dir=out,
         max_prompt_length=64,
         max_completion_length=8,
         per_device_train_batch_size=4,
@@ -133,12 +131,10 @@ def group_trainer(references: list[Path], data: Path, out: Path, **flags: Any) -
         max_steps=1,
         lora_dim=4,
         learning_rate=1e-2,
+        reward=f"{sentence_check.__file__}:SentenceReward",
         **flags,
     )
-    config.validate()
-    online = config.online()
-    task = dataclasses.replace(task_of(config), reward=SentenceReward(), evaluate=None)
-    return build_trainer(online, *start(online), task)
+    return build_trainer(config, *start(config))
 
 
 @torch.no_grad()

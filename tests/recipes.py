@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from command_lines import command_line
-from dschat.evaluation.multi_reference_comparison import MultiReferenceComparisonConfig
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import Settings
 from launch import ROOT, environment, python_that_forks
 
 POLICIES = {
@@ -44,12 +43,12 @@ class Command:
 
     def config(self) -> Any:
         """The settings, parsed and validated as the script does."""
-        if self.script == "dschat.evaluation.multi_reference_comparison":
-            return parse_config(MultiReferenceComparisonConfig, self.flags)
         return command_line(self.script).parse(self.flags)
 
     def settings(self) -> dict[str, Any]:
-        return dataclasses.asdict(self.config())
+        config = self.config()
+        is_settings = isinstance(config, Settings)
+        return config.as_flags() if is_settings else dataclasses.asdict(config)
 
     def names(self) -> list[str]:
         """The flags without their values."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dschat.evaluation.style import GREY, INK, LINE, drawing, save_picture
+from dschat.evaluation.drawing import GREY, INK, LINE, drawing, save_picture
 from dschat.regularization import KLDivergence
 from dschat.runtime.script import run_script
 from torch import Tensor

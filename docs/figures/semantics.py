@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dschat.evaluation.style import INK, drawing, save_picture
+from dschat.evaluation.drawing import INK, drawing, save_picture
 from dschat.regularization import (
     FDivergence,
     KLDivergence,

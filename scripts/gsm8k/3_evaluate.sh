@@ -7,8 +7,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 # One process: the first GPU of the recipe.
 if [ "$GPUS" != none ]; then export CUDA_VISIBLE_DEVICES="${GPUS%%,*}"; fi
 step "$OUT/gsm8k_comparison/evaluation.recipe" \
-  python -m dschat.evaluation.multi_reference_comparison \
-  --references "ref_a=$REF_A" "ref_b=$REF_B" --policies "RKL=$RKL" "FKL=$FKL" \
-  --runs "RKL=$RKL" "FKL=$FKL" --dataset "$DATA" \
-  --max_prompt_length "$MAX_PROMPT_LENGTH" --max_completion_length "$MAX_COMPLETION_LENGTH" \
-  --batch_size "$EVAL_BATCH_SIZE" --seed "$SEED" --output_dir "$OUT/gsm8k_comparison" "$@"
+  python "$ROOT/evaluation/compare.py" --models "RKL=$RKL" "FKL=$FKL" \
+  --reference_models "ref_a=$REF_A" "ref_b=$REF_B" --runs "$RKL" "$FKL" --dataset "$DATA" \
+  --greedy --pass_k 1 4 --dtype fp32 \
+  --max_prompt_tokens "$MAX_PROMPT_LENGTH" --max_new_tokens "$MAX_COMPLETION_LENGTH" \
+  --batch_size "$EVAL_BATCH_SIZE" --seed "$SEED" --output "$OUT/gsm8k_comparison" "$@"

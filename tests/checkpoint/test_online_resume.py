@@ -12,12 +12,15 @@ import pytest
 import torch
 from dschat.checkpoint import engine_checkpoint
 from dschat.errors import UserError
-from dschat.online.loop import OnlineTrainer
+from dschat.online.run import build_trainer
+from dschat.online.setup import start
+from dschat.online.trainer import OnlineTrainer
 from dschat.rewards import as_reward
+from dschat.settings.online_scripts import PPO
 from online_fixtures import make_trainer, online_settings
 from safetensors.torch import load_file
 
-GRPO = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GRPO = {"algorithm": "grpo", "num_generations": 4}
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
 
 
 def run(trainer: OnlineTrainer) -> bool:
-    with trainer.report.log:
+    with trainer.log:
         return trainer.train()
 
 
@@ -54,14 +57,8 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
-    """SIGTERM arrives during the given call of a part's method."""
-    owners = {
-        "score": trainer.scorer,
-        "update": trainer.updater,
-        "save_models": trainer.checkpointer,
-    }
-    owner = owners.get(method, trainer)
-    plain, calls = getattr(owner, method), []
+    """SIGTERM arrives during the given call of a method."""
+    plain, calls = getattr(trainer, method), []
 
     def signalled(*arguments: Any) -> Any:
         calls.append(1)
@@ -69,7 +66,7 @@ def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)
 
-    setattr(owner, method, signalled)
+    setattr(trainer, method, signalled)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +74,14 @@ def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
     [
         ({}, "sample"),
         ({"actor_dropout": 0.1, "critic_dropout": 0.1, "ppo_epochs": 2}, "score"),
-        ({"enable_ema": True, "actor_zero_stage": 2, "critic_zero_stage": 2}, "update"),
+        ({"enable_ema": True, "actor_zero_stage": 2, "critic_zero_stage": 2}, "learn"),
         ({"enable_ema": True, "actor_zero_stage": 3, "critic_zero_stage": 3}, "score"),
-        ({"actor_lora_dim": 4, "actor_lora_module_name": "layers.", **GRPO}, "update"),
+        ({"actor_lora_dim": 4, "actor_lora_module_name": "layers.", **GRPO}, "learn"),
         (
             {"dtype": "bf16", "offload": True, "actor_zero_stage": 2, "critic_zero_stage": 3},
-            "update",
+            "learn",
         ),
-        ({"termination_condition": "randomized", "num_train_epochs": 2, "save_steps": 3}, "update"),
+        ({"termination_condition": "randomized", "num_train_epochs": 2, "save_steps": 3}, "learn"),
     ],
 )
 def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
@@ -96,7 +93,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
     stop_at(trainer, method, 3)
     assert not run(trainer)
     # What was sampled but not learnt from is sampled again; begun updates are finished.
-    assert trainer.iteration == (3 if method == "update" else 2)
+    assert trainer.iteration == (3 if method == "learn" else 2)
     assert "--resume_from_checkpoint auto" in capsys.readouterr().out
     again = make_trainer(settings("cut", resume_from_checkpoint="auto", **changes))
     assert again.iteration == trainer.iteration
@@ -106,14 +103,14 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
 
 def test_sigterm_at_the_end_is_no_reason_to_lose_the_model(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "save_models", 1)
+    stop_at(trainer, "save", 1)
     assert run(trainer)
     assert (tmp_path / "a" / "step-8" / "actor" / "model.safetensors").is_file()
 
 
 def test_sigterm_beside_a_periodic_checkpoint_saves_it_once(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a", checkpoint_steps=1))
-    stop_at(trainer, "update", 1)
+    stop_at(trainer, "learn", 1)
     before = engine_checkpoint.torch.save
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -126,10 +123,10 @@ def test_sigterm_beside_a_periodic_checkpoint_saves_it_once(settings: Any, tmp_p
 
 def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any) -> None:
     from dschat.online.run import train_online
-    from dschat.settings.penalty import DivergenceConfig
+    from dschat.settings.online import online_config
 
     def train(**changes: Any) -> None:
-        config = DivergenceConfig(**settings("a", resume_from_checkpoint="auto", **changes))
+        config = online_config(**settings("a", resume_from_checkpoint="auto", **changes))
         config.validate()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
@@ -190,7 +187,7 @@ def test_nothing_to_resume_starts_a_run(settings: Any, tmp_path: Path, capsys: A
 
 def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "update", 1)
+    stop_at(trainer, "learn", 1)
     assert not run(trainer)
     with pytest.raises(UserError, match="resumable-1 of another run"):
         make_trainer(settings("a"))
@@ -203,18 +200,16 @@ def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             make_trainer(settings("a", resume_from_checkpoint="auto", **changes))
     # What changes no result may change.
-    import yaml
-
-    own = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    del own["run"]
-    assert make_trainer({**own, "resume_from_checkpoint": "auto"}).iteration == 1
+    own = str(tmp_path / "a" / "config.yaml")
+    config = PPO.parse([own, "--resume_from_checkpoint", "auto"])
+    assert build_trainer(config, *start(config)).iteration == 1
     harmless = {"save_steps": 1, "offload_reference_model": True, "checkpoint_steps": 1}
     assert make_trainer(settings("a", resume_from_checkpoint="auto", **harmless)).iteration == 1
 
 
 def test_changed_data_are_noticed(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "update", 1)
+    stop_at(trainer, "learn", 1)
     assert not run(trainer)
     again = settings("a", resume_from_checkpoint="auto")
     train = Path(again["data_path"][0]) / "train.jsonl"
@@ -258,13 +253,13 @@ def test_a_checkpoint_runs_no_code(settings: Any, tmp_path: Path) -> None:
     from dschat.checkpoint.resumable import seal
 
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "update", 1)
+    stop_at(trainer, "learn", 1)
     assert not run(trainer)
-    folder, run_of = tmp_path / "a" / "resumable-1", trainer.checkpointer.run
+    folder = tmp_path / "a" / "resumable-1"
     for file in ("actor/state/mp_rank_00_model_states.pt", "rank-0.pt"):
         before = (folder / file).read_bytes()
         torch.save({"module": Runs()}, folder / file)
-        seal(folder, 1, run_of.settings, **run_of.facts)
+        seal(folder, 1, trainer.run.settings, **trainer.run.facts)
         with pytest.raises(UserError, match="weights only"):
             make_trainer(settings("a", resume_from_checkpoint="auto"))
         assert not (tmp_path / "ran").exists()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from dschat.commands.plot import COMMAND_LINE
 from dschat.errors import UserError
+from dschat.evaluation.drawing import drawing
 from dschat.evaluation.runs.curves import draw_curves, lines_of, runs_that_end_early
 from dschat.evaluation.runs.frontier import frontier, notes_on_ends
 from dschat.evaluation.runs.frontier_figure import draw_frontier
@@ -17,7 +18,6 @@ from dschat.evaluation.runs.grouping import group_runs, notes_on
 from dschat.evaluation.runs.measures import EXACT_KL, drawn_measures, logged, shared_measure
 from dschat.evaluation.runs.plot import plot_runs
 from dschat.evaluation.runs.reading import read_runs
-from dschat.evaluation.style import drawing
 from dschat.settings.runs import PlotConfig
 from launch import ROOT, run_script
 from runs_fixtures import online_rows, write_run

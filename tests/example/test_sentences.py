@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.example import sentences_grpo, sentences_report
+from dschat.example import sentence_check, sentences_grpo
 from dschat.example.sentence_check import PARTS, SentenceReward, faults, succeeded
-from dschat.example.sentence_words import HELD_OUT, NOUNS, split_words
+from dschat.example.sentences import HELD_OUT, NOUNS, split_words
 from dschat.example.sentences import main as write_data
-from dschat.settings.group import MultiReferenceConfig
+from dschat.settings.registry import import_file
+from online_fixtures import command_line
 from tiny import build_tiny_tokenizer, tiny_config
 
 TEMPLATE = (
@@ -95,18 +96,16 @@ def test_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("answer_reward", 1.0), ("eval_steps", 5), ("few_shot", 2), ("answer_extraction", ["tags"])],
+    [("answer_reward", 1.0), ("eval_steps", 5), ("answer_extraction", ["tags"])],
 )
 def test_flags_of_checked_answers_are_refused(name: str, value: Any) -> None:
-    config = MultiReferenceConfig(refs=["model"], output_dir="out", **{name: value})
-    with pytest.raises(UserError, match=f"--{name} is about answers"):
-        sentences_grpo.check_flags(config)
+    flags = command_line(refs=["model"], output_dir="out", **{name: value})
+    with pytest.raises(UserError, match=f"--{name}"):
+        sentences_grpo.command().parse(flags)
 
 
 @pytest.mark.slow
-def test_a_run_and_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import LlamaForCausalLM
 
     tokenizer: Any = build_tiny_tokenizer()
@@ -124,7 +123,8 @@ def test_a_run_and_its_report(
         return [float(len(text)) for text in texts[2]], {p: [0.0] * len(texts[2]) for p in PARTS}
 
     # A random model says nothing that is worth learning from.
-    monkeypatch.setattr(SentenceReward, "explained", by_length)
+    used = import_file(sentence_check.__file__, "--reward").SentenceReward
+    monkeypatch.setattr(used, "explained", by_length)
     # DeepSpeed cannot begin again in the process of a test that comes after this one.
     monkeypatch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sentences_grpo", *flags.split()])
@@ -132,21 +132,3 @@ def test_a_run_and_its_report(
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert {"reward/word", "reward/sentence", "reward/success"} <= set(rows[0])
-
-    flags = f"--before {model} --after {run} --dataset {data} --output_dir {tmp_path} "
-    flags += "--max_completion_length 8"
-    monkeypatch.setattr(sys, "argv", ["sentences_report", *flags.split()])
-    sentences_report.main()
-    found = json.loads((tmp_path / "sentences.json").read_text())
-    assert found["before"]["kl"] == 0.0
-    assert found["after"]["kl"] > 0.0
-    for report in found.values():
-        assert report["prompts"] == 6
-        assert set(report["words"]) <= set(split_words()[1])
-        right = [
-            not faults(r, w) for r, w in zip(report["responses"], report["words"], strict=True)
-        ]
-        assert report["success"] == sum(right) / 6
-    assert "4/4" in capsys.readouterr().err, "a bar over models and ways to answer"
-    assert (tmp_path / "sentences.png").stat().st_size > 1000
-    assert "before" in (tmp_path / "sentences.txt").read_text()

@@ -8,6 +8,7 @@ from dschat.example.posts import draw_post, read_facts
 from dschat.example.summaries import (
     DEFECTS,
     PREFERENCE_MARGIN,
+    GoldScore,
     best_score,
     draw_draft,
     draw_pair,
@@ -94,3 +95,14 @@ def test_an_unknown_defect_is_refused() -> None:
     post = draw_post(rng)
     with pytest.raises(ValueError, match="'dull'"):
         spoil(draw_draft(post, rng), "dull", post, rng)
+
+
+def test_the_gold_score_as_a_reward() -> None:
+    posts = [draw_post(random.Random(i)) for i in range(3)]
+    prompts, responses = [p.prompt for p in posts], [" my mother is happy.", " nothing", ""]
+    scores, parts = GoldScore().explained(prompts, responses, [{}] * 3)
+    assert scores == [gold_score(p.facts, r) for p, r in zip(posts, responses, strict=True)]
+    assert scores[2] == -0.5  # nothing covered, no full stop
+    assert parts == {"best possible": [best_score(p.facts) for p in posts]}
+    with pytest.raises(ValueError, match="not a prompt of the embedded example"):
+        GoldScore()(["Human: hello"], [""], [{}])

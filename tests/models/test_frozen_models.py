@@ -16,7 +16,8 @@ from dschat.online import models as online_models
 from dschat.rewards import as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters
 from dschat.rewards.reward_model import RewardModel
-from online_fixtures import make_trainer, online_settings, score
+from dschat.settings.online import OnlineConfig, online_config
+from online_fixtures import grpo_config, make_trainer, online_settings
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 ACTOR_LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
@@ -53,12 +54,12 @@ def test_frozen_models_are_loaded_in_their_dtype(
     said = capsys.readouterr().out
     assert "references are in bf16 and the policy in fp32" in said
     assert "does not start at exactly 0" in said
-    reference = trainer.scorer.penalty.references[0].policy
+    reference = trainer.references[0].policy
     assert dtypes(reference) == dtypes(trainer.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == dtypes(trainer.critic.module) == {torch.float32}
     for body in (reference.model.model, trainer.reward.model.model):
         assert body.rotary_emb.inv_freq.dtype == torch.float32  # not cast after loading
-    (experience, *_), _ = score(trainer, trainer.sample(trainer.prompts[:8]))
+    (experience, *_), _ = trainer.score(trainer.sample(trainer.prompts[:8]))
     rollout = experience.rollout
     inputs = {"attention_mask": rollout.attention_mask, "input_ids": rollout.input_ids}
     inputs["position_ids"] = (rollout.attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -74,9 +75,9 @@ def test_frozen_models_are_loaded_in_their_dtype(
     scorer = AutoModelForSequenceClassification.from_pretrained(
         tiny_reward_dir, dtype=torch.bfloat16
     ).eval()
-    for example, given in zip(rollout.examples, experience.scores.tolist(), strict=True):
+    for example, score in zip(rollout.examples, experience.scores.tolist(), strict=True):
         ids = torch.tensor([example["prompt_ids"] + example["response_ids"]])
-        assert float(scorer(input_ids=ids).logits.detach()) == pytest.approx(given, abs=2e-2)
+        assert float(scorer(input_ids=ids).logits.detach()) == pytest.approx(score, abs=2e-2)
     assert run(trainer)[0]["divergence"] != 0
 
 
@@ -122,12 +123,12 @@ def test_what_is_refused(settings: Any, changes: dict[str, Any], message: str) -
 def test_rounding_in_16_bits_is_no_drift_to_the_sinkhorn_divergence(
     settings: Any, changes: dict[str, Any], message: str | None
 ) -> None:
-    given = settings(transport="sinkhorn_divergence", **changes)
+    given = settings(regularizer="sinkhorn_divergence", **changes)
     if message is None:
-        make_trainer(given, wasserstein=True)
+        make_trainer(given)
         return
     with pytest.raises(UserError, match=message):
-        make_trainer(given, wasserstein=True)
+        make_trainer(given)
 
 
 def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
@@ -138,15 +139,13 @@ def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
     assert dtypes(trainer.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == {torch.float32}
     assert run(trainer, 1)[0]["divergence"] == 0
-    from dschat.settings.code_online import DivergenceCodeConfig
-
     flags = settings(frozen_dtype="bf16", **ACTOR_LORA)
     with pytest.raises(UserError, match="--frozen_dtype: .* no reward model. Remove the flag"):
-        DivergenceCodeConfig(**flags).validate()
+        online_config(**flags, reward=["code_execution"]).validate()
 
 
 @pytest.mark.parametrize(
-    ("residency", "penalty"), [("all", "each"), ("cpu", "mixture"), ("one", "each")]
+    ("residency", "penalty"), [("all", "each"), ("all", "mixture"), ("one", "each")]
 )
 def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
     settings: Any,
@@ -156,10 +155,7 @@ def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
     residency: str,
     penalty: str,
 ) -> None:
-    from dschat.online.run import Task, build_trainer
-    from dschat.online.setup import start
-    from dschat.settings.penalty import DivergenceConfig
-
+    mixture = {"regularizer": "kl", "kl_type": "fkl", "fkl_estimator": "per_state"}
     other = tmp_path / "other"
     shutil.copytree(tiny_model_dir, other)
     copy = tmp_path / "copy"
@@ -171,24 +167,24 @@ def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
         loads = []
         plain = load_references.load_causal_lm
         flags = settings(refs=[str(r) for r in refs], ref_weights=[0.5, 0.2, 0.3])
-        config: Any = DivergenceConfig(**flags, reference_residency=residency)
+        flags |= mixture if penalty == "mixture" else {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 load_references,
                 "load_causal_lm",
                 lambda *a, **k: (loads.append(a[0]), plain(*a, **k))[1],
             )
-            trainer = build_trainer(config, *start(config), Task(mixture=penalty == "mixture"))
+            trainer = make_trainer({**flags, "reference_residency": residency})
             passes: list[int] = []
-            for reference in {id(r): r for r in trainer.scorer.penalty.references}.values():
+            for reference in {id(r): r for r in trainer.references}.values():
                 if isinstance(reference, Reference):
                     reference.policy.register_forward_hook(lambda *_: passes.append(1))
             rows = run(trainer)
         if residency == "one":
-            return rows, len(loads), trainer.scorer.penalty.references
+            return rows, len(loads), trainer.references
         # Two micro-batches in each of two iterations.
-        assert len(passes) == 4 * len({id(r) for r in trainer.scorer.penalty.references})
-        return rows, len(loads), trainer.scorer.penalty.references
+        assert len(passes) == 4 * len({id(r) for r in trainer.references})
+        return rows, len(loads), trainer.references
 
     apart, loads_apart, _ = rows_and_loads([tiny_model_dir, other, copy])
     once, loads, references = rows_and_loads([tiny_model_dir, other, link])
@@ -219,9 +215,9 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     trainer = make_trainer(settings(**changes))
     assert isinstance(trainer.reward, CriticWithoutAdapters)
     before = trainer.sample(trainer.prompts[:8])
-    values = [e.values for e in score(trainer, before)[0]]
+    values = [e.values for e in trainer.score(before)[0]]
     rows = run(trainer)
-    trained = [e.values for e in score(trainer, before)[0]]
+    trained = [e.values for e in trainer.score(before)[0]]
     assert not torch.equal(values[0], trained[0])  # adapters and head have moved
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir)
     separate = RewardModel(model, trainer.tokenizer.pad_token_id, 4, trainer.device)
@@ -231,11 +227,11 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     trainable = {n for n, p in trainer.critic.module.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "score" in n for n in trainable)
     assert any("lora_" in n for n in trainable)
-    monkeypatch.setattr(online_models, "reward_is_the_critic", lambda config: False)
+    monkeypatch.setattr(OnlineConfig, "reward_is_the_critic", lambda config: False)
     other = make_trainer(settings(**changes))
     assert isinstance(other.reward, RewardModel)
     other.sample(other.prompts[:8])
-    score(other, before)
+    other.score(before)
     assert run(other) == rows
 
 
@@ -272,14 +268,14 @@ def test_the_reward_model_is_the_same_after_a_resume(
     if stage == 3:
         changes |= partitioned(tmp_path)
     whole = make_trainer(settings(**changes))
-    with whole.report.log:
+    with whole.log:
         whole.train()
     folder = tmp_path / "out"
     (checkpoint,) = folder.glob("resumable-2")
     flags = {**settings(**changes), "output_dir": str(tmp_path / "again")}
     again = make_trainer({**flags, "resume_from_checkpoint": str(checkpoint)})
     assert again.iteration == 2
-    with again.report.log:
+    with again.log:
         again.train()
 
     def last(path: Path) -> dict[str, float]:
@@ -290,14 +286,9 @@ def test_the_reward_model_is_the_same_after_a_resume(
 
 
 def test_the_multi_reference_script_hands_its_flags_on() -> None:
-    from dschat.settings.group import MultiReferenceConfig
-
-    config = MultiReferenceConfig(
-        ref_a="a", ref_b="b", output_dir="out", frozen_dtype="bf16", entropy_coef=0.1
-    )
-    config.validate()
-    online = config.online()
-    assert (online.frozen_dtype, online.entropy_coef) == ("bf16", 0.1)
+    flags = {"ref_a": "a", "ref_b": "b", "output_dir": "out"}
+    config = grpo_config(**flags, frozen_dtype="bf16", entropy_coef=0.1)
+    assert (config.frozen_dtype, config.entropy_coef) == ("bf16", 0.1)
 
 
 def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: Any) -> None:
@@ -315,5 +306,5 @@ def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: An
     assert not trainer.reward.collective
     trainer.reward = as_reward(Partitioned())
     with pytest.raises(RuntimeError, match="no memory is left"):
-        score(trainer, trainer.sample(trainer.prompts[:8]))
+        trainer.score(trainer.sample(trainer.prompts[:8]))
     assert len(calls) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 from dschat.errors import UserError
 from dschat.models.lora import add_lora, train_rows
 from dschat.models.optimizer import adamw, rates_text
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.dpo import DirectPreferenceConfig
-from dschat.settings.group import MultiReferenceConfig
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online_scripts import GRPO, PPO
 from dschat.settings.supervised import (
     RewardModelingConfig,
     SupervisedConfig,
@@ -65,15 +63,16 @@ def test_the_line_at_the_start_says_which_parameters_learn_at_which_rate(
     assert f"{every - rows:,} other parameters are frozen" in line
 
 
+DPO = CommandLine(DirectPreferenceConfig)
 STEP3 = ["--actor_model_name_or_path", "m", "--critic_model_name_or_path", "c"]
 STEP3 += ["--output_dir", "o", "--data_path", "d"]
 LORA_SCRIPTS: list[tuple[Any, str, list[str]]] = [
-    (SupervisedConfig, "", ["--model_name_or_path", "m", "--output_dir", "o"]),
-    (RewardModelingConfig, "", ["--model_name_or_path", "m", "--output_dir", "o"]),
-    (DirectPreferenceConfig, "", ["--refs", "r", "--output_dir", "o"]),
-    (MultiReferenceConfig, "", ["--refs", "r", "--output_dir", "o"]),
-    (DivergenceConfig, "actor_", STEP3),
-    (DivergenceConfig, "critic_", STEP3),
+    (CommandLine(SupervisedConfig), "", ["--model_name_or_path", "m", "--output_dir", "o"]),
+    (CommandLine(RewardModelingConfig), "", ["--model_name_or_path", "m", "--output_dir", "o"]),
+    (DPO, "", ["--refs", "r", "--output_dir", "o"]),
+    (GRPO, "", ["--refs", "r", "--output_dir", "o"]),
+    (PPO, "actor_", STEP3),
+    (PPO, "critic_", STEP3),
 ]
 
 
@@ -96,25 +95,21 @@ def test_one_rule_for_the_rate_of_adapters(
     script: Any, role: str, base: list[str], given: dict[str, Any], rate: Any
 ) -> None:
     """What the optimiser is given, in every script: the adapters' own rate, else the model's."""
-    default = next(
-        f.default for f in dataclasses.fields(script) if f.name == f"{role}learning_rate"
-    )
+    default = next(f.default for f in script.flags() if f.name == f"{role}learning_rate")
     given = {name: str(default) if value is DEFAULT else value for name, value in given.items()}
     rate = default if rate is DEFAULT else rate
     flags = [word for name, value in given.items() for word in (f"--{role}{name}", value)]
-    config = parse_config(script, [*base, f"--{role}lora_dim", "4", *flags])
-    if script is DirectPreferenceConfig:
+    config = script.parse([*base, f"--{role}lora_dim", "4", *flags])
+    if script is DPO:
         assert config.fine_tuning().lora_learning_rate == rate
-    elif script is MultiReferenceConfig:
-        assert config.online().actor_lora_learning_rate == rate
     else:
-        assert adapter_learning_rate(config, role) == rate
+        assert adapter_learning_rate(config, "actor_" if script is GRPO else role) == rate
 
 
-@pytest.mark.parametrize("script", [DirectPreferenceConfig, MultiReferenceConfig])
+@pytest.mark.parametrize("script", [DPO, GRPO])
 def test_a_rate_of_adapters_needs_adapters(script: Any) -> None:
     base = ["--refs", "r", "--output_dir", "o"]
     with pytest.raises(UserError, match="--lora_learning_rate needs adapters"):
-        parse_config(script, [*base, "--lora_learning_rate", "1e-3"])
-    with pytest.raises(UserError, match="--lora_learning_rate 0.0: expected above 0"):
-        parse_config(script, [*base, "--lora_dim", "4", "--lora_learning_rate", "0"])
+        script.parse([*base, "--lora_learning_rate", "1e-3"])
+    with pytest.raises(UserError, match="--lora_learning_rate 0.0: expected (a number )?above 0"):
+        script.parse([*base, "--lora_dim", "4", "--lora_learning_rate", "0"])

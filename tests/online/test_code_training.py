@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 from dschat.errors import UserError
-from dschat.online.code_run import code_reward
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import build_trainer
 from dschat.online.setup import start
 from dschat.runtime.files import read_jsonl
-from dschat.settings.code_online import DivergenceCodeConfig, WassersteinCodeConfig
-from dschat.settings.command_line import parse_config
+from dschat.settings.online_scripts import PPO_APPS, WPR_APPS
 from launch import TRAINING, run_script
 from program_fixtures import make_programs
 from transformers import AutoTokenizer
@@ -49,21 +47,21 @@ def settings(folder: Path, output: Path, **changes: Any) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config_class", "changes"),
+    ("line", "changes"),
     [
-        (DivergenceCodeConfig, {"critic_learning_rate": 3e-3}),
+        (PPO_APPS, {"critic_learning_rate": 3e-3}),
         (
-            WassersteinCodeConfig,
+            WPR_APPS,
             {"transport": "sinkhorn_divergence", "top_k": 32, "algorithm": "grpo"},
         ),
     ],
 )
 def test_the_reward_rises(
-    folder: Path, tmp_path: Path, config_class: Any, changes: dict[str, Any], read_metrics: Any
+    folder: Path, tmp_path: Path, line: Any, changes: dict[str, Any], read_metrics: Any
 ) -> None:
-    config = parse_config(config_class, settings(folder, tmp_path / "out", **changes))
-    trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
-    with trainer.report.log:
+    config = line.parse(settings(folder, tmp_path / "out", **changes))
+    trainer = build_trainer(config, *start(config))
+    with trainer.log:
         trainer.train()
     rows = read_metrics(tmp_path / "out")
     first, last = (sum(r["reward"] for r in part) / 3 for part in (rows[:3], rows[-3:]))
@@ -92,8 +90,8 @@ def test_each_response_meets_the_tests_of_its_own_prompt(folder: Path, tmp_path:
     limit = sorted(len(tokenizer(text)["input_ids"]) for text in tests)[len(tests) // 2]
     size = {"per_device_generation_batch_size": 32, "gradient_accumulation_steps": 1}
     flags = settings(folder, tmp_path / "out", max_prompt_seq_len=limit, **size)
-    config = parse_config(DivergenceCodeConfig, flags)
-    trainer = build_trainer(config, *start(config), Task(reward=code_reward(config)))
+    config = PPO_APPS.parse(flags)
+    trainer = build_trainer(config, *start(config))
     assert float(trainer.critic.module.model.score.weight.abs().sum()) == 0
     assert 3 < len(trainer.prompts) < len(tests)
     whole = config.per_device_training_batch_size  # as many of each prompt as a micro-batch has
@@ -114,4 +112,4 @@ def test_settings_that_cannot_be_meant(
     folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        parse_config(DivergenceCodeConfig, settings(folder, tmp_path, **changes))
+        PPO_APPS.parse(settings(folder, tmp_path, **changes))

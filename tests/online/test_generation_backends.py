@@ -11,9 +11,7 @@ import yaml
 from dschat.checkpoint.resume import check_same_run
 from dschat.errors import UserError
 from dschat.runtime.run_files import plain_settings
-from dschat.settings.command_line import parse_config
-from dschat.settings.group import MultiReferenceConfig
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import grpo_config, make_trainer, online_settings
 from test_trajectory import CASES, RECORDED, trajectory
 
 
@@ -62,10 +60,10 @@ def test_settings_that_do_not_fit(settings: Any, changes: dict[str, Any], messag
 def test_going_on_with_another_backend_is_refused(settings: Any) -> None:
     from types import SimpleNamespace
 
-    from dschat.settings.penalty import DivergenceConfig
+    from dschat.settings.online import online_config
 
-    old = DivergenceConfig(**settings(generation_backend="transformers"))
-    now = DivergenceConfig(**settings())
+    old = online_config(**settings(generation_backend="transformers"))
+    now = online_config(**settings())
     checkpoint: Any = SimpleNamespace(
         settings=plain_settings(old), run={"world_size": 1}, folder="resumable-2"
     )
@@ -75,11 +73,7 @@ def test_going_on_with_another_backend_is_refused(settings: Any) -> None:
 
 @pytest.mark.parametrize(("backend", "gathered"), [("native", True), ("vllm", False)])
 def test_the_script_with_several_references_passes_it_on(backend: str, gathered: bool) -> None:
-    config = parse_config(
-        MultiReferenceConfig,
-        ["--ref_a", "a", "--ref_b", "b", "--output_dir", "out", "--zero_stage", "3",
-         "--generation_backend", backend],
-    )  # fmt: skip
-    online = config.online()
-    assert online.generation_backend == backend
-    assert online.enable_zero3_generation_gather == gathered
+    flags = {"ref_a": "a", "ref_b": "b", "output_dir": "out", "zero_stage": 3}
+    config = grpo_config(**flags, generation_backend=backend)
+    assert config.generation_backend == backend
+    assert config.enable_zero3_generation_gather == gathered

@@ -14,19 +14,18 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.loading import load_tokenizer
-from dschat.online.group_run import Evaluation, task_of, train_multi_reference
-from dschat.online.run import build_trainer
+from dschat.online.run import build_trainer, train_online
 from dschat.online.setup import load_prompts, start
 from dschat.runtime.files import read_jsonl
-from dschat.settings.command_line import parse_config
-from dschat.settings.group import MultiReferenceConfig
-from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
+from dschat.settings.online import OnlineConfig
+from dschat.settings.online_scripts import GRPO
 from launch import MULTI_REFERENCE, run_script
+from online_fixtures import command_line, grpo_config
 from safetensors.torch import load_file
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
-GRPO = MULTI_REFERENCE / "gsm8k_grpo.py"
+SCRIPT = MULTI_REFERENCE / "gsm8k_grpo.py"
 TAGS = ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'][0] + ':' + m['content'][-24:] + ' ' }}{% endfor %}"
@@ -81,15 +80,11 @@ def arguments(folder: Path, output: Path, **changes: Any) -> list[str]:
         "pass_k": [1, 2],
         **changes,
     }
-    found = []
-    for name, value in flags.items():
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        found += [f"--{name}", *map(str, values)]
-    return found
+    return command_line(**flags)
 
 
-def parsed(argv: list[str]) -> MultiReferenceConfig:
-    return parse_config(MultiReferenceConfig, argv, replaced_flags=REPLACED_GROUP_FLAGS)
+def parsed(argv: list[str]) -> OnlineConfig:
+    return GRPO.parse(argv)
 
 
 @pytest.mark.slow
@@ -125,10 +120,9 @@ def test_two_ranks_are_one_rank(
         )
         if ranks == 1:
             config = parsed(argv)
-            online = config.online()
-            build_trainer(online, *start(online), task_of(config)).train()
+            build_trainer(config, *start(config)).train()
         else:
-            run = run_script(GRPO, argv, ranks)
+            run = run_script(SCRIPT, argv, ranks)
             assert run.returncode == 0, run.stderr[-3000:]
         found.append((read_metrics(output), load_file(output / "model.safetensors")))
     (one, weights), (two, other_weights) = found
@@ -149,7 +143,7 @@ def test_reference_samples_are_drawn_once_and_read_afterwards(folder: Path, tmp_
     outputs = []
     for name in ("first", "second"):
         argv = arguments(folder, tmp_path / name, **flags)
-        run = run_script(GRPO, argv)
+        run = run_script(SCRIPT, argv)
         assert run.returncode == 0, run.stderr[-3000:]
         assert "reference samples: " in run.stdout + run.stderr
         outputs.append(run.stderr)
@@ -174,22 +168,21 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
         "--kl_type rkl --gamma 0.1 --model_out ./runs/gsm8k_rkl_a05 "
         "--per_device_train_batch_size 4 --gradient_accumulation_steps 8 --max_steps 2000 --bf16"
     )
-    online = parsed(argv.split()).online()
+    online = parsed(argv.split())
     assert online.data_path == ["gsm8k"]
-    assert online.refs == [str(folder / "a"), str(folder / "b")]
-    assert online.ref_weights == [0.5, 0.5]
+    assert online.references() == [(str(folder / "a"), 0.5), (str(folder / "b"), 0.5)]
     assert (online.kl_ctl, online.gamma, online.dtype) == (0.1, 1.0, "bf16")
     assert online.actor_model_name_or_path == str(folder / "a")
     assert online.planned_iterations(7473, 4) == 2000
     # The flag that the warning about dropout names.
     assert online.actor_dropout is None
-    assert parsed([*argv.split(), "--actor_dropout", "0"]).online().actor_dropout == 0
+    assert parsed([*argv.split(), "--actor_dropout", "0"]).actor_dropout == 0
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kl_type": "fkl", "penalty": "wasserstein"}, "the forward KL belongs to --penalty kl"),
+        ({"kl_type": "fkl", "penalty": "wasserstein"}, "--kl_type belongs to --regularizer kl"),
         ({"fkl_estimator": "per_state"}, "--fkl_estimator belongs to --kl_type fkl"),
         ({"reference_samples": 2}, "--reference_samples belongs to --kl_type fkl"),
         ({"kl_type": "fkl", "reference_samples": 9}, "expected 1 to --num_generations 8"),
@@ -197,10 +190,10 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
             {"kl_type": "fkl", "fkl_estimator": "per_state", "reference_residency": "one"},
             "needs all references at once",
         ),
-        ({"f_div": "js"}, "--f_div belongs to --penalty f_divergence"),
-        ({"top_k": 3}, "--top_k belongs to a transport --penalty"),
+        ({"f_div": "js"}, "--f_div belongs to --regularizer f_divergence"),
+        ({"top_k": 3}, "--top_k belongs to --regularizer wasserstein or sinkhorn_divergence"),
         ({"alpha": 1.5}, "--alpha 1.5"),
-        ({"output_dir": "x"}, "one folder for the results"),
+        ({"output_dir": "x"}, "--model_out and --output_dir are one setting"),
         ({"bf16": None, "fp16": None}, "contradict each other"),
         ({"num_iterations": 2, "eval_steps": 3}, "expected a multiple of --num_iterations 2"),
         ({"generation_batch_size": 5}, "expected a divisor of"),
@@ -212,9 +205,12 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
         ({"penalty": "sinkhorn_divergence", "cost_dim": 7}, "--cost_dim belongs to"),
         ({"penalty": "wasserstein", "epsilon": -1}, "--epsilon -1"),
         ({"penalty": "wasserstein", "gaussian_perturb": 4}, "--gaussian_perturb 4"),
-        ({"penalty": "f_divergence", "f_div": "tv", "f_div_alpha": 0.3}, "--f_div_alpha 0.3"),
+        (
+            {"penalty": "f_divergence", "f_div": "tv", "f_div_alpha": 0.3},
+            "--f_div_alpha belongs to --f_div alpha",
+        ),
         ({"penalty": "f_divergence", "f_div": "js", "kl_estimator": "k1"}, "--kl_estimator"),
-        ({"kl_type": "fkl", "kl_estimator": "k1"}, "--kl_estimator belongs to reverse KL"),
+        ({"kl_type": "fkl", "kl_estimator": "k1"}, "--kl_estimator belongs to --kl_type rkl"),
     ],
 )
 def test_settings_that_cannot_be_meant(
@@ -228,7 +224,7 @@ def test_settings_that_cannot_be_meant(
     ("changes", "message"),
     [
         ({"max_prompt_length": 512}, "--max_prompt_length 512 [+] --max_completion_length 12"),
-        ({"ref_b": "no/such"}, "--ref_a/--ref_b no/such"),
+        ({"ref_b": "no/such"}, "--ref_b no/such"),
         ({"num_generations": 3}, "--num_generations 3 does not divide the 16 responses"),
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0"),
         ({"learning_rate": -1}, "--learning_rate -1"),
@@ -238,7 +234,7 @@ def test_errors_of_the_trainer_name_this_scripts_flags(
     folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        train_multi_reference(parsed(arguments(folder, tmp_path / "out", **changes)))
+        train_online(parsed(arguments(folder, tmp_path / "out", **changes)))
 
 
 def test_plain_prompts_get_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
@@ -247,15 +243,11 @@ def test_plain_prompts_get_the_chat_template_when_asked(folder: Path, tmp_path: 
         (tmp_path / f"{name}.jsonl").write_text(rows)
     tokenizer = load_tokenizer(str(folder / "a"))
     for asked, text in ((False, "0 + 1?"), (True, "u:0 + 1? a:")):
-        config = MultiReferenceConfig(
-            refs=[str(folder / "a")],
-            dataset=[str(tmp_path)],
-            output_dir=str(tmp_path / "out"),
-            apply_chat_template=asked,
-        )
+        flags = {"refs": folder / "a", "dataset": tmp_path, "output_dir": tmp_path / "out"}
+        config = grpo_config(**flags, apply_chat_template=asked)
         prompts = [
-            *load_prompts(config.online(), tokenizer, lambda train, held_out: train),
-            *Evaluation(config).load(tokenizer),
+            *load_prompts(config, tokenizer),
+            *load_prompts(config, tokenizer, held_out=True),
         ]
         assert text in [p.text for p in prompts]
         assert len({"a:" in p.text for p in prompts}) == 1
@@ -279,14 +271,13 @@ def test_a_run_stopped_by_sigterm_goes_on(
     def trainer(output: str, **more: Any) -> Any:
         size = {"max_steps": 3, "num_train_epochs": 3}
         config = parsed(arguments(folder, tmp_path / output, **{**size, **changes, **more}))
-        online = config.online()
-        return build_trainer(online, *start(online), task_of(config))
+        return build_trainer(config, *start(config))
 
     whole = trainer("whole")
-    with whole.report.log:
+    with whole.log:
         assert whole.train()
     cut = trainer("cut")
-    plain, calls = cut.sample, []
+    plain, calls = cut.score, []
 
     def signalled(*given: Any) -> Any:
         calls.append(1)
@@ -294,8 +285,8 @@ def test_a_run_stopped_by_sigterm_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*given)
 
-    cut.sample = signalled
-    with cut.report.log:
+    cut.score = signalled
+    with cut.log:
         assert not cut.train()
     assert (tmp_path / "cut" / f"resumable-{cut.iteration}").is_dir()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
@@ -303,7 +294,7 @@ def test_a_run_stopped_by_sigterm_goes_on(
         trainer("cut", resume_from_checkpoint="auto", gamma=0.2)
     again = trainer("cut", resume_from_checkpoint="auto")
     assert again.iteration == cut.iteration == 1
-    with again.report.log:
+    with again.log:
         assert again.train()
     kept = [
         [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(out)]

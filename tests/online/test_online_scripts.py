@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from documented import unexplained
-from dschat.settings.command_line import parse_config
-from dschat.settings.penalty import WassersteinConfig
+from dschat.settings.online_scripts import WPR
 from launch import TRAINING, run_script
 from online_fixtures import online_settings
 from safetensors.torch import load_file
 
 STEP3 = TRAINING / "step3_rlhf_finetuning"
-WPR = {"cost_dim": 20, "top_k": 8, "epsilon": 0.1, "termination_condition": "fixed", "ngram": 1}
+FLAGS = {"cost_dim": 20, "top_k": 8, "epsilon": 0.1, "termination_condition": "fixed", "ngram": 1}
 
 
 def flags(settings: dict[str, Any]) -> list[str]:
@@ -52,7 +51,7 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
 @pytest.mark.parametrize(
     ("script", "changes"),
     [
-        ("main_wpr.py", {**WPR, "actor_zero_stage": 2, "critic_zero_stage": 3, "offload": True}),
+        ("main_wpr.py", {**FLAGS, "actor_zero_stage": 2, "critic_zero_stage": 3, "offload": True}),
         (
             "main.py",
             {
@@ -114,7 +113,7 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
     output = tmp_path / "out"
     config = tmp_path / "run.yaml"
     config.write_text(
-        yaml.safe_dump(settings(save_steps=1, enable_tensorboard=True, **WPR)), encoding="utf-8"
+        yaml.safe_dump(settings(save_steps=1, enable_tensorboard=True, **FLAGS)), encoding="utf-8"
     )
     result = run_script(STEP3 / "main_wpr.py", [config, "--seed", "11"])
     assert result.returncode == 0, result.stderr[-3000:]
@@ -129,7 +128,7 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
     names = ("dtype", "max_iter", "tol", "block_size", "end_of_conversation_token", "pad_token")
     assert tuple(written[name] for name in names) == settled
     assert written["tensorboard_path"] == str(output / "tensorboard")
-    parse_config(WassersteinConfig, [str(output / "config.yaml")])  # it can be given back
+    WPR.parse([str(output / "config.yaml")])  # it can be given back
     assert written["run"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert list((output / "tensorboard").iterdir())
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -146,7 +145,7 @@ def test_what_a_run_writes(settings: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_published_setting_is_warned_about_in_plain_words(settings: Any, tiny_model_dir: Path):
     # The tiny model's nearest tokens are 0.1 apart: 1000 times this epsilon.
-    changes = {**WPR, "epsilon": 1e-4, "test_stop_step": 1}
+    changes = {**FLAGS, "epsilon": 1e-4, "test_stop_step": 1}
     result = run_script(STEP3 / "main_wpr.py", flags(settings(**changes)))
     assert result.returncode == 0
     assert "WARNING" in result.stdout

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from dschat.online.metrics import PATIENCE, RewardVariation, _equal_groups
+from dschat.online.iteration_metrics import _equal_groups
+from dschat.online.reward_variation import PATIENCE, RewardVariation
 
 CPU = torch.device("cpu")
 

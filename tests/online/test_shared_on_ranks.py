@@ -33,7 +33,6 @@ def test_two_ranks_share_prompts_under_zero_3(
         tiny_reward_dir,
         algorithm="grpo",
         num_generations=4,
-        critic_learning_rate=5e-6,
         per_device_generation_batch_size=4,
         per_device_training_batch_size=4,
         gradient_accumulation_steps=1,

@@ -20,7 +20,6 @@ CASES: dict[str, dict[str, Any]] = {
     "grpo": {
         "algorithm": "grpo",
         "num_generations": 4,
-        "critic_learning_rate": 5e-6,
         "f_div": "js",
         "gradient_accumulation_steps": 1,
     },

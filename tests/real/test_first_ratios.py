@@ -6,18 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from dschat.online.run import Task, build_trainer
+from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
-from dschat.settings.penalty import DivergenceConfig
+from dschat.settings.online import online_config
 from online_fixtures import online_settings
-
-
-class WithoutCritic(DivergenceConfig):
-    """Step 3 with a reward of its own."""
-
-    def required(self) -> dict[str, str]:
-        """No reward model."""
-        return {}
 
 
 def length(prompts: Sequence[str], responses: Sequence[str], examples: object) -> list[float]:
@@ -29,10 +21,7 @@ def length(prompts: Sequence[str], responses: Sequence[str], examples: object) -
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_first_ratios_are_one(dtype: str, smollm2: Path, tmp_path: Path) -> None:
     settings = {
-        **online_settings(tmp_path, smollm2, smollm2),
-        "critic_model_name_or_path": None,
-        "critic_learning_rate": 5e-6,
-        "algorithm": "grpo",
+        **online_settings(tmp_path, smollm2, smollm2, algorithm="grpo"),
         "num_generations": 4,
         "per_device_generation_batch_size": 4,
         "gradient_accumulation_steps": 1,
@@ -42,9 +31,9 @@ def test_first_ratios_are_one(dtype: str, smollm2: Path, tmp_path: Path) -> None
         "actor_dropout": 0.0,
         "dtype": dtype,
     }
-    config = WithoutCritic(**settings)
+    config = online_config(**settings)
     config.validate()
-    trainer = build_trainer(config, *start(config), Task(reward=length))
+    trainer = build_trainer(config, *start(config), Extras(reward=length))
     metrics = trainer.run_iteration(trainer.prompts[:1])
     assert metrics["response_tokens"] > 8
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-6)

@@ -110,7 +110,7 @@ def test_several_references_are_reported_by_their_weights(rng):
         **{"penalty/expected_potential/ref_0": -1.0, "penalty/expected_potential/ref_1": -2.0}
     )
     assert "is -1.75:" in several.first_report(found, 0.01)
-    assert not hasattr(MultiReference(KLDivergence(), [1.0]), "first_report")
+    assert MultiReference(KLDivergence(), [1.0]).first_report(found, 0.01) is None
     effects = {"penalty/distance_effect/ref_0": 1e-5, "penalty/distance_effect/ref_1": 0.5}
     assert not sees_no_distances(effects)
     assert sees_no_distances({name: 1e-3 for name in effects})

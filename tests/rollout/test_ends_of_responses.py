@@ -11,7 +11,6 @@ import pytest
 import torch
 from dschat.data.ends import ends_of
 from dschat.data.prompts import PromptExample
-from dschat.evaluation.policies import sample_rollouts
 from dschat.models.loading import load_causal_lm, load_tokenizer
 from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel
@@ -24,7 +23,7 @@ from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import GenerationSettings, uniform_numbers
 from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
-from dschat.settings.generation import BACKENDS
+from dschat.settings.online_checks import BACKENDS
 from small_models import PAD, VOCABULARY, request_for, small_model
 from tiny import tiny_config
 
@@ -101,12 +100,12 @@ def test_ids_without_a_token_are_never_sampled_and_have_no_probability(
     assert ends_of(tokenizer).ids == (1, 3), "row 230 is no token"
     assert tokens_of(tokenizer) == 200
     model = load_causal_lm(str(padded_folder), tokenizer, torch.float32).eval()
-    rollouts = sample_rollouts(model, prompts_of(tokenizer), tokenizer, 12, 1.0, seed=0)
-    sampled = [e["response_ids"] for r in rollouts for e in r.examples]
+    prompts = prompts_of(tokenizer)
+    sampler = Sampler(tokenizer, GenerationSettings.of(tokenizer, 12, 1.0))
+    sampled = sampler.sample(model, prompts, sampler.numbers(len(prompts)))
     assert max(map(max, sampled)) < 200
     assert {r[-1] for r in sampled if len(r) < 12} <= {1, 3}
-    sampler = Sampler(tokenizer, GenerationSettings.of(tokenizer, 12, 1.0))
-    results = prompt_results(model, prompts_of(tokenizer), sampler, 1, lambda *_: True)
+    results = prompt_results(model, prompts, sampler, 1, lambda *_: True)
     assert all(r.length <= 12 for r in results)
     # Policy and reference: a distribution over the tokens alone, the one that is sampled from.
     policy, reference = PolicyModel(model, 1.0).eval(), PolicyModel(model, 1.0)
@@ -115,8 +114,11 @@ def test_ids_without_a_token_are_never_sampled_and_have_no_probability(
     assert policy.output_layer.vocabulary_size == frozen.vocabulary_size == 200
     from dschat.regularization import KLDivergence
 
-    (scores, *_), _, _ = PenaltyScorer(KLDivergence("exact"), [frozen], 1.0)(policy, rollouts)
-    rollout = rollouts[0]
+    texts = [""] * len(prompts)
+    ids = [p.ids for p in prompts]
+    pad, cpu = tokenizer.pad_token_id, torch.device("cpu")
+    rollout = make_rollout(ids, sampled, texts, texts, [{}] * len(ids), (1, 3), pad, cpu)
+    (scores,), _, _ = PenaltyScorer(KLDivergence("exact"), [frozen], 1.0)(policy, [rollout])
     with torch.no_grad():
         logits = model(
             input_ids=rollout.input_ids,

@@ -14,10 +14,10 @@ import pytest
 import torch
 from dschat.algorithms import ppo_policy_loss
 from dschat.data.prompts import PromptExample
-from dschat.online.losses import sample_loss
+from dschat.online.updates import sample_loss
 from dschat.rollout.reference_samples import positions_in_common
+from dschat.scoring.group_targets import with_group_targets
 from dschat.scoring.sample_term import with_samples
-from target_fixtures import with_group_targets
 from test_tabular_references import COUNT, CPU, TOKENIZER, World, expected_update, experience
 from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of
 from torch import Tensor
@@ -87,7 +87,8 @@ def test_the_expected_update_is_the_same(algorithm: str, drift: float) -> None:
         group_size=lambda: 2, algorithm=algorithm, loss_normalization="token"
     )
     (e,) = with_samples([batch], prompts, gamma, config, TOKENIZER, CPU)
-    (e,), _ = with_group_targets([e], len(order), gamma, leave_one_out=algorithm == "rloo")
+    leave_one_out = algorithm == "rloo"
+    (e,) = with_group_targets([e], len(order), 2, gamma, None, 0.0, leave_one_out=leave_one_out)
     assert e.sample_control is None
     loss = ppo_policy_loss(
         logprobs[order],

@@ -10,7 +10,7 @@ import pytest
 from dschat.online.reference_sampling import draw_reference_samples
 from online_fixtures import make_trainer, online_settings
 
-GROUP = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+GROUP = {"algorithm": "grpo", "num_generations": 4}
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def trainer(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
     made = make_trainer(online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **GROUP))
     made.prompts = draw_reference_samples(
         made.prompts,
-        made.scorer.penalty.references,
+        made.references,
         [1.0],
         2,
         replace(made.sampler.sampler, backend=None, batch_size=8),
@@ -30,7 +30,7 @@ def trainer(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
 
 def responses(trainer: Any, prompts: list[Any]) -> dict[int, list[int]]:
     """Token ids by place."""
-    trainer.iteration = 3
+    trainer.generation_step = 3
     rollouts = trainer.sample([p for p in prompts for _ in range(4)])
     return {
         place: example["response_ids"]
@@ -68,9 +68,8 @@ def test_random_numbers_are_shared_in_the_first_epoch_only(
         trainer.iteration += 1
         return {"step": 0, "iteration": trainer.iteration, "skipped": 1.0, "bad_steps": 0.0}
 
-    monkeypatch.setattr(trainer, "run_iteration", run)
-    with trainer.report.log:
-        trainer.train()
+    monkeypatch.setattr(trainer, "_run_whole_iteration", run)
+    trainer._iterate()
     half = len(seen) // 2
     assert half > 0
     assert seen == [{first}] * half + [{0}] * half

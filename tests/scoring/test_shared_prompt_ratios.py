@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from dschat.models import output_layer, policy
-from dschat.online.losses import policy_terms
-from online_fixtures import make_trainer, online_settings, score
+from dschat.online.policy_terms import policy_terms
+from online_fixtures import make_trainer, online_settings
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def test_ratios_start_at_exactly_one(
         policy, "response_states", lambda *args: (calls.append(len(args[1])), whole(*args))[1]
     )
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", 200 * 7)  # several chunks in a micro-batch
-    group = {"algorithm": "grpo", "num_generations": 4, "critic_learning_rate": 5e-6}
+    group = {"algorithm": "grpo", "num_generations": 4}
     settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **group, **changes)
     trainer = make_trainer(settings)
     prompts = [p for p in trainer.prompts[:2] for _ in range(4)]
     for _ in range(2):  # from the start, and again after an update
-        experiences, _ = score(trainer, trainer.sample(prompts))
+        experiences, _ = trainer.score(trainer.sample(prompts))
         trainer.actor.train()
         for experience in experiences:
             mask = experience.rollout.response_mask

@@ -98,8 +98,9 @@ def test_gsm8k(tmp_path: Path) -> None:
     smoke_run("gsm8k", tmp_path)
     for name in ("gsm8k_rkl_a05", "gsm8k_fkl_b05"):
         trained(tmp_path / name, tmp_path / name, steps=2)
-    text = (tmp_path / "gsm8k_comparison" / "multi_reference_comparison.json").read_text()
-    assert set(json.loads(text)) == {"ref_a", "ref_b", "RKL", "FKL"}
+    text = (tmp_path / "gsm8k_comparison" / "comparison.json").read_text()
+    names = json.loads(text)["figures"]["names"]
+    assert list(names.values()) == ["RKL", "FKL", "ref_a", "ref_b"]
 
 
 def test_ultrafeedback(tmp_path: Path) -> None:

@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 from dpo_fixtures import command_line
-from dschat.evaluation.respond.code_figures import code_figures, figures_by_difficulty, told_ks
-from dschat.evaluation.respond.code_run import infer_programs
+from dschat.evaluation.respond.code_run import (
+    code_figures,
+    figures_by_difficulty,
+    infer_programs,
+    told_ks,
+)
 from dschat.evaluation.respond.partial import json_line
 from dschat.example.programs import PROBLEMS, program_rows
 from dschat.settings.command_line import parse_config

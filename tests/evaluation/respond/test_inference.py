@@ -16,7 +16,7 @@ from dpo_fixtures import save_model
 from dschat.data.prompts import PromptExample
 from dschat.evaluation.respond.policy import Policy, diverging, sum_over_response
 from dschat.evaluation.respond.run import infer
-from dschat.evaluation.respond.table import figures_table, response_figures
+from dschat.evaluation.tables import figures_table, response_figures
 from dschat.rollout import sampler as sampler_module
 from dschat.settings.inference import DATASETS, dataset_name, model_name
 from inference_fixtures import NEW, N, configured, greedy, kl, read, save_reward_model, score

@@ -11,7 +11,7 @@ import torch
 from dpo_fixtures import save_model
 from dschat.errors import UserError
 from dschat.evaluation.respond.run import infer
-from dschat.evaluation.respond.setup import choose_device, policy_tokenizer
+from dschat.evaluation.respond.stages import choose_device, policy_tokenizer
 from inference_fixtures import configured, save_reward_model
 
 

@@ -8,12 +8,12 @@ r"""GRPO or RLOO on checked answers, with one or more references (arXiv 2502.012
 
 from __future__ import annotations
 
-from dschat.runtime.script import run_script
-from dschat.settings.command_line import CommandLine
-from dschat.settings.group import MultiReferenceConfig
-from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
+import dataclasses
 
-COMMAND_LINE = CommandLine(MultiReferenceConfig, __doc__, REPLACED_GROUP_FLAGS)
+from dschat.runtime.script import run_script
+from dschat.settings.online_scripts import GRPO
+
+COMMAND_LINE = dataclasses.replace(GRPO, description=__doc__)
 
 
 def main(description: str | None = __doc__) -> None:
@@ -22,8 +22,8 @@ def main(description: str | None = __doc__) -> None:
     def run() -> None:
         config = COMMAND_LINE.parse(description=description)
 
-        from dschat.online.group_run import train_multi_reference
+        from dschat.online.run import train_online
 
-        train_multi_reference(config)
+        train_online(config)
 
     run_script(run)

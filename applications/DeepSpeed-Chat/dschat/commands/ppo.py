@@ -8,32 +8,27 @@ r"""Step 3: PPO, GRPO or RLOO, near the reference by any regularizer.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 from dschat.runtime.script import run_script
-from dschat.settings.code_online import DivergenceCodeConfig, WassersteinCodeConfig
 from dschat.settings.command_line import CommandLine
-from dschat.settings.penalty import DivergenceConfig, WassersteinConfig
+from dschat.settings.online import OnlineConfig
+from dschat.settings.online_scripts import PPO, PPO_APPS, WPR, WPR_APPS
 
-COMMAND_LINE: CommandLine[Any] = CommandLine(DivergenceConfig, __doc__)
-WASSERSTEIN: CommandLine[Any] = CommandLine(WassersteinConfig)
-PROGRAMS: CommandLine[Any] = CommandLine(DivergenceCodeConfig)
-WASSERSTEIN_PROGRAMS: CommandLine[Any] = CommandLine(WassersteinCodeConfig)
+COMMAND_LINE = dataclasses.replace(PPO, description=__doc__)
+WASSERSTEIN, PROGRAMS, WASSERSTEIN_PROGRAMS = WPR, PPO_APPS, WPR_APPS
 
 
-def main(description: str | None = __doc__, command_line: CommandLine[Any] = COMMAND_LINE) -> None:
+def main(
+    description: str | None = __doc__, command_line: CommandLine[OnlineConfig] = COMMAND_LINE
+) -> None:
     """Parse the flags and train."""
 
     def run() -> None:
         config = command_line.parse(description=description)
 
-        if command_line in (PROGRAMS, WASSERSTEIN_PROGRAMS):
-            from dschat.online.code_run import train_on_programs
+        from dschat.online.run import train_online
 
-            train_on_programs(config)
-        else:
-            from dschat.online.run import train_online
-
-            train_online(config)
+        train_online(config)
 
     run_script(run)

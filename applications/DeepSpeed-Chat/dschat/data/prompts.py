@@ -42,8 +42,12 @@ def build_prompts(
     tokenizer: Any,
     max_prompt_seq_len: int,
     num_padding_at_beginning: int = 0,
+    flag: str = "--max_prompt_seq_len",
 ) -> tuple[list[PromptExample], int]:
     """Tokenise the `prompt` column; prompts longer than `max_prompt_seq_len` tokens are skipped.
+
+    Args:
+        flag: gave `max_prompt_seq_len`, for messages.
 
     Returns:
         The prompts in the data set's order, and how many were skipped (logged as well).
@@ -69,13 +73,14 @@ def build_prompts(
         raise UserError(
             f"None of the {len(rows)} prompts has {max_prompt_seq_len} tokens or fewer: the "
             f"shortest has {min(lengths)}, the median {statistics.median(lengths):.0f}. Raise "
-            "--max_prompt_seq_len or give shorter prompts."
+            f"{flag} or give shorter prompts."
         )
     if n_too_long:
         logger.warning(
-            "%d of %d prompts are longer than --max_prompt_seq_len %d and are skipped",
+            "%d of %d prompts are longer than %s %d and are skipped",
             n_too_long,
             len(rows),
+            flag,
             max_prompt_seq_len,
         )
     return prompts, n_too_long

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dschat.example.programs_of_calls import CALLS
-from dschat.example.programs_of_input import STANDARD_INPUT
-from dschat.example.programs_type import ProgrammingProblem
+from dschat.example.programs_of_input import STANDARD_INPUT, Problem
 from dschat.runtime.files import write_jsonl
 
-__all__ = ["PROBLEMS", "ProgrammingProblem", "program_rows", "write_programs"]
-
-PROBLEMS: tuple[ProgrammingProblem, ...] = (*STANDARD_INPUT, *CALLS)
+PROBLEMS: tuple[Problem, ...] = (*STANDARD_INPUT, *CALLS)
 
 
 def program_rows() -> list[dict[str, Any]]:
@@ -21,7 +18,7 @@ def program_rows() -> list[dict[str, Any]]:
     return [_row(number, problem) for number, problem in enumerate(PROBLEMS)]
 
 
-def _row(number: int, problem: ProgrammingProblem) -> dict[str, Any]:
+def _row(number: int, problem: Problem) -> dict[str, Any]:
     inputs, outputs = zip(*problem.tests, strict=True)
     tests: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     if problem.function is not None:

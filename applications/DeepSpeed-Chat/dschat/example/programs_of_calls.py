@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dschat.example.programs_type import ProgrammingProblem as Problem
+from dschat.example.programs_of_input import Problem
 
 CALLS = (
     Problem(

@@ -9,43 +9,29 @@ The model and its one reference are --refs; DIR is what `dschat.example.sentence
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from dschat.runtime.script import run_script
-from dschat.settings.command_line import parse_config, require
-from dschat.settings.group import MultiReferenceConfig
-from dschat.settings.group_flags import REPLACED_GROUP_FLAGS
+from dschat.settings.command_line import CommandLine
+from dschat.settings.online import OnlineConfig
+from dschat.settings.online_scripts import GRPO
 
-NOT_HERE = ("answer_extraction", "few_shot", "eval_steps", "eval_samples", "pass_k")
+REWARD = f"{Path(__file__).with_name('sentence_check.py')}:SentenceReward"
 
 
-def check_flags(config: MultiReferenceConfig) -> None:
-    """Refuse flags of checked answers, which would do nothing here; raises `UserError`."""
-    for field in dataclasses.fields(config):
-        if field.name.endswith("_reward") or field.name in NOT_HERE:
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            require(
-                getattr(config, field.name) == default,
-                f"--{field.name} is about answers to problems; this task has its own reward.",
-            )
+def command() -> CommandLine[OnlineConfig]:
+    """That of gsm8k_grpo.py, with this task's reward."""
+    return dataclasses.replace(
+        GRPO, description=__doc__, preset={**GRPO.preset, "reward": [REWARD]}
+    )
 
 
 def main() -> None:
     """Parse the flags and train."""
-    config = parse_config(
-        MultiReferenceConfig, description=__doc__, replaced_flags=REPLACED_GROUP_FLAGS
-    )
-    check_flags(config)
-
-    from dschat.example.sentence_check import SentenceReward
-    from dschat.online.group_run import task_of
+    config = command().parse()
     from dschat.online.run import train_online
-    from dschat.settings.group import own_flag_names
 
-    task = dataclasses.replace(task_of(config), reward=SentenceReward(), evaluate=None)
-    with own_flag_names(config):
-        train_online(config.online(), task)
+    train_online(config)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from dschat.example import grammar
-from dschat.example.posts import Facts, Post, other_family, pick_word, words_of
+from dschat.example.posts import Facts, Post, other_family, pick_word, read_facts, words_of
+from dschat.rewards import RewardFunction
 
 MAX_WORDS = 16
 """No summary needs more words to cover every fact once."""
@@ -83,6 +85,30 @@ def gold_score(facts: Facts, summary: str) -> float:
     if not summary.rstrip().endswith((".", "?")):
         score -= 0.5
     return round(score, 6)
+
+
+class GoldScore(RewardFunction):
+    """The gold score as a reward, `--reward .../summaries.py:GoldScore`.
+
+    The reward model is what PPO maximises; the gold score is what its pairs were ranked by. Where
+    the first rises and the second does not, the policy exploits what the reward model overlooks.
+    """
+
+    name = "gold score"
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> list[float]:
+        """One score per response; ValueError for prompts that are not of this example."""
+        facts = map(read_facts, prompts)
+        return [gold_score(f, text) for f, text in zip(facts, responses, strict=True)]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[dict[str, Any]]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The scores, and beside each that of the best possible summary."""
+        best = [best_score(read_facts(prompt)) for prompt in prompts]
+        return self(prompts, responses, examples), {"best possible": best}
 
 
 def write_summary(draft: Draft, rng: random.Random) -> str:

@@ -11,16 +11,13 @@ import torch
 from dschat.models.loading import check_context, load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.models.references import FrozenPolicy, Reference, ReferenceOnDisk
-from dschat.regularization import MixtureReference, MultiReference, PolicyRegularizer
 from dschat.settings.online import OnlineConfig
-from dschat.settings.online_checks import reference_is_the_policy
-from dschat.settings.references import check_weights
 
 
 def load_references(
     config: OnlineConfig, tokenizer: Any, dtype: torch.dtype, device: torch.device
 ) -> list[FrozenPolicy]:
-    """The references that `--refs` names, or the model that the actor starts from.
+    """The references that the settings name, or the model that the actor starts from.
 
     None where the actor itself will be the reference (`reference_is_the_policy`).
 
@@ -34,20 +31,18 @@ def load_references(
         UserError: a folder that is no model, a vocabulary or a context that is too small, or
             quantisation without bitsandbytes.
     """
-    if reference_is_the_policy(config):
+    if config.reference_is_the_policy():
         return []
-    paths = config.refs or [str(config.actor_model_name_or_path)]
-    name = "refs" if config.refs else "actor_model_name_or_path"
     residency = config.reference_residency or ("cpu" if config.offload_reference_model else "all")
     references: list[FrozenPolicy] = []
     loaded: dict[str, FrozenPolicy] = {}
-    for path in paths:
+    for path, name in reference_paths(config):
         place = os.path.realpath(path)
         if place in loaded:
             references.append(loaded[place])
             continue
 
-        def load(path: str = path) -> PolicyModel:
+        def load(path: str = path, name: str = name) -> PolicyModel:
             # One seed, so that rows of a new token are the same as the actor's; loading in the
             # middle of a run must not set back the random numbers of dropout.
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -76,13 +71,23 @@ def load_references(
     return references
 
 
+def reference_paths(config: OnlineConfig) -> list[tuple[str, str]]:
+    """The references' model folders, each with the flag that names it (without dashes)."""
+    paths = [path for path, _ in config.references()]
+    if not paths:
+        name = config.flag_name("actor_model_name_or_path")
+        return [(str(config.actor_model_name_or_path), name)]
+    flags = ["refs"] * len(paths) if config.refs else ["ref_a", "ref_b"]
+    return [(path, config.flag_name(flag)) for path, flag in zip(paths, flags, strict=True)]
+
+
 def check_length(model_config: Any, config: OnlineConfig) -> None:
     """Refuse a model whose context is shorter than prompt and response together."""
     check_context(
         model_config,
         config.max_prompt_seq_len + config.max_answer_seq_len,
-        f"--max_prompt_seq_len {config.max_prompt_seq_len} + --max_answer_seq_len "
-        f"{config.max_answer_seq_len}",
+        f"{config.flag('max_prompt_seq_len')} {config.max_prompt_seq_len} + "
+        f"{config.flag('max_answer_seq_len')} {config.max_answer_seq_len}",
     )
 
 
@@ -103,18 +108,3 @@ def share_vocabulary(policy: PolicyModel, references: Sequence[FrozenPolicy], to
         policy.limit_vocabulary(tokens)
         for reference in references:
             reference.limit_vocabulary(tokens)
-
-
-def over_references(
-    regularizer: PolicyRegularizer, config: OnlineConfig, mixture: bool = False
-) -> PolicyRegularizer:
-    """The regulariser itself for one reference; for several its weighted sum over them.
-
-    Args:
-        mixture: the divergence from the references' mixture instead.
-    """
-    if config.refs is None or len(config.refs) == 1:
-        return regularizer
-    weights = [weight for _, weight in check_weights(config.refs, config.ref_weights)]
-    kind = MixtureReference if mixture else MultiReference
-    return kind(regularizer, weights)

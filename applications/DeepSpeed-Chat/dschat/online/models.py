@@ -24,15 +24,20 @@ from dschat.models.lora import add_lora
 from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.references import FrozenPolicy, WithoutAdapters
-from dschat.online.load_references import check_length, load_references, share_vocabulary
-from dschat.rewards import RewardFunction, as_reward
+from dschat.online.load_references import (
+    check_length,
+    load_references,
+    reference_paths,
+    share_vocabulary,
+)
+from dschat.rewards import RewardFunction
+from dschat.rewards.build import Rewards
 from dschat.rewards.critic_reward import CriticWithoutAdapters, frozen_head
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import PROMPTS_COMPARED, TextReward
 from dschat.runtime import distributed
 from dschat.settings.command_line import require
 from dschat.settings.online import OnlineConfig
-from dschat.settings.online_checks import reference_is_the_policy, reward_is_the_critic
 
 
 @dataclass
@@ -64,10 +69,11 @@ def load_tokenizers(config: OnlineConfig) -> Any:
 
     actor, critic = config.actor_model_name_or_path, config.critic_model_name_or_path
     assert actor is not None
-    tokenizer = load_tokenizer(actor, "actor_model_name_or_path", **tokenizer_options(config))
-    others = [(path, "refs") for path in config.refs or []]
-    if critic is not None and config.critic_head_may_be_new:
-        others.append((critic, "critic_model_name_or_path"))
+    name = config.flag_name("actor_model_name_or_path")
+    tokenizer = load_tokenizer(actor, name, **tokenizer_options(config))
+    others = reference_paths(config) if config.references() else []
+    if critic is not None and not config.uses_reward_model:
+        others.append((critic, config.flag_name("critic_model_name_or_path")))
     for path, flag in others:
         # Whatever tokens it pads and ends with: the vocabulary is what counts.
         other = load_pretrained(AutoTokenizer, path, flag)
@@ -83,15 +89,16 @@ def load_models(
     tokenizer: Any,
     dtype: torch.dtype,
     device: torch.device,
-    reward: RewardFunction | None = None,
+    rewards: Rewards | None = None,
     prompts: Sequence[PromptExample] = (),
 ) -> Models:
-    """Actor, references, critic (for PPO) and, unless one is given, the reward model.
+    """Actor, references, critic (for PPO) and, if the rewards need one, the reward model.
 
     The frozen models go to their device before the next is loaded, so that the host's memory holds
     one model per rank at a time.
 
     Args:
+        rewards: None: those that the settings name.
         prompts: what is answered; a reward model that reads other tokens in them, or that has
             another tokenizer, scores texts.
     """
@@ -101,11 +108,14 @@ def load_models(
     _refuse_rounding(config, dtype, frozen_dtype)
     references = load_references(config, tokenizer, frozen_dtype, device)
     critic_path, new_head = critic_start(config, tokenizer)
-    shared = reward is None and reward_is_the_critic(config) and not new_head
+    rewards = rewards or Rewards(config)
+    needs_model = rewards.need_reward_model
+    shared = needs_model and config.reward_is_the_critic() and not new_head
     batch = config.per_device_training_batch_size
+    reward: RewardFunction | None = None
     texts: TextReward | None = None
-    if reward is None:
-        flag, pads = "critic_model_name_or_path", config.num_padding_at_beginning
+    if needs_model:
+        flag, pads = config.flag_name("critic_model_name_or_path"), config.num_padding_at_beginning
         path = config.critic_model_name_or_path
         assert path is not None
         texts = TextReward(path, flag, frozen_dtype, device, batch, pads)
@@ -117,7 +127,7 @@ def load_models(
         )
         for prompt in prompts[:PROMPTS_COMPARED]:  # what it cannot write is refused now
             texts.encode(prompt.conversation, "Yes.")
-    if reward is None and not shared:
+    if needs_model and not shared:
         resting = torch.device("cpu") if config.offload_reference_model else None
         own = tokenizer if texts is None else texts.tokenizer
         classifier = _classifier(config, path, own, frozen_dtype, None)
@@ -127,7 +137,7 @@ def load_models(
         actor_path,
         tokenizer,
         dtype,
-        "actor_model_name_or_path",
+        config.flag_name("actor_model_name_or_path"),
         config.actor_dropout,
         config.add_eot_token,
     )
@@ -141,7 +151,7 @@ def load_models(
     check_length(actor.config, config)
     _checkpointing(actor, config.actor_gradient_checkpointing)
     critic = None
-    if config.algorithm == "ppo":
+    if config.trains_critic:
         classifier = _classifier(
             config, critic_path, tokenizer, dtype, config.critic_dropout, new_head
         )
@@ -152,19 +162,18 @@ def load_models(
             pad = tokenizer.pad_token_id
             reward = CriticWithoutAdapters(critic, head, pad, batch, device, texts)
     policy = PolicyModel(_with_lora(actor, "actor", config, tokenizer), config.temperature)
-    if reference_is_the_policy(config):
+    if config.reference_is_the_policy():
         references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, tokens_of(tokenizer))
-    assert reward is not None
-    return Models(policy, critic, references, as_reward(reward))
+    return Models(policy, critic, references, rewards.combined(reward))
 
 
 def _frozen_dtype(config: OnlineConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Of references and reward model; says what another one than the policy's means."""
     if config.frozen_dtype is None:
         return dtype
-    frozen = resolve_dtype(config.frozen_dtype, device, "frozen_dtype")
-    if frozen != dtype and not reference_is_the_policy(config):
+    frozen = resolve_dtype(config.frozen_dtype, device, config.flag_name("frozen_dtype"))
+    if frozen != dtype and not config.reference_is_the_policy():
         distributed.log_main(
             f"WARNING: the references are in {DTYPE_NAMES[frozen]} and the policy in "
             f"{DTYPE_NAMES[dtype]}: the divergence does not start at exactly 0, and holds the "
@@ -178,7 +187,7 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
 
     Measured on SmolLM2 (docs/log.md): its penalty is then half of that of a trained policy.
     """
-    if getattr(config, "transport", "published") == "published":
+    if config.regularizer != "sinkhorn_divergence":
         return
     name = DTYPE_NAMES[dtype]
     require(
@@ -188,7 +197,7 @@ def _refuse_rounding(config: OnlineConfig, dtype: torch.dtype, frozen: torch.dty
         "Remove the flag, or train in fp32.",
     )
     require(
-        frozen == dtype or reference_is_the_policy(config),
+        frozen == dtype or config.reference_is_the_policy(),
         f"--frozen_dtype {DTYPE_NAMES[frozen]} and a policy in {name} with the Sinkhorn "
         "divergence: the penalty of their rounding is half of a trained policy's. Remove "
         "--frozen_dtype.",
@@ -205,9 +214,9 @@ def critic_start(config: OnlineConfig, tokenizer: Any) -> tuple[str | None, bool
     from transformers import AutoTokenizer
 
     path = config.critic_model_name_or_path
-    if path is None or config.algorithm != "ppo" or config.critic_head_may_be_new:
-        return path, config.critic_head_may_be_new
-    other = load_pretrained(AutoTokenizer, path, "critic_model_name_or_path")
+    if path is None or not config.trains_critic or not config.uses_reward_model:
+        return path, not config.uses_reward_model
+    other = load_pretrained(AutoTokenizer, path, config.flag_name("critic_model_name_or_path"))
     if config.add_eot_token:
         other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
     if other.get_vocab() == tokenizer.get_vocab():
@@ -230,7 +239,7 @@ def _classifier(
     assert path is not None
     # One seed, so that rows of a new token are the same in all copies.
     torch.manual_seed(config.seed)
-    flag = "critic_model_name_or_path"
+    flag = config.flag_name("critic_model_name_or_path")
     return load_reward_model(
         path, tokenizer, dtype, flag, dropout, new_head, config.add_eot_token, new_head
     )
@@ -246,5 +255,6 @@ def _with_lora(model: Any, role: str, config: OnlineConfig, tokenizer: Any) -> A
     if dim == 0:
         return model
     name = getattr(config, f"{role}_lora_module_name")
-    flag, new_rows = f"{role}_lora_module_name", ends_of(tokenizer).new_rows()
+    flag = config.flag_name(f"{role}_lora_module_name")
+    new_rows = ends_of(tokenizer).new_rows()
     return add_lora(model, dim, name, config.only_optimize_lora, flag, new_rows)

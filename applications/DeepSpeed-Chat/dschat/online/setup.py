@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from dschat.data.load import load_data
 from dschat.data.prompts import PromptExample, build_prompts
+from dschat.data.schemas.gsm8k import with_worked_examples
 from dschat.data.text import warn_of_missing_template
-from dschat.models.loading import (
-    resolve_dtype,
-)
+from dschat.models.loading import resolve_dtype
 from dschat.models.optimizer import adamw, rates_text, schedule
 from dschat.models.policy import PolicyModel
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.in_place import make_backend
+from dschat.rollout.generation import GenerationSettings
+from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
-from dschat.runtime.distributed import on_all_ranks
+from dschat.runtime.distributed import on_all_ranks, quiet_libraries
 from dschat.runtime.memory import spare_gradient_copies
 from dschat.runtime.random_states import seed_everything
 from dschat.runtime.run_files import data_folder
@@ -28,26 +27,13 @@ from dschat.settings.online import OnlineConfig
 from dschat.settings.supervised import adapter_learning_rate
 
 
-def quiet_libraries() -> None:
-    """Hide warnings of libraries about each other that a user can do nothing about."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|deepspeed")
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    if not distributed.is_main():
-        logging.getLogger("dschat").setLevel(logging.ERROR)
-
-
 def load_prompts(
-    config: OnlineConfig, tokenizer: Any, rows_of: Callable[[Any, Any], Any]
+    config: OnlineConfig, tokenizer: Any, held_out: bool = False
 ) -> list[PromptExample]:
-    """The RL part of the data as prompts short enough.
+    """The RL part of the data as prompts short enough, with the worked examples asked for.
 
     Args:
-        rows_of: makes the rows to be used of the training and the held-out rows.
+        held_out: the evaluation split instead, at most `eval_samples` of it.
     """
     data = load_data(
         config.data_path,
@@ -57,12 +43,32 @@ def load_prompts(
         data_output_path=str(data_folder(config)),
         apply_chat_template=config.apply_chat_template,
     )
-    warn_of_missing_template(data.train, tokenizer)
-    rows = rows_of(data.train, data.eval)
+    train, test = data.train, data.eval
+    if config.few_shot:
+        train, test = with_worked_examples(train, test, config.few_shot)
+    if held_out:
+        rows = list(test)[: config.eval_samples]
+    else:
+        warn_of_missing_template(data.train, tokenizer)
+        rows = train
     prompts, _ = build_prompts(
-        rows, tokenizer, config.max_prompt_seq_len, config.num_padding_at_beginning
+        rows,
+        tokenizer,
+        config.max_prompt_seq_len,
+        config.num_padding_at_beginning,
+        config.flag("max_prompt_seq_len"),
     )
     return prompts
+
+
+def sampler_of(
+    config: OnlineConfig, tokenizer: Any, vocabulary_size: int | None, device: torch.device
+) -> Sampler:
+    """Samples what is evaluated, or trained on, beside the policy's own responses."""
+    settings = GenerationSettings.of(
+        tokenizer, config.max_answer_seq_len, config.temperature, vocabulary_size
+    )
+    return Sampler(tokenizer, settings, config.seed, config.eval_batch_size, device)
 
 
 def make_engine(
@@ -128,9 +134,9 @@ def generation_backend(config: OnlineConfig) -> GenerationBackend:
 
 
 def start(config: OnlineConfig) -> tuple[torch.device, torch.dtype]:
-    """Join the other ranks, seed, and settle device and dtype."""
+    """Join the other ranks, seed, and choose device and dtype."""
     quiet_libraries()
     device = distributed.init_distributed(config.local_rank)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_dtype(config.dtype, device, config.flag_name("dtype"))
     seed_everything(config.seed)
     return device, dtype

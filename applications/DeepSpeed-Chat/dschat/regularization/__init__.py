@@ -7,7 +7,7 @@ to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
 from dschat.regularization.base import Penalty, PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import FDivergence, KLDivergence
 from dschat.regularization.multi_reference import MixtureReference, MultiReference
-from dschat.regularization.registry import register, registered_names, regularizer_from_config
+from dschat.regularization.registry import regularizer_from_config
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.transport.nearest_table import nearest_tokens
 from dschat.regularization.wasserstein import TruncatedWasserstein
@@ -22,8 +22,6 @@ __all__ = [
     "SinkhornDivergence",
     "TruncatedWasserstein",
     "nearest_tokens",
-    "register",
-    "registered_names",
     "regularizer_from_config",
     "with_defaults",
 ]

@@ -102,9 +102,9 @@ OPTIONAL = (
 class _WithDefaults(PolicyRegularizer):
     """Any callable as a regulariser, with the defaults for what it does not offer."""
 
-    def __init__(self, regularizer: Any) -> None:
+    def __init__(self, regularizer: Any, name: str | None) -> None:
         self.regularizer = regularizer
-        self.name = getattr(regularizer, "__name__", type(regularizer).__name__)
+        self.name = str(name or getattr(regularizer, "__name__", type(regularizer).__name__))
         self.uses_support = hasattr(regularizer, "collect_support")
         for name in OPTIONAL:
             if hasattr(regularizer, name):
@@ -121,12 +121,16 @@ class _WithDefaults(PolicyRegularizer):
         return penalty
 
 
-def with_defaults(regularizer: Any) -> PolicyRegularizer:
-    """The regulariser, in a wrapper where it does not inherit from ``PolicyRegularizer``."""
+def with_defaults(regularizer: Any, name: str | None = None) -> PolicyRegularizer:
+    """The regulariser, in a wrapper where it does not inherit from ``PolicyRegularizer``.
+
+    Args:
+        name: where it has none; None: that of its class or function.
+    """
     if PolicyRegularizer in type(regularizer).__mro__:
         inherits: PolicyRegularizer = regularizer
         return inherits
-    return _WithDefaults(regularizer)
+    return _WithDefaults(regularizer, name)
 
 
 def single_reference(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +16,47 @@ from dschat.regularization.transport.nearest_table import Progress
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 
-@dataclass(frozen=True)
-class ModelParts:
-    """What a regulariser may need besides its settings.
-
-    Attributes:
-        token_embeddings: [V, D], input embeddings of the frozen reference model.
-        pad_token_id, eos_token_id: of the tokenizer.
-        cache_dir: folder for tables; None keeps them in memory only.
-        writes: add to that folder, not only read it.
-        progress: shows how far long work is.
-    """
-
-    token_embeddings: Tensor | None = None
-    pad_token_id: int | None = None
-    eos_token_id: int | Sequence[int] | None = None
-    cache_dir: str | Path | None = None
-    writes: bool = True
-    progress: Progress | None = None
-
-    def embeddings_for(self, name: str) -> Tensor:
-        """The embeddings, or ValueError naming the regulariser that lacks them."""
-        if self.token_embeddings is None:
-            raise ValueError(
-                f"the regulariser {name!r} was given no token embeddings, expected a matrix "
-                "[V, D]: pass the reference model's input embedding weight"
-            )
-        return self.token_embeddings
+def kl(kl_estimator: str = "k1", kl_type: str = "rkl") -> PolicyRegularizer:
+    """The reverse KL, or the forward KL with the gradient of the divergence itself."""
+    if kl_type == "fkl":
+        return FDivergence("fkl", form="gradient")
+    return KLDivergence(kl_estimator)
 
 
-Factory = Callable[[Any, ModelParts], PolicyRegularizer]
-_FACTORIES: dict[str, Factory] = {}
-
-
-def register(name: str) -> Callable[[Factory], Factory]:
-    """Decorator that makes ``factory(config, parts)`` available under ``name``.
+def f_divergence(
+    f_div: str = "rkl",
+    f_div_alpha: float = 0.5,
+    f_div_form: str = "value",
+    f_div_low_var: bool = False,
+    kl_estimator: str | None = None,
+) -> PolicyRegularizer:
+    """An f-divergence; the plain reverse KL with the estimator that was asked for.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: on options that would have no meaning.
     """
+    if f_div == "rkl" and not f_div_low_var:
+        # The log-ratio is both the value and the gradient form of the reverse KL.
+        if f_div_form == "gradient":
+            return KLDivergence(kl_estimator or "k1")
+        if kl_estimator in ("k1", "k2", "k3"):
+            return KLDivergence(kl_estimator, reward_clip=PUBLISHED_REWARD_CLIP)
+    elif kl_estimator in ("k2", "k3"):
+        raise ValueError(
+            f"given --kl_estimator {kl_estimator} with --f_div {f_div}"
+            f"{' --f_div_low_var' if f_div_low_var else ''}, expected it with the plain reverse KL "
+            "only: drop it, the divergence is summed over the vocabulary here"
+        )
+    return FDivergence(f_div, f_div_alpha, f_div_form, f_div_low_var)
 
-    def add(factory: Factory) -> Factory:
-        if name in _FACTORIES:
-            raise ValueError(
-                f"given a second regulariser named {name!r}, expected a new name: taken are "
-                f"{', '.join(registered_names())}"
-            )
-        _FACTORIES[name] = factory
-        return factory
 
-    return add
-
-
-def registered_names() -> list[str]:
-    """Names that ``regularizer_from_config`` knows, sorted."""
-    return sorted(_FACTORIES)
+BUILT_IN: dict[str, Callable[..., PolicyRegularizer]] = {
+    "kl": kl,
+    "f_divergence": f_divergence,
+    "wasserstein": TruncatedWasserstein,
+    "sinkhorn_divergence": SinkhornDivergence,
+}
+TRANSPORTS = {"published": "wasserstein", "sinkhorn_divergence": "sinkhorn_divergence"}
 
 
 def regularizer_from_config(
@@ -81,101 +67,62 @@ def regularizer_from_config(
     cache_dir: str | Path | None = None,
     writes: bool = True,
     progress: Progress | None = None,
+    target: Callable[..., Any] | None = None,
 ) -> PolicyRegularizer:
     """Build the regulariser that ``config.regularizer`` names.
 
+    Its class (or function) is called with what its parameters name: attributes of the configuration
+    and the arguments below. What is absent or None is left to the parameter's own default.
+
     Args:
         config: any object with the attribute ``regularizer`` and those the named one reads:
-            ``kl`` kl_estimator; ``f_divergence`` f_div, f_div_alpha, f_div_form, f_div_low_var and
-            kl_estimator; ``wasserstein`` transport (``published`` or ``sinkhorn_divergence``),
-            cost_dim, cost_type, epsilon, max_iter, tol, top_k, normalize and block_size;
-            ``sinkhorn_divergence`` top_k, epsilon, max_iter, tol and cost_type. An
-            attribute that is absent or None stands for the regulariser's own default.
-        token_embeddings: [V, D], needed by regularisers that know distances between tokens.
+            ``kl`` kl_estimator and kl_type; ``f_divergence`` f_div, f_div_alpha, f_div_form,
+            f_div_low_var and kl_estimator; ``wasserstein`` cost_dim, cost_type, epsilon, max_iter,
+            tol, top_k, normalize and block_size (and transport: with the value
+            ``sinkhorn_divergence`` it is the next one); ``sinkhorn_divergence`` top_k, epsilon,
+            max_iter, tol and cost_type.
+        token_embeddings: [V, D], input embeddings of the frozen reference model, needed by
+            regularisers that know distances between tokens.
         pad_token_id, eos_token_id: of the tokenizer.
-        cache_dir: folder for tables that are worth keeping.
+        cache_dir: folder for tables that are worth keeping; None keeps them in memory only.
         writes: add to that folder, not only read it: one process of each node does.
         progress: shows how far long work is: steps -> a context with a bar, as of `tqdm`.
+        target: the class of a regulariser that is not built in.
 
     Raises:
         ValueError: on an unknown name (the message lists the known ones) or unusable settings.
     """
     name = config.regularizer
-    if name not in _FACTORIES:
-        raise ValueError(
-            f"given regulariser {name!r}, expected one of {', '.join(registered_names())}"
+    transport = getattr(config, "transport", None)
+    if name == "wasserstein" and transport is not None:
+        if transport not in TRANSPORTS:
+            raise ValueError(
+                f"given transport {transport!r}, expected one of {', '.join(TRANSPORTS)}"
+            )
+        name = TRANSPORTS[transport]
+    if target is None and name not in BUILT_IN:
+        raise ValueError(f"given regulariser {name!r}, expected one of {', '.join(BUILT_IN)}")
+    target = target or BUILT_IN[name]
+    offered = {
+        "token_embeddings": token_embeddings,
+        "pad_token_id": pad_token_id,
+        "eos_token_id": eos_token_id,
+        "cache_dir": cache_dir,
+        "writes": writes,
+        "progress": progress,
+    }
+    parameters = inspect.signature(target).parameters
+    values = {p: offered.get(p, getattr(config, p, None)) for p in parameters}
+    values = {p: value for p, value in values.items() if value is not None}
+    for parameter in parameters.values():
+        needed = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
         )
-    parts = ModelParts(token_embeddings, pad_token_id, eos_token_id, cache_dir, writes, progress)
-    return with_defaults(_FACTORIES[name](config, parts))
-
-
-def _given(config: Any, *pairs: tuple[str, str]) -> dict[str, Any]:
-    """Keyword arguments from (attribute, keyword) pairs, without those that are absent or None."""
-    values = {keyword: getattr(config, attribute, None) for attribute, keyword in pairs}
-    return {keyword: value for keyword, value in values.items() if value is not None}
-
-
-@register("kl")
-def _kl(config: Any, parts: ModelParts) -> PolicyRegularizer:
-    return KLDivergence(**_given(config, ("kl_estimator", "estimator")))
-
-
-@register("f_divergence")
-def _f_divergence(config: Any, parts: ModelParts) -> PolicyRegularizer:
-    options = _given(
-        config,
-        ("f_div", "name"),
-        ("f_div_alpha", "alpha"),
-        ("f_div_form", "form"),
-        ("f_div_low_var", "low_variance"),
-    )
-    options.setdefault("name", "rkl")
-    estimator = getattr(config, "kl_estimator", None)
-    if options["name"] == "rkl" and not options.get("low_variance"):
-        # The log-ratio is both the value and the gradient form of the reverse KL.
-        if options.get("form") == "gradient":
-            return KLDivergence(estimator or "k1")
-        if estimator in ("k1", "k2", "k3"):
-            return KLDivergence(estimator, reward_clip=PUBLISHED_REWARD_CLIP)
-    elif estimator in ("k2", "k3"):
-        raise ValueError(
-            f"given --kl_estimator {estimator} with --f_div {options['name']}"
-            f"{' --f_div_low_var' if options.get('low_variance') else ''}, expected it with the "
-            "plain reverse KL only: drop it, the divergence is summed over the vocabulary here"
-        )
-    return FDivergence(**options)
-
-
-@register("wasserstein")
-def _wasserstein(config: Any, parts: ModelParts) -> PolicyRegularizer:
-    transport = getattr(config, "transport", None) or "published"
-    if transport == "sinkhorn_divergence":
-        return _sinkhorn_divergence(config, parts)
-    if transport != "published":
-        raise ValueError(
-            f"given transport {transport!r}, expected one of published, sinkhorn_divergence"
-        )
-    names = ("cost_dim", "cost_type", "epsilon", "max_iter", "tol", "top_k")
-    return TruncatedWasserstein(
-        parts.embeddings_for("wasserstein"),
-        pad_token_id=parts.pad_token_id,
-        eos_token_id=parts.eos_token_id,
-        cache_dir=parts.cache_dir,
-        writes=parts.writes,
-        progress=parts.progress,
-        **_given(config, *((name, name) for name in (*names, "normalize", "block_size"))),
-    )
-
-
-@register("sinkhorn_divergence")
-def _sinkhorn_divergence(config: Any, parts: ModelParts) -> PolicyRegularizer:
-    if getattr(config, "normalize", False):
-        raise ValueError(
-            "given --normalize with the Sinkhorn divergence, expected it with the published "
-            "transport only: its potentials need no centring, drop the flag"
-        )
-    names = ("top_k", "epsilon", "max_iter", "tol", "cost_type")
-    return SinkhornDivergence(
-        parts.embeddings_for("sinkhorn_divergence"),
-        **_given(config, *((name, name) for name in names)),
-    )
+        if needed and parameter.name not in values:
+            raise ValueError(
+                f"the regulariser {name!r} was given no {parameter.name}, expected a setting of "
+                f"that name or one of {', '.join(offered)}; token_embeddings are the reference "
+                "model's input embedding weight [V, D]"
+            )
+    return with_defaults(target(**values), name)

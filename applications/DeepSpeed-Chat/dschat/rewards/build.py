@@ -86,6 +86,14 @@ class Rewards:
         self._specs = parse_rewards(given)
         self._rewards = [_built(spec, settings) for spec in self._specs]
 
+    @classmethod
+    def only(cls, reward: RewardFunction) -> Rewards:
+        """A reward function of a caller's, which no settings name."""
+        rewards = cls.__new__(cls)
+        adapted = as_reward(reward)
+        rewards._rewards, rewards._specs = [adapted], [RewardSpec(adapted.name)]
+        return rewards
+
     @property
     def need_reward_model(self) -> bool:
         """Whether `combined` needs one."""

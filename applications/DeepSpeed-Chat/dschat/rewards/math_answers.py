@@ -16,7 +16,7 @@ from dschat.errors import UserError
 from dschat.rewards.base import RewardFunction
 from dschat.rewards.math_numbers import is_integer, same_answer
 from dschat.rewards.maths.extraction import find_answer, tagged
-from dschat.settings.answers import FORMS, PUBLISHED_FORMS
+from dschat.settings.answers import FORMS, PUBLISHED_FORMS, MathAnswerSettings
 
 __all__ = [
     "MathAnswerReward",
@@ -182,3 +182,19 @@ def has_soft_format(response: str) -> bool:
             return False
         position = found + len(tag)
     return True
+
+
+def math_answer_reward(settings: MathAnswerSettings) -> MathAnswerReward:
+    """The reward that the settings describe.
+
+    Raises:
+        UserError: a weight is not finite, or all are 0.
+    """
+    weights = MathRewardWeights(
+        answer=settings.answer_reward,
+        integer=settings.integer_reward,
+        strict_format=settings.strict_format_reward,
+        soft_format=settings.soft_format_reward,
+        tag=settings.tag_reward,
+    )
+    return MathAnswerReward(weights, settings.answer_extraction)

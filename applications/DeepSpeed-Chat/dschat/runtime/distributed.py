@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,25 @@ logger = logging.getLogger("dschat")
 
 PATIENCE = datetime.timedelta(hours=1)
 """How long a rank waits for the others: one may be reading back a checkpoint of 100 GB."""
+
+
+def quiet_libraries() -> None:
+    """No telemetry, no progress bars but our own, no warnings that a user can do nothing about."""
+    import datasets
+    from huggingface_hub import constants
+    from transformers.utils import logging as transformers_logging
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|deepspeed")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
+    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+    for name in ("DeepSpeed", "accelerate.accelerator"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    if not is_main():
+        datasets.disable_progress_bars()
+        transformers_logging.set_verbosity_error()
+        logger.setLevel(logging.ERROR)
 
 
 def init_distributed(local_rank: int = -1) -> torch.device:

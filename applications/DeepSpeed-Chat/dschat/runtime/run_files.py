@@ -16,6 +16,7 @@ from typing import Any
 from dschat.errors import UserError
 from dschat.runtime.distributed import is_main, world_size
 from dschat.runtime.files import atomic_write_text, explain_write_errors, read_jsonl
+from dschat.settings.flags import Settings
 
 LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "peft", "accelerate", "datasets")
 SECRET_NAME = re.compile(r"(^|_)(sk|key|secret|password|passwd|credential|hub_token|auth_token)s?$")
@@ -34,9 +35,14 @@ def library_versions() -> dict[str, str]:
 
 def plain_settings(config: Any) -> dict[str, Any]:
     """A configuration's values as JSON keeps them, without secrets."""
-    values = dataclasses.asdict(config)
-    kept = {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
-    return json.loads(json.dumps(kept, default=str))
+    return json.loads(json.dumps(_without_secrets(config), default=str))
+
+
+def _without_secrets(config: Any) -> dict[str, Any]:
+    """Published flag -> value of settings; field -> value of another dataclass."""
+    is_settings = isinstance(config, Settings)
+    values = config.as_flags() if is_settings else dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
 
 
 def git_commit() -> str | None:
@@ -81,13 +87,10 @@ def write_config(config: Any, output_dir: str | Path, **run: Any) -> None:
         return
     import yaml
 
-    settings = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if not SECRET_NAME.search(name)
-    }
+    settings = _without_secrets(config)
     settings["run"] = {
         **run,
+        "given": config.given_flags() if isinstance(config, Settings) else [],
         "world_size": world_size(),
         "git_commit": git_commit(),
         "versions": library_versions(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,6 @@ from dschat.data.prompts import PromptExample
 from dschat.rollout.experience import Experience
 from dschat.rollout.reference_samples import positions_in_common, samples_of
 from dschat.settings.online import OnlineConfig
-
-SampleTerm = Callable[[Sequence[Experience], Sequence[PromptExample]], list[Experience]]
-"""`with_samples` of a run: (micro-batches, prompts of the iteration's responses)."""
 
 
 def with_samples(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dschat.settings.command_line import flag, require
+from dschat.settings.command_line import Settings, flag, require
+from dschat.settings.registry import REWARDS
 
 SANDBOXES = ["auto", "bwrap", "limits"]
 
 
 @dataclass
-class SandboxFlags:
+class SandboxFlags(Settings):
     """How generated programs are run; `code_reward` makes a reward of it."""
 
     sandbox: str = flag(
@@ -34,10 +35,27 @@ class SandboxFlags:
     memory_mb: int = flag(1024, "Address space of a program's processes, in MiB.")
 
     def check_sandbox_flags(self) -> None:
-        """Refuse values that cannot be meant; raises `UserError`."""
+        """Refuse values out of range; raises `UserError`."""
         require(
             self.reward_workers >= 1, f"--reward_workers {self.reward_workers}: expected 1 or more."
         )
         for name in ("test_seconds", "program_seconds", "memory_mb"):
             value = getattr(self, name)
             require(value > 0, f"--{name} {value}: expected a number above 0.")
+
+
+@dataclass
+class CodeRewardSettings(SandboxFlags):
+    """The reward of programs that are run: the share of tests passed."""
+
+    def validate(self) -> None:
+        """Refuse values out of range; raises `UserError`."""
+        self.check_sandbox_flags()
+
+
+REWARDS.add(
+    "code_execution",
+    "dschat.rewards.code_execution:code_reward",
+    CodeRewardSettings,
+    "generated programs are run on the tests of their problem (APPS)",
+)

@@ -242,7 +242,9 @@ class CommandLine(Generic[ConfigT]):
         for f in flags_of(self.settings):
             if f.registry is not None:
                 shown = self._published(f)
-                default = (shown.values or {}).get(shown.default, shown.default)
+                default = shown.default
+                if shown.values:
+                    default = shown.values.get(default, default)
                 chosen[f.setting] = self.preset.get(f.setting, default)
         return chosen
 

@@ -1,58 +1,64 @@
-"""Checks of step 3's settings that need nothing but their values."""
+"""The checks of online training's settings: what needs nothing but their values.
+
+`config` is an `OnlineConfig` throughout (`dschat.settings.online`, which imports this file).
+Messages name flags as the script's user types them: `config.flag(name)`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from dschat.settings.command_line import require
-from dschat.settings.references import check_weights
+from dschat.settings.supervised import require_resume
 
+BACKENDS = ["native", "transformers", "vllm"]
+"""The names that `dschat.rollout.backends.in_place.make_backend` knows."""
 
-def require_ranges(config: Any) -> None:
-    """Refuse numbers outside their range; raises `UserError`."""
-    at_least_one = [
-        "per_device_generation_batch_size",
-        "per_device_training_batch_size",
-        "generation_batches",
-        "ppo_epochs",
-        "num_train_epochs",
-        "gradient_accumulation_steps",
-        "num_generations",
-        "max_prompt_seq_len",
-        "max_answer_seq_len",
-        "print_answers_interval",
-    ]
-    not_negative = [
-        "num_padding_at_beginning",
-        "num_warmup_steps",
-        "save_steps",
-        "test_stop_step",
-        "seed",
-        "actor_lora_dim",
-        "critic_lora_dim",
-        "kl_ctl",
-        "entropy_coef",
-        "unsup_coef",
-        "clip_reward_value",
-        "actor_weight_decay",
-        "critic_weight_decay",
-    ]
-    positive = ["actor_learning_rate", "critic_learning_rate", "temperature", "epsilon_high"]
-    probabilities = ["gamma", "lam", "warmup_ratio", "clip_range"]
-    for names, holds, expected in (
-        (at_least_one, lambda v: v >= 1, "1 or more"),
-        (not_negative, lambda v: v >= 0, "0 or more"),
-        (positive, lambda v: v > 0, "a number above 0"),
-        (probabilities, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            require(value is None or holds(value), f"--{name} {value}: expected {expected}.")
-    for name in ("actor_zero_stage", "critic_zero_stage"):
-        value = getattr(config, name)
-        require(value in (0, 1, 2, 3), f"--{name} {value}: expected 0, 1, 2 or 3.")
+REMOVED_BACKENDS = {"static": "transformers", "continuous": "native"}
+"""Backends of earlier versions -> what takes the same tokens."""
 
+AT_LEAST_ONE = [
+    "per_device_generation_batch_size",
+    "per_device_training_batch_size",
+    "generation_batches",
+    "ppo_epochs",
+    "gradient_accumulation_steps",
+    "num_generations",
+    "max_prompt_seq_len",
+    "max_answer_seq_len",
+    "print_answers_interval",
+    "ngram",
+    "repeat_times",
+    "eval_samples",
+    "eval_batch_size",
+]
+NOT_NEGATIVE = [
+    "num_padding_at_beginning",
+    "num_warmup_steps",
+    "save_steps",
+    "eval_steps",
+    "few_shot",
+    "test_stop_step",
+    "seed",
+    "actor_lora_dim",
+    "critic_lora_dim",
+    "kl_ctl",
+    "entropy_coef",
+    "unsup_coef",
+    "clip_reward_value",
+    "actor_weight_decay",
+    "critic_weight_decay",
+]
+POSITIVE = [
+    "actor_learning_rate",
+    "critic_learning_rate",
+    "actor_lora_learning_rate",
+    "critic_lora_learning_rate",
+    "temperature",
+    "clip_range_high",
+    "num_train_epochs",
+]
+PROBABILITIES = ["gamma", "lam", "warmup_ratio", "clip_range"]
 
 CRITIC_FLAGS = [
     "gamma",
@@ -76,150 +82,338 @@ CRITIC_FLAGS = [
 """What has no meaning without a critic."""
 
 
-def require_algorithm(config: Any) -> None:
-    """Refuse what the chosen algorithm does not use; raises `UserError`."""
-    name = config.algorithm
+def check(config: Any) -> None:
+    """Fill in what follows from other settings, and refuse what does not fit.
+
+    Raises:
+        UserError: says which flag, and what was expected.
+    """
+    _require_models(config)
+    _require_ranges(config)
+    require_resume(config)
+    _require_algorithm(config)
+    _require_references(config)
+    _require_backend(config)
+    _require_batches(config)
+    _require_macro_actions(config)
+    _require_partners(config)
+
+
+def _require_models(config: Any) -> None:
+    flag = config.flag
+    references = config.references()
+    if config.actor_model_name_or_path is None and references:
+        config.actor_model_name_or_path = references[0][0]
+    require(
+        config.actor_model_name_or_path is not None,
+        f"Give the policy to start from: {flag('actor_model_name_or_path')} FOLDER (step 1's "
+        "output), or references, the first of which is then taken.",
+    )
+    require(
+        config.output_dir is not None,
+        f"Give a folder for the results: {flag('output_dir')} FOLDER.",
+    )
+    critic = flag("critic_model_name_or_path")
+    if config.uses_reward_model:
+        require(
+            config.critic_model_name_or_path is not None,
+            f"Give the reward model (step 2's output_dir/step_N): {critic} FOLDER.",
+        )
+    elif config.trains_critic:
+        # Without a reward model the critic starts from the policy, knowing nothing.
+        config.critic_model_name_or_path = (
+            config.critic_model_name_or_path or config.actor_model_name_or_path
+        )
+    else:
+        require(
+            config.critic_model_name_or_path is None,
+            f"{critic}: {flag('algorithm')} {config.algorithm} has no critic, and no reward model "
+            "is used. Remove the flag.",
+        )
+
+
+def _require_ranges(config: Any) -> None:
+    for names, holds, expected in (
+        (AT_LEAST_ONE, lambda v: v >= 1, "1 or more"),
+        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
+        (POSITIVE, lambda v: v > 0, "a number above 0"),
+        (PROBABILITIES, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            require(
+                value is None or holds(value), f"{config.flag(name)} {value}: expected {expected}."
+            )
+    for name in ("actor_zero_stage", "critic_zero_stage"):
+        value = getattr(config, name)
+        require(value in (0, 1, 2, 3), f"{config.flag(name)} {value}: expected 0, 1, 2 or 3.")
+    require(
+        config.max_steps >= 1 or config.max_steps == -1,
+        f"{config.flag('max_steps')} {config.max_steps}: expected 1 or more, or -1 for whole "
+        "epochs.",
+    )
+    require(
+        all(k >= 1 for k in config.pass_k) or config.pass_k == [0],
+        f"{config.flag('pass_k')} {' '.join(map(str, config.pass_k))}: expected numbers of 1 or "
+        "more, or 0.",
+    )
+
+
+def _require_algorithm(config: Any) -> None:
+    """Refuse what the chosen algorithm does not use."""
+    flag, name = config.flag, config.algorithm
+    algorithm, scale = flag("algorithm"), flag("scale_rewards")
+    require(
+        not config.from_samples or name != "ppo",
+        f"--kl_type fkl with {algorithm} ppo needs --fkl_estimator per_state: the references' "
+        "samples are learnt in groups (grpo, rloo).",
+    )
     if name == "ppo":
-        require(not config.scale_rewards, "--scale_rewards belongs to --algorithm grpo. Remove it.")
+        require(not config.scale_rewards, f"{scale} belongs to {algorithm} grpo. Remove it.")
         return
-    defaults = {f.name: f.default for f in dataclasses.fields(config)}
-    given = [f for f in CRITIC_FLAGS if f in defaults and getattr(config, f) != defaults[f]]
+    given = [flag(f) for f in CRITIC_FLAGS if f in config.given]
     require(
         not given,
-        f"{', '.join('--' + f for f in given)}: --algorithm {name} has no critic and does not "
-        "discount. Remove these flags, or use --algorithm ppo.",
+        f"{', '.join(given)}: {algorithm} {name} has no critic and does not discount. Remove these "
+        f"flags, or use {algorithm} ppo.",
     )
     require(
         config.group_size() >= 2,
-        f"--num_generations {config.group_size()}: --algorithm {name} compares a response with "
-        "others to the same prompt; give 2 or more.",
+        f"{flag('num_generations')} {config.group_size()}: {algorithm} {name} compares a response "
+        "with others to the same prompt; give 2 or more.",
     )
     require(
         name == "grpo" or not config.scale_rewards,
-        "--scale_rewards belongs to --algorithm grpo: leave-one-out advantages are unbiased as "
-        "they are. Remove the flag.",
+        f"{scale} belongs to {algorithm} grpo: leave-one-out advantages are unbiased as they are. "
+        "Remove the flag.",
     )
-
-
-def reference_is_the_policy(config: Any) -> bool:
-    """Whether the actor with its adapters off is the reference: no second model is loaded.
-
-    A new token's row is trained beside the adapters (`train_rows`): then there are two models.
-    """
-    frozen = config.only_optimize_lora and not config.add_eot_token
-    return config.refs is None and config.actor_lora_dim > 0 and frozen
-
-
-def reward_is_the_critic(config: Any) -> bool:
-    """Whether the critic with its adapters off and its first head is the reward model.
-
-    Then no reward model is loaded. (Where programs are run there is none anyway.)
-    """
-    trained = config.algorithm == "ppo" and not config.critic_head_may_be_new
-    frozen = config.only_optimize_lora and not config.add_eot_token
-    return trained and config.critic_lora_dim > 0 and frozen
-
-
-def require_references(config: Any) -> None:
-    """Refuse settings of references that do not fit together; raises `UserError`."""
+    samples = config.penalty.reference_samples if config.from_samples else 1
     require(
-        config.ref_weights is None or config.refs is not None,
-        "--ref_weights needs the references: add --refs FOLDER FOLDER.",
+        1 <= samples <= config.group_size(),
+        f"--reference_samples {samples}: expected 1 to {flag('num_generations')} "
+        f"{config.group_size()}.",
     )
-    if config.refs is not None:
-        check_weights(config.refs, config.ref_weights)
+
+
+def _require_references(config: Any) -> None:
+    """Refuse settings of references that do not fit together."""
+    flag = config.flag
     for name in ("reference_residency", "reference_quantization"):
         require(
-            not reference_is_the_policy(config) or getattr(config, name) is None,
-            f"--{name}: with --only_optimize_lora the reference is the policy itself with its "
-            "adapters off; there is no second model to put anywhere. Remove the flag.",
+            not config.reference_is_the_policy() or name not in config.given,
+            f"{flag(name)}: with {flag('only_optimize_lora')} the reference is the policy itself "
+            "with its adapters off; there is no second model to put anywhere. Remove the flag.",
         )
-    programs = config.critic_head_may_be_new  # are run instead of a reward model
-    nothing_frozen = reference_is_the_policy(config) and (programs or reward_is_the_critic(config))
-    what = "there is no reward model" if programs else "the reward model is the critic itself"
+    nothing_frozen = config.reference_is_the_policy() and (
+        config.reward_is_the_critic() or not config.uses_reward_model
+    )
+    what = "the reward model is the critic itself"
+    if not config.uses_reward_model:
+        what = "there is no reward model"
     for name in ("offload_reference_model", "frozen_dtype"):
         require(
             not (nothing_frozen and getattr(config, name)),
-            f"--{name}: with --only_optimize_lora the reference is the policy itself, and {what}. "
-            "Remove the flag.",
+            f"{flag(name)}: with {flag('only_optimize_lora')} the reference is the policy itself, "
+            f"and {what}. Remove the flag.",
         )
+    residency, offload = flag("reference_residency"), flag("offload_reference_model")
     require(
         not config.offload_reference_model or config.reference_residency in (None, "cpu"),
-        f"--offload_reference_model and --reference_residency {config.reference_residency} "
-        "contradict each other. Give one of them.",
+        f"{offload} and {residency} {config.reference_residency} contradict each other. Give one "
+        "of them.",
     )
     require(
         config.reference_quantization is None or config.reference_residency != "cpu",
-        "--reference_quantization with --reference_residency cpu: quantised weights stay on "
-        "their device. Use --reference_residency one or all.",
+        f"{flag('reference_quantization')} with {residency} cpu: quantised weights stay on their "
+        f"device. Use {residency} one or all.",
     )
     require(
         config.reference_quantization is None or not config.offload_reference_model,
-        "--reference_quantization with --offload_reference_model: quantised weights stay on "
-        "their device. Use --reference_residency one.",
+        f"{flag('reference_quantization')} with {offload}: quantised weights stay on their device. "
+        f"Use {residency} one.",
+    )
+    several = len(config.references()) > 1
+    require(
+        not (several and config.of_mixture) or config.reference_residency in (None, "all"),
+        f"--fkl_estimator per_state needs all references at once: use {residency} all.",
+    )
+
+
+def _require_backend(config: Any) -> None:
+    """Refuse settings that do not fit what samples the responses."""
+    flag = config.flag
+    name, share = config.generation_backend, config.vllm_gpu_memory_utilization
+    backend, memory = flag("generation_backend"), flag("vllm_gpu_memory_utilization")
+    require(
+        name not in REMOVED_BACKENDS,
+        f"{backend} {name} was removed: it showed no gain. Use {REMOVED_BACKENDS.get(name)}, which "
+        "takes the same tokens.",
+    )
+    require(name in BACKENDS, f"{backend} {name}: expected one of {', '.join(BACKENDS)}.")
+    require(0 < share <= 1, f"{memory} {share}: expected a number above 0, up to 1.")
+    require(
+        name == "vllm" or "vllm_gpu_memory_utilization" not in config.given,
+        f"{memory} {share} belongs to {backend} vllm. Remove it.",
+    )
+    gather, reuse = flag("enable_zero3_generation_gather"), flag("reuse_rollout_logprobs")
+    require(
+        name != "vllm" or not config.enable_zero3_generation_gather,
+        f"{gather}: {backend} vllm has the weights whole, and is sent one gathered weight at a "
+        "time. Remove the flag.",
+    )
+    require(
+        not config.reuse_rollout_logprobs or name == "native",
+        f"{reuse}: {backend} {name} shows no hidden states. Remove one of the two.",
+    )
+    require(
+        not config.reuse_rollout_logprobs
+        or config.actor_zero_stage < 3
+        or config.enable_zero3_generation_gather,
+        f"{reuse} with {flag('actor_zero_stage')} 3 needs the whole actor while it samples: add "
+        f"{gather}, or remove the flag.",
+    )
+
+
+def require_plain_cache(config: Any, plain_cache: bool, architecture: str) -> None:
+    """Refuse to keep states that the project's own decoding does not see; raises `UserError`.
+
+    Args:
+        plain_cache: whether it samples from the policy (`has_plain_cache`).
+        architecture: of the policy, for the message.
+    """
+    require(
+        plain_cache or not config.reuse_rollout_logprobs,
+        f"{config.flag('reuse_rollout_logprobs')}: {architecture} is sampled from by transformers "
+        "(its attention does not keep plain keys and values), which shows no hidden states. Remove "
+        "the flag.",
+    )
+
+
+def _require_batches(config: Any) -> None:
+    """One generation batch is cut into whole micro-batches, those into whole steps."""
+    flag = config.flag
+    generation = config.per_device_generation_batch_size
+    training = config.per_device_training_batch_size
+    generated = flag("per_device_generation_batch_size")
+    trained = flag("per_device_training_batch_size")
+    require(
+        generation % training == 0,
+        f"{generated} {generation} is no multiple of {trained} {training}: every generation batch "
+        "is cut into whole micro-batches. Change one of the two.",
+    )
+    micro_batches = generation * config.generation_batches // training
+    accumulation = config.gradient_accumulation_steps
+    require(
+        micro_batches % accumulation == 0 or accumulation % micro_batches == 0,
+        f"An iteration's {micro_batches} micro-batches per rank (generation batch size x "
+        f"generation batches / training batch size) and {flag('gradient_accumulation_steps')} "
+        f"{accumulation} do not divide each other. Change one of them.",
+    )
+
+
+def _require_macro_actions(config: Any) -> None:
+    """Flags of groupings that are not used would do nothing."""
+    flag, kind = config.flag, config.termination_condition
+    condition = flag("termination_condition")
+    for names, of in (
+        (["ngram"], "fixed"),
+        (["repeat_times"], "randomized"),
+        (["parser", "parser_cutoff"], "parsing"),
+    ):
+        for name in names:
+            require(
+                kind == of or name not in config.given,
+                f"{flag(name)} belongs to {condition} {of}. Remove it.",
+            )
+    require(
+        config.parser_cutoff >= 2,
+        f"{flag('parser_cutoff')} {config.parser_cutoff}: expected 2 or more (no constituent has "
+        f"fewer than 1 token). For single tokens use {condition} fixed {flag('ngram')} 1.",
     )
 
 
 def _zero_stages(config: Any) -> list[int]:
     stages = [config.actor_zero_stage]
-    return [*stages, config.critic_zero_stage] if config.algorithm == "ppo" else stages
+    return [*stages, config.critic_zero_stage] if config.trains_critic else stages
 
 
-def require_partners(config: Any) -> None:
-    """Refuse flags that would do nothing without another one; raises `UserError`."""
+def _require_partners(config: Any) -> None:
+    """Refuse flags that would do nothing without another one."""
+    flag, given = config.flag, config.given
     lora = config.actor_lora_dim or config.critic_lora_dim
-    end = config.end_of_conversation_token
+    text = config.unsupervised_dataset_name
     for holds, message in (
         (
+            not (config.num_warmup_steps and config.warmup_ratio and "warmup_ratio" in given),
+            f"{flag('num_warmup_steps')} and {flag('warmup_ratio')} both set the warm-up; give one "
+            "of them.",
+        ),
+        (
             config.enable_test_mode == (config.test_stop_step > 0),
-            "--enable_test_mode needs --test_stop_step N with N of 1 or more, and the other "
-            "way round.",
+            f"{flag('enable_test_mode')} needs {flag('test_stop_step')} N with N of 1 or more, and "
+            "the other way round.",
         ),
         (
             not config.offload or min(_zero_stages(config)) > 0,
-            "--offload needs a ZeRO stage of 1 or more for every model that is trained: set "
-            "--actor_zero_stage and, for ppo, --critic_zero_stage.",
+            f"{flag('offload')} needs a ZeRO stage of 1 or more for every model that is trained: "
+            f"set {flag('actor_zero_stage')} and, for ppo, {flag('critic_zero_stage')}.",
         ),
         (
             not config.enable_zero3_generation_gather or config.actor_zero_stage == 3,
-            f"--enable_zero3_generation_gather: the actor is in ZeRO stage "
+            f"{flag('enable_zero3_generation_gather')}: the actor is in ZeRO stage "
             f"{config.actor_zero_stage}, where it is whole. Remove the flag.",
         ),
         (
-            config.unsupervised_dataset_name or config.unsupervised_dataset_config_name is None,
-            "--unsupervised_dataset_config_name needs --unsupervised_dataset_name.",
+            text or config.unsupervised_dataset_config_name is None,
+            f"{flag('unsupervised_dataset_config_name')} needs "
+            f"{flag('unsupervised_dataset_name')}.",
         ),
         (
-            config.unsupervised_dataset_name or config.unsup_coef == 27.8,
-            f"--unsup_coef {config.unsup_coef:g} needs text: add --unsupervised_dataset_name.",
+            text or "unsup_coef" not in given,
+            f"{flag('unsup_coef')} {config.unsup_coef:g} needs text: add "
+            f"{flag('unsupervised_dataset_name')}.",
         ),
         (
-            config.unsup_coef > 0 or not config.unsupervised_dataset_name,
-            "--unsup_coef 0 would train on text for nothing: remove --unsupervised_dataset_name.",
+            config.unsup_coef > 0 or not text,
+            f"{flag('unsup_coef')} 0 would train on text for nothing: remove "
+            f"{flag('unsupervised_dataset_name')}.",
         ),
         (
             lora or not config.only_optimize_lora,
-            "--only_optimize_lora needs adapters: add --actor_lora_dim or --critic_lora_dim.",
+            f"{flag('only_optimize_lora')} needs adapters: add {flag('actor_lora_dim')} or "
+            f"{flag('critic_lora_dim')}.",
+        ),
+        *(
+            (
+                getattr(config, f"{role}_lora_dim")
+                or getattr(config, f"{role}_lora_learning_rate") is None,
+                f"{flag(f'{role}_lora_learning_rate')} needs adapters: add "
+                f"{flag(f'{role}_lora_dim')}.",
+            )
+            for role in ("actor", "critic")
+        ),
+        *(
+            (
+                config.checks_answers or name not in given,
+                f"{flag(name)} is of checked answers: it belongs to {flag('reward')} math_answers. "
+                "Remove it.",
+            )
+            for name in ("eval_steps", "eval_samples", "pass_k")
         ),
         (
-            config.actor_lora_dim or config.actor_lora_learning_rate is None,
-            "--actor_lora_learning_rate needs adapters: add --actor_lora_dim.",
-        ),
-        (
-            config.critic_lora_dim or config.critic_lora_learning_rate is None,
-            "--critic_lora_learning_rate needs adapters: add --critic_lora_dim.",
-        ),
-        (
-            config.print_answers or config.print_answers_interval == 1,
-            f"--print_answers_interval {config.print_answers_interval} needs --print_answers.",
+            config.print_answers or "print_answers_interval" not in given,
+            f"{flag('print_answers_interval')} {config.print_answers_interval} needs "
+            f"{flag('print_answers')}.",
         ),
         (
             config.enable_tensorboard or config.tensorboard_path is None,
-            "--tensorboard_path has an effect only with --enable_tensorboard; add that flag.",
+            f"{flag('tensorboard_path')} has an effect only with {flag('enable_tensorboard')}; add "
+            "that flag.",
         ),
         (
-            not config.add_eot_token or end is not None,
-            "--add_eot_token needs the token: --end_of_conversation_token '<|end|>', for example.",
+            not config.add_eot_token or config.end_of_conversation_token is not None,
+            f"{flag('add_eot_token')} needs the token: {flag('end_of_conversation_token')} "
+            "'<|end|>', for example.",
         ),
     ):
         require(bool(holds), message)

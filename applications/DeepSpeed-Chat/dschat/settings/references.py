@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from dschat.settings.command_line import REPLACED_FLAGS, flag, require
+from dschat.settings.command_line import REPLACED_FLAGS, Settings, flag, require
 
 KL_TYPES = ["rkl", "fkl"]
 WEIGHT_TOLERANCE = 1e-6
@@ -18,7 +19,7 @@ REPLACED_MULTI_REFERENCE_FLAGS = {
 
 
 @dataclass
-class ReferenceFlags:
+class ReferenceFlags(Settings):
     """The references of a run, mixed as in Aminian et al. (arXiv 2502.01203).
 
     Either --ref_a and --ref_b with one weight, or --refs with any number of models.
@@ -50,17 +51,19 @@ class ReferenceFlags:
     )
 
 
-def reference_weights(config: ReferenceFlags) -> list[tuple[str, float]]:
+def reference_weights(config: Any, kl_type: str | None = None) -> list[tuple[str, float]]:
     """The references in order, each with its weight; the weights have sum 1.
+
+    Args:
+        config: settings with ref_a, ref_b, alpha, beta, refs and ref_weights.
+        kl_type: None: `config.kl_type`.
 
     Raises:
         UserError: neither or both ways to name references, a reference without its partner, or
             weights that are not a distribution over the references.
     """
-    require(
-        config.kl_type in KL_TYPES,
-        f"--kl_type {config.kl_type!r}: expected {' or '.join(KL_TYPES)}.",
-    )
+    kl_type = kl_type or config.kl_type
+    require(kl_type in KL_TYPES, f"--kl_type {kl_type!r}: expected {' or '.join(KL_TYPES)}.")
     if config.refs is not None:
         return _from_list(config)
     require(
@@ -83,11 +86,11 @@ def reference_weights(config: ReferenceFlags) -> list[tuple[str, float]]:
     for name in ("alpha", "beta"):
         value = getattr(config, name)
         require(0.0 <= value <= 1.0, f"--{name} {value}: expected the weight of ref_a, in [0, 1].")
-    weight = config.alpha if config.kl_type == "rkl" else config.beta
+    weight = config.alpha if kl_type == "rkl" else config.beta
     return [(config.ref_a, weight), (config.ref_b, 1.0 - weight)]
 
 
-def _from_list(config: ReferenceFlags) -> list[tuple[str, float]]:
+def _from_list(config: Any) -> list[tuple[str, float]]:
     assert config.refs is not None
     require(
         config.ref_a is None and config.ref_b is None,
@@ -95,7 +98,7 @@ def _from_list(config: ReferenceFlags) -> list[tuple[str, float]]:
     )
     for name in ("alpha", "beta"):
         require(
-            getattr(config, name) == DEFAULT_WEIGHT,
+            name not in config.given,
             f"--{name} is the weight of --ref_a and has no meaning with --refs: use --ref_weights.",
         )
     return check_weights(config.refs, config.ref_weights)

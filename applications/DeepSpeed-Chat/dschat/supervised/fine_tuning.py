@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import logging as transformers_logging
 
 from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.data.ends import ends_of
@@ -30,8 +27,8 @@ from dschat.models.lora import add_lora
 from dschat.runtime.deepspeed_config import deepspeed_settings, read_overrides
 from dschat.runtime.distributed import (
     init_distributed,
-    is_main,
     log_main,
+    quiet_libraries,
     rank,
     sum_over_ranks,
     world_size,
@@ -76,7 +73,7 @@ def set_up(
     require_folder(config.output_dir, "output_dir")
     check_model_path(config.model_name_or_path, model_flag)
     device = init_distributed(config.local_rank)
-    _quiet_libraries()
+    quiet_libraries()
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(
         config.model_name_or_path,
@@ -107,23 +104,6 @@ def set_up(
     log = MetricsLog(output_dir, board if config.enable_tensorboard else None, append=resuming)
     seed_everything(config.seed)
     return Setup(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, run)
-
-
-def _quiet_libraries() -> None:
-    """No telemetry and no progress bars but our own; warnings stay."""
-    import datasets
-    from huggingface_hub import constants
-
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    # These tell of what is as it should be.
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
-    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    if not is_main():
-        datasets.disable_progress_bars()
-        transformers_logging.set_verbosity_error()
 
 
 def trainer_arguments(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dschat.evaluation.judging.instructions import Choice
-from dschat.evaluation.judging.pairs import Pair, read_pairs
+from dschat.evaluation.judging.pairs import Pair, first_shown, in_order, read_pairs, winner_of
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.evaluation.judging.report import figures_of, report_text
-from dschat.evaluation.judging.shown_order import first_shown, in_order, winner_of
 from dschat.evaluation.judging.terminal import END, printable, read_key, single_keys
 from dschat.settings.judging import HumanConfig
 

@@ -12,13 +12,17 @@ from typing import Any
 from tqdm import tqdm
 
 from dschat.errors import UserError
-from dschat.evaluation.judging.client import JudgeClient, JudgeSettings, NoAnswer, server_name
-from dschat.evaluation.judging.cost import estimate_cost
+from dschat.evaluation.judging.client import (
+    JudgeClient,
+    JudgeSettings,
+    NoAnswer,
+    estimate_cost,
+    server_name,
+)
 from dschat.evaluation.judging.instructions import Verdict, judge_messages
-from dschat.evaluation.judging.pairs import Pair, read_pairs
+from dschat.evaluation.judging.pairs import Pair, first_shown, in_order, read_pairs, winner_of
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.evaluation.judging.report import figures_of, report_text
-from dschat.evaluation.judging.shown_order import first_shown, in_order, winner_of
 from dschat.settings.command_line import require
 from dschat.settings.judging import JudgeConfig
 

@@ -1,13 +1,15 @@
-"""Two models' responses to the same prompts, read from two files."""
+"""Two models' responses to the same prompts: read from files, and in which order they are shown."""
 
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dschat.evaluation.judging.instructions import Choice
 from dschat.runtime.files import read_jsonl
 from dschat.settings.command_line import require
 
@@ -92,6 +94,26 @@ def read_pairs(path_a: str, path_b: str, num_sample: int | None = None) -> list[
         for line, (a, b) in enumerate(zip(rows_a, rows_b, strict=True), start=1)
     ]
     return pairs[:num_sample]
+
+
+def first_shown(pair: Pair, seed: int) -> str:
+    """ "A" or "B", at random, and always the same for one pair and seed."""
+    return random.Random(f"{seed}\n{pair.line}\n{pair.prompt}").choice("AB")
+
+
+def in_order(pair: Pair, first: str) -> tuple[str, str]:
+    """The two responses as they are shown."""
+    a, b = pair.responses
+    return (a, b) if first == "A" else (b, a)
+
+
+def winner_of(choice: Choice | None, first: str) -> str | None:
+    """The model of a choice: "A", "B" or "Tie"; None of an answer that cannot be read."""
+    if choice == "first":
+        return first
+    if choice == "second":
+        return "B" if first == "A" else "A"
+    return "Tie" if choice == "tie" else None
 
 
 def category_of(row: dict[str, Any]) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dschat.evaluation.comparison_output import text_table
 from dschat.evaluation.judging.terminal import one_line
+from dschat.evaluation.tables import text_table
 from dschat.runtime.statistics import wilson_interval
 
 

@@ -24,6 +24,8 @@ from dschat.rollout.generation import GenerationSettings
 from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
 
+DIVERGENCES = ("KL", "Sinkhorn")
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -33,7 +35,8 @@ class Policy:
         path, flag: where it lies, and the flag that said so.
         tokenizer: with a pad token; see `ends_of` for what ends a response.
         temperature: 0: greedy.
-        top_k: sample among the so many likeliest tokens only; None: all.
+        top_k: sample among the top_k tokens only; None: all.
+        width: of the output layers; None: the tokenizer's tokens.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Policy:
     dtype: torch.dtype
     device: torch.device
     top_k: int | None = None
+    width: int | None = None
 
     def load(self, path: str, flag: str) -> Any:
         """A model of this tokenizer, without the output layer's padding: what cannot be decoded
@@ -52,7 +56,7 @@ class Policy:
         """
         model = load_causal_lm(path, self.tokenizer, self.dtype, flag)
         return (
-            cut_vocabulary(model, tokens_of(self.tokenizer))
+            cut_vocabulary(model, self.width or tokens_of(self.tokenizer))
             .to(self.device)
             .eval()
             .requires_grad_(False)
@@ -96,13 +100,22 @@ def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Bat
 
 @contextmanager
 def diverging(
-    policy: Policy, reference: str, prompts: Sequence[PromptExample], responses: Rows
+    policy: Policy,
+    reference: str,
+    prompts: Sequence[PromptExample],
+    responses: Rows,
+    names: Sequence[str] = DIVERGENCES,
+    epsilon: float | None = None,
 ) -> Iterator[Batch]:
     """Divergences of the policy from `reference`, summed over a response's tokens.
 
     Rows have `KL` (exact: over the whole vocabulary at each position) and `Sinkhorn` (the Sinkhorn
     divergence of the tokens' embeddings, with the regulariser's own defaults). Both policies are
     tempered; at temperature 0, where a policy is a single token, they are compared at 1.
+
+    Args:
+        names: of the divergences to measure.
+        epsilon: of the Sinkhorn divergence; None: its default.
     """
     temperature = policy.temperature or 1.0
     other = policy.load(reference, "reference-model")
@@ -110,14 +123,12 @@ def diverging(
     for loaded in (model, other):
         check_output_layer(loaded)
     frozen = Reference(PolicyModel(other, temperature), policy.device)
+    embeddings = other.get_input_embeddings().weight.detach()
     regularizers: dict[str, PolicyRegularizer] = {
         "KL": KLDivergence("exact"),
-        "Sinkhorn": SinkhornDivergence(other.get_input_embeddings().weight.detach()),
+        "Sinkhorn": SinkhornDivergence(embeddings, epsilon=epsilon),
     }
-    scorers = {
-        name: PenaltyScorer(regularizer, [frozen], temperature)
-        for name, regularizer in regularizers.items()
-    }
+    scorers = {name: PenaltyScorer(regularizers[name], [frozen], temperature) for name in names}
     actor = PolicyModel(model, temperature).eval()
 
     def batch(indices: list[int]) -> list[dict[str, Any]]:

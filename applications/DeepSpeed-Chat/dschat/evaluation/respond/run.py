@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from dschat.data.prompts import PromptExample
-from dschat.evaluation.respond.partial import PartialResults, freeze_clock
-from dschat.evaluation.respond.policy import Policy, diverging, responding
+from dschat.evaluation.respond.partial import PartialResults, Rows, freeze_clock
+from dschat.evaluation.respond.policy import DIVERGENCES, Policy, diverging, responding
 from dschat.evaluation.respond.prompts import choose_prompts
-from dschat.evaluation.respond.rewards import scoring, texts_of_responses
 from dschat.evaluation.respond.settings import settings_of
-from dschat.evaluation.respond.setup import choose_device, policy_tokenizer, quiet_libraries
-from dschat.evaluation.respond.stages import run_stage
-from dschat.evaluation.respond.table import figures_table, response_figures
+from dschat.evaluation.respond.stages import Batch, choose_device, policy_tokenizer, run_stage
+from dschat.evaluation.tables import figures_table, response_figures
 from dschat.models.loading import check_same_vocabulary, load_pretrained, resolve_dtype
+from dschat.rewards import check_rewards
 from dschat.rewards.text_reward import TextReward
-from dschat.runtime.distributed import log_main, shut_down
+from dschat.runtime.distributed import log_main, quiet_libraries, shut_down
 from dschat.settings.inference import InferenceConfig
-
-DIVERGENCES = ("KL", "Sinkhorn")
 
 
 def run_inference(config: InferenceConfig) -> None:
@@ -159,3 +157,30 @@ def _score_data(
     higher = sum(row["reward"] > row["rejected_reward"] for row in rows) / len(rows)
     figures["chosen"]["higher reward"] = higher
     return rows, figures
+
+
+def texts_of_responses(
+    rewards: TextReward, tokenizer: Any, prompts: Sequence[PromptExample], responses: Rows
+) -> list[list[int]]:
+    """What the reward model reads for each response, as its own token ids.
+
+    Where it has the policy's tokenizer these are the very tokens that were sampled; else the texts
+    are written in its own way.
+    """
+    if rewards.reads_tokens(tokenizer, prompts):
+        return [p.ids + responses[i]["response_ids"] for i, p in enumerate(prompts)]
+    return [rewards.encode(p.conversation, responses[i]["response"]) for i, p in enumerate(prompts)]
+
+
+@contextmanager
+def scoring(rewards: TextReward, texts: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
+    """Rows with `scores`, one for each of an item's texts (token ids)."""
+    with rewards.loaded() as score:
+
+        def batch(indices: list[int]) -> list[dict[str, Any]]:
+            flat = [ids for i in indices for ids in texts[i]]
+            prompts = [rewards.tokenizer.decode(ids) for ids in flat]
+            scores = iter(check_rewards(score(flat), prompts, rewards.path))
+            return [{"index": i, "scores": [next(scores) for _ in texts[i]]} for i in indices]
+
+        yield batch

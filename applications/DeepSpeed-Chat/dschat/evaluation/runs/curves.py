@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dschat.evaluation.drawing import EDGE, INK, Row
 from dschat.evaluation.runs.grouping import Group
 from dschat.evaluation.runs.measures import Measure
 from dschat.evaluation.runs.reading import Run
-from dschat.evaluation.runs.table import Row
-from dschat.evaluation.style import EDGE, INK
 
 FIGURE = "curves"
 MEAN, LOWEST, HIGHEST = "(mean of seeds)", "(lowest seed)", "(highest seed)"

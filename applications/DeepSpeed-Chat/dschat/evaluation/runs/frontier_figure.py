@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dschat.evaluation.drawing import EDGE, INK, Row
 from dschat.evaluation.runs.curves import curve_style
 from dschat.evaluation.runs.frontier import END_SHARE, REWARD, Point
 from dschat.evaluation.runs.measures import Measure
 from dschat.evaluation.runs.settings import coefficient_name
-from dschat.evaluation.runs.table import Row
-from dschat.evaluation.style import EDGE, INK
 
 FIGURE = "frontier"
 MEAN, ERROR = "(mean of seeds)", "(standard error)"

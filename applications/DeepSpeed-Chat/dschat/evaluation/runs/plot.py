@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dschat.errors import UserError
-from dschat.evaluation.comparison_output import text_table
+from dschat.evaluation.drawing import drawing, save_picture, write_table
 from dschat.evaluation.judging.terminal import printable
 from dschat.evaluation.runs import curves, frontier_figure
 from dschat.evaluation.runs.frontier import Point, frontier, notes_on_ends
@@ -14,8 +14,7 @@ from dschat.evaluation.runs.grouping import group_runs, notes_on
 from dschat.evaluation.runs.measures import Measure, drawn_measures, shared_measure
 from dschat.evaluation.runs.reading import Run, read_runs
 from dschat.evaluation.runs.settings import compared_settings, differing
-from dschat.evaluation.runs.table import write_table
-from dschat.evaluation.style import drawing, save_picture
+from dschat.evaluation.tables import text_table
 from dschat.settings.runs import PlotConfig
 
 SAME_FOR_A_FRONTIER = (

@@ -48,7 +48,7 @@ PATHS = {
     "rm_name",
     "deepspeed_config",
 }
-SAID_BY_THE_PENALTY = ("f_div", "transport", "kl_type", "--penalty")
+SAID_BY_THE_PENALTY = ("f_div", "transport", "kl_type", "regularizer", "--penalty")
 PATH_PARTS = 3  # of a path are compared: runs may have been made in different places
 PENALTY = "penalty"
 PENALTY_NAMES = {

@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.vllm_engine import VLLMBackend
 from dschat.rollout.generation import GenerationRequest, generate, whole_model
-from dschat.settings.generation import BACKENDS
+from dschat.settings.online_checks import BACKENDS
 
 
 class NativeBackend:

@@ -1,0 +1,144 @@
+"""What an iteration reports: means over all ranks' responses and tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from dschat.regularization.diagnosis import sees_no_distances
+from dschat.rollout.experience import Experience
+from dschat.runtime import distributed
+
+
+def iteration_metrics(
+    experiences: list[Experience],
+    metric_sums: dict[str, float],
+    coefficient: float,
+    device: torch.device,
+    group_size: int = 1,
+) -> dict[str, float]:
+    """Means over the responses that have a token, and over their tokens, of all ranks.
+
+    Args:
+        metric_sums: the metrics of regulariser (`penalty/...`) and reward (`reward/...`) as sums
+            over active positions and responses, and `positions`, the number of the former.
+        coefficient: of the penalty.
+        group_size: responses to a prompt, neighbours by `rollout.places`.
+
+    Returns:
+        `reward` (what the reward function said) with its std, `penalised_reward`,
+        `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
+        (log pi - log rho of the sampled tokens), `entropy` (of pi, in nats, per token), lengths,
+        shares and counts; `padding_share`, of the positions of the micro-batches, prompts and
+        responses, those that hold no token; `equal_groups`, of the groups (of 2 or more), those
+        whose rewards are all equal, which therefore say nothing about what is better. The
+        divergence is NaN (null in metrics.jsonl) where the published Wasserstein penalty sees no
+        distances: its plan then moves nothing.
+    """
+    sums = _local_sums(experiences)
+    # A rank whose responses are all dropped has no metrics of the penalty.
+    every = set().union(*distributed.gather_objects(set(metric_sums)))
+    names = sorted(every - {"positions"})
+    keys = [*sums, "positions", *names]
+    own = [metric_sums.get(name, 0.0) for name in ("positions", *names)]
+    local = [*sums.values(), *own]
+    total = dict(zip(keys, distributed.sum_over_ranks(local, device), strict=True))
+    sampled = total["responses"] + total["dropped"]
+    counts = {"penalty": max(total["positions"], 1.0), "reward": max(sampled, 1.0)}
+    responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
+    mean = total["reward"] / responses
+    variance = max(total["reward_squared"] / responses - mean**2, 0.0)
+    groups = {}
+    if group_size > 1:
+        groups["equal_groups"] = _equal_groups(experiences, round(sampled), group_size, device)
+    found = {
+        "reward": mean,
+        "reward_std": math.sqrt(variance),
+        **groups,
+        "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
+        "divergence": total["divergence"] / tokens,
+        "divergence_per_response": total["divergence"] / responses,
+        "token_penalty": total["token_penalty"] / tokens,
+        "log_ratio": total["log_ratio"] / tokens,
+        **({"entropy": total["entropy"] / tokens} if experiences[0].entropy is not None else {}),
+        **({"value": total["value"] / tokens} if experiences[0].values is not None else {}),
+        "response_length": total["tokens"] / responses,
+        "ended": total["ended"] / responses,
+        "responses": total["responses"],
+        "response_tokens": total["tokens"],
+        "dropped": total["dropped"],
+        "padding_share": total["padding"] / total["positions_of_batches"],
+        **{n: total[n] / counts[n.split("/")[0]] for n in names},
+    }
+    if sees_no_distances(found):
+        found |= {"divergence": math.nan, "divergence_per_response": math.nan}
+    return found
+
+
+def _equal_groups(
+    experiences: list[Experience], responses: int, group_size: int, device: torch.device
+) -> float:
+    """The share of all ranks' groups in which every reward is the same."""
+    rewards = torch.zeros(responses, dtype=torch.float64, device=device)
+    for e in experiences:
+        rewards[e.rollout.places] = e.scores.double()
+    groups = distributed.all_reduce(rewards).view(-1, group_size)
+    return float((groups == groups[:, :1]).all(dim=1).double().mean())
+
+
+def _local_sums(experiences: list[Experience]) -> dict[str, float]:
+    sums = dict.fromkeys(
+        (
+            "responses",
+            "dropped",
+            "tokens",
+            "reward",
+            "reward_squared",
+            "ended",
+            "divergence",
+            "token_penalty",
+            "log_ratio",
+            "entropy",
+            "value",
+            "padding",
+            "positions_of_batches",
+        ),
+        0.0,
+    )
+    for e in experiences:
+        kept = ~e.rollout.dropped
+        mask = e.rollout.response_mask
+        scores = e.scores[kept].double()
+        sums["responses"] += float(kept.sum())
+        sums["dropped"] += float(e.rollout.dropped.sum())
+        sums["tokens"] += float(mask.sum())
+        sums["reward"] += float(scores.sum())
+        sums["reward_squared"] += float(scores.square().sum())
+        sums["padding"] += float((e.rollout.attention_mask == 0).sum())
+        sums["positions_of_batches"] += e.rollout.attention_mask.numel()
+        sums["ended"] += float((e.rollout.ended & kept).sum())
+        for name, values in (
+            ("divergence", e.divergence),
+            ("token_penalty", e.token_penalty),
+            ("log_ratio", e.logprobs - e.reference_logprobs),
+            ("entropy", e.entropy),
+            ("value", e.values),
+        ):
+            if values is not None:
+                sums[name] += float(values.double()[mask].sum())
+    return sums
+
+
+def progress_line(metrics: dict[str, float]) -> str:
+    """What the progress bar shows."""
+    if "reward" not in metrics:
+        return f"left out ({metrics['bad_steps']:.0f} so far)"
+    divergence = f"divergence {metrics['divergence']:.4f}"
+    if math.isnan(metrics["divergence"]):
+        divergence = f"log-ratio {metrics['log_ratio']:.4f}"
+    return (
+        f"reward {metrics['reward']:.3f}, {divergence}, "
+        f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"
+        + (f", dropped {metrics['dropped']:.0f}" if metrics["dropped"] else "")
+    )

@@ -1,0 +1,91 @@
+"""The penalty of an online run, made for its models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dschat.data.ends import ends_of
+from dschat.errors import UserError
+from dschat.regularization import (
+    MixtureReference,
+    MultiReference,
+    PolicyRegularizer,
+    regularizer_from_config,
+)
+from dschat.runtime import distributed
+from dschat.runtime.run_files import data_folder
+from dschat.settings.online import OnlineConfig
+from dschat.settings.penalties import REGULARIZERS, TransportSettings
+
+
+def build_regularizer(
+    config: OnlineConfig, embeddings: torch.Tensor, tokenizer: Any
+) -> PolicyRegularizer:
+    """The regulariser from one reference, of the registered class that the settings name.
+
+    One rank of each node builds what is cached, the others read it.
+
+    Args:
+        embeddings: [V, H] the reference's input embeddings, on the device of training.
+
+    Raises:
+        UserError: (on all ranks) its settings cannot be used with this model.
+    """
+    target = REGULARIZERS[config.regularizer].load()
+    embeddings = _perturbed(config, embeddings)
+
+    def build() -> PolicyRegularizer:
+        return regularizer_from_config(
+            config,
+            token_embeddings=embeddings,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends_of(tokenizer).ids,
+            cache_dir=data_folder(config) / "nearest_tokens",
+            writes=distributed.is_first_of_node(),
+            progress=_progress,
+            target=target,
+        )
+
+    built, failure = None, None
+    if distributed.is_first_of_node():
+        try:
+            built = build()
+        except (ValueError, OSError) as error:
+            failure = str(error)
+    failure = distributed.first_failure(failure)
+    if failure is not None:
+        raise UserError(f"The penalty {config.regularizer!r} cannot be made: {failure}")
+    return built if built is not None else build()
+
+
+def _perturbed(config: OnlineConfig, embeddings: torch.Tensor) -> torch.Tensor:
+    """With the share of Gaussian noise that `--gaussian_perturb` asks for."""
+    penalty = config.penalty
+    if not (isinstance(penalty, TransportSettings) and penalty.gaussian_perturb):
+        return embeddings
+    share = penalty.gaussian_perturb
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
+    return (1 - share) * embeddings + share * noise
+
+
+def over_references(regularizer: PolicyRegularizer, config: OnlineConfig) -> PolicyRegularizer:
+    """The regulariser itself for one reference; for several its weighted sum over them.
+
+    Where the settings ask for it, the divergence from the references' mixture instead.
+    """
+    weights = [weight for _, weight in config.references()]
+    if len(weights) <= 1:
+        return regularizer
+    kind = MixtureReference if config.of_mixture else MultiReference
+    return kind(regularizer, weights)
+
+
+def _progress(total: int) -> Any:
+    """A bar on the main rank's screen, where the work takes more than two seconds."""
+    from tqdm import tqdm
+
+    what = "nearest tokens of new tokens"
+    return tqdm(total=total, desc=what, disable=not distributed.is_main(), delay=2.0, leave=False)
