@@ -151,14 +151,32 @@ class CommandLine(Generic[ConfigT]):
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
         self._refuse(map(_flag_name, arguments))
-        at = _config_file_position(arguments)
-        path = None if at is None else arguments.pop(at)
-        file = {} if path is None else _read_config_file(path)
-        given_in_file = file.pop("run", {})
-        self._import_plugins(arguments, file)
-
-        settings_class = self._with_chosen_parts(arguments, file)
+        path = _take_config_file(arguments)
+        raw = {} if path is None else _read_config_file(path)
+        run = raw.pop("run", None)  # what a run's own config.yaml says about the run
+        self._import_plugins(arguments, raw)
+        settings_class = self._with_chosen_parts(arguments, raw)
         flags = self.flags(settings_class)
+
+        typed = self._typed(arguments, flags, description)
+        file = {} if path is None else self._from_file(path, raw, flags)
+        given = {name for name, value in file.items() if value is not None}
+        if isinstance(run, dict) and "given" in run:
+            given &= set(run["given"])
+        config = self._build(settings_class, flags, {**file, **typed}, given | typed.keys())
+        if isinstance(config, Settings):
+            config.spellings = _spellings(arguments, flags)
+            if config.own_flags is not None:
+                config.own_flags.spellings = config.spellings
+                config.own_flags.apply(config)
+        if hasattr(config, "validate"):
+            config.validate()
+        return cast(ConfigT, config)
+
+    def _typed(
+        self, arguments: list[str], flags: Sequence[Flag], description: str | None
+    ) -> dict[str, Any]:
+        """Flag -> value, of the flags on the command line."""
         if self.positional is not None:
             _mark_switches(arguments, flags)
         namespace, unknown = _parser(self, flags, description).parse_known_args(arguments)
@@ -170,35 +188,38 @@ class CommandLine(Generic[ConfigT]):
                 typed[self.positional] = [*loose, *typed.get(self.positional, [])]
         if unknown:
             raise UserError(self._unknown(unknown, flags))
-        if path is not None:
-            file = self._from_file(path, file, flags)
-        spelled = _spellings(arguments, flags)
+        return typed
 
-        values: dict[str, Any] = {**self.preset}
-        own_values: dict[str, Any] = {}
-        given: tuple[set[str], set[str]] = (set(), set())
-        recorded = given_in_file.get("given") if isinstance(given_in_file, dict) else None
+    def _build(
+        self,
+        settings_class: type,
+        flags: Sequence[Flag],
+        set_flags: Mapping[str, Any],
+        given: Collection[str],
+    ) -> Any:
+        """The settings object.
+
+        Args:
+            set_flags: flag -> value as typed, of the flags that are not at their defaults.
+            given: the flags that count as given.
+        """
+        values: dict[bool, dict[str, Any]] = {False: {**self.preset}, True: {}}
         for f in flags:
-            value = typed.get(f.name, file.get(f.name, f.default))
-            in_file = file.get(f.name) is not None and (recorded is None or f.name in recorded)
-            if f.name in typed or in_file:
-                given[f.own].add(f.setting)
+            value = set_flags.get(f.name, f.default)
             _refuse_infinite(value, f"--{f.name}")
             if f.values is not None and value is not None:
                 value = f.values[value]
-            (own_values if f.own else values)[f.setting] = value
-        config: Any = settings_class(**values)
+            values[f.own][f.setting] = value
+        config = settings_class(**values[False])
         if isinstance(config, Settings):
-            config.published, config.spellings = tuple(flags), spelled
-            config.given = frozenset(given[False])
+            config.published = tuple(flags)
+            config.given = frozenset(f.setting for f in flags if f.name in given and not f.own)
             if self.own is not None:
-                own = self.own(**own_values)
-                own.given, own.published, own.spellings = frozenset(given[True]), (), spelled
-                config.own_flags = own
-                own.apply(config)  # type: ignore[attr-defined]
-        if hasattr(config, "validate"):
-            config.validate()
-        return cast(ConfigT, config)
+                config.own_flags = self.own(**values[True])
+                config.own_flags.given = frozenset(
+                    f.setting for f in flags if f.name in given and f.own
+                )
+        return config
 
     def flags(self, settings_class: type | None = None) -> list[Flag]:
         """The flags, in the order of `--help`.
@@ -349,7 +370,7 @@ def parse_config(
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are one line: of a hundred flags' usage nobody reads the last one."""
+    """Reports an error on one line, without the usage of a hundred flags."""
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (--[\w-]+)\S*:", r"\1:", message)
@@ -500,13 +521,13 @@ def _close_names(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f"Did you mean {' or '.join(prefix + c for c in close)}? " if close else ""
 
 
-def _config_file_position(arguments: Sequence[str]) -> int | None:
-    """The config file is the first argument; the DeepSpeed launcher may put --local_rank before."""
+def _take_config_file(arguments: list[str]) -> str | None:
+    """Remove the config file: the first argument, but for a --local_rank of the launcher's."""
     for i, argument in enumerate(arguments):
         if argument.startswith(("--local_rank", "--local-rank")):
             continue
-        is_file = argument.lower().endswith(CONFIG_SUFFIXES)
-        return i if is_file and not argument.startswith("-") else None
+        is_file = argument.lower().endswith(CONFIG_SUFFIXES) and not argument.startswith("-")
+        return arguments.pop(i) if is_file else None
     return None
 
 
