@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 from dschat.errors import UserError
 from dschat.settings.command_line import parse_config
-from dschat.settings.references import (
-    REPLACED_MULTI_REFERENCE_FLAGS,
-    ReferenceFlags,
-    reference_weights,
-)
+from dschat.settings.references import ReferenceFlags, reference_weights
 
 
 def parse(*arguments: str) -> ReferenceFlags:
-    return parse_config(
-        ReferenceFlags, list(arguments), replaced_flags=REPLACED_MULTI_REFERENCE_FLAGS
-    )
+    return parse_config(ReferenceFlags, list(arguments))
 
 
 PAIR = ("--ref_a", "a", "--ref_b", "b")
@@ -76,7 +69,7 @@ def test_rounded_weights_are_normalised() -> None:
         (("--refs", "a", "b", "--ref_weights", "0.5", "0.50001"), "add up to 1.00001"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...], says: str) -> None:
+def test_invalid_values_are_refused(arguments: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says):
         reference_weights(parse(*arguments))
 
@@ -91,7 +84,7 @@ def test_an_unknown_divergence_is_refused() -> None:
 def test_a_file_of_settings_can_be_given_back(tmp_path: Path) -> None:
     config = parse("--refs", "a", "b", "--ref_weights", "0.125", "0.875", "--kl_type", "fkl")
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(dataclasses.asdict(config)))
+    path.write_text(yaml.safe_dump({**config.as_flags(), "run": {"given": config.given_flags()}}))
     assert parse(str(path)) == config
     path.write_text("refs: [a, b]\nref_weights: [1, 0]\n")
     assert parse(str(path), "--ref_weights", "0.5", "0.5").ref_weights == [0.5, 0.5]

@@ -51,7 +51,7 @@ def test_the_published_commands_parse() -> None:
         ([*BASE, "--enable_hybrid_engine"], "hybrid engine"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments: list[str], says: str) -> None:
+def test_invalid_values_are_refused(arguments: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         parse_config(SupervisedConfig, arguments)
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from dpo_fixtures import configured, long_way
 from dschat.models.loading import load_causal_lm
+from dschat.settings.command_line import parse_config
+from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 from dschat.supervised import dpo, reference_scoring
 from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo import encode_preference, load_pairs, load_policy, train_dpo
@@ -166,13 +168,9 @@ def test_steps_are_counted_as_asked(
         AutoModelForCausalLM.from_pretrained(folder)
     assert any((output / "tensorboard").iterdir())
     # What was written can be given back.
-    import yaml
-    from dschat.settings.dpo import DirectPreferenceConfig
-
-    written = yaml.safe_load((output / "config.yaml").read_text())
-    del written["run"]
-    again = DirectPreferenceConfig(**written)
-    again.validate()
+    again = parse_config(
+        DirectPreferenceConfig, [str(output / "config.yaml")], None, REPLACED_DPO_FLAGS
+    )
     assert (again.bf16, again.eval_steps, again.ref_b) == (True, 3, dpo_models["b"])
 
 

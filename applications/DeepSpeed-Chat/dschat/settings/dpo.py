@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from dschat.settings.command_line import flag, require
-from dschat.settings.flags import plugin_flag
-from dschat.settings.huggingface import HuggingFaceFlags
+from dschat.settings.command_line import REPLACED_FLAGS, flag, require
+from dschat.settings.flags import RARELY_NEEDED, plugin_flag, require_at_least
 from dschat.settings.references import (
-    REPLACED_MULTI_REFERENCE_FLAGS,
+    REFERENCES,
     ReferenceFlags,
     reference_weights,
 )
-from dschat.settings.supervised import FineTuningConfig, ResumeFlags, adapter_learning_rate
+from dschat.settings.supervised import (
+    SCHEDULERS,
+    FineTuningConfig,
+    ResumeFlags,
+    adapter_learning_rate,
+)
 
 # Flags that users of other DPO scripts type -> what to use here.
 REPLACED_DPO_FLAGS: dict[str, str] = {
-    **REPLACED_MULTI_REFERENCE_FLAGS,
+    **REPLACED_FLAGS,
     "model_name_or_path": "the policy is named with --model",
     "dataset_name": "the data set is named with --dataset",
     "eval_strategy": "evaluate every N steps with --eval_steps N",
@@ -29,23 +33,34 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
 
 
 @dataclass
-class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
+class DirectPreferenceConfig(ReferenceFlags, ResumeFlags):
     """DPO from preference pairs, the policy held near several references."""
 
-    gamma: float = flag(1.0, "Strength of the penalty; with one reference and rkl it is DPO's beta")
+    gamma: float = flag(
+        1.0,
+        "Strength of the penalty; with one reference and rkl it is DPO's beta.",
+        group=REFERENCES,
+    )
     max_log_ratio: float = flag(
         10.0,
-        "FKL: above this log of reference / policy the ratio goes on as a straight line, so that "
-        "it can not overflow. Not read with --kl_type rkl.",
+        "fkl: above this log of reference / policy the ratio continues linearly, so that it cannot "
+        "overflow.",
     )
-    # Data
+    model: str | None = flag(
+        None, "The policy to start from; unset: ref_a, or the first of --refs.", group="Model"
+    )
+    end_of_conversation_token: str | None = flag(
+        None, "Token that ends every response; unset: the tokenizer's own end token."
+    )
+    pad_token: str | None = flag(None, "Padding token, for tokenizers without one.")
     dataset: list[str] = flag(
         ["ultrafeedback"],
         "Names of data sets of preference pairs, or paths of local files or folders with the "
         "columns prompt, chosen, rejected (texts or messages); several are blended.",
+        group="Data",
     )
     data_output_path: str | None = flag(
-        None, "Folder for prepared data, kept for the next run; unset: data/ in output_dir."
+        None, "Cache folder for prepared data; unset: data/ in output_dir."
     )
     plugin: list[str] | None = plugin_flag("data schemas")
     apply_chat_template: bool = flag(
@@ -53,49 +68,88 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
         "Write prompts that are plain texts with the model's chat template: a dialogue "
         "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
     )
-    max_length: int = flag(1024, "Prompt and response are cut to this many tokens.")
+    max_length: int = flag(1024, "Prompt and response are truncated to this many tokens.")
     max_prompt_length: int | None = flag(
-        None, "Pairs whose prompt is longer than this many tokens are left out (and counted)."
+        None, "Pairs whose prompt is longer than this many tokens are skipped (and counted)."
     )
-    # Models
-    model: str | None = flag(
-        None, "The policy to start from; unset: ref_a, or the first of --refs."
+    per_device_train_batch_size: int = flag(8, "Rows per rank and micro-step.", group="Training")
+    gradient_accumulation_steps: int = flag(1, "Micro-steps per optimiser step.")
+    num_train_epochs: float = flag(1.0, "Passes over the training rows.")
+    max_steps: int = flag(-1, "Optimiser steps, instead of epochs; -1: as the epochs say.")
+    learning_rate: float = flag(1e-6, "Peak learning rate of AdamW (betas 0.9 and 0.95).")
+    weight_decay: float = flag(0.0, "Weight decay of matrices; biases and norms have none.")
+    lr_scheduler_type: str = flag(
+        "linear", "Learning rate schedule after the warm-up.", choices=SCHEDULERS
     )
-    output_dir: str | None = flag(None, "Folder for the model, metrics and settings. Required.")
-    end_of_conversation_token: str | None = flag(
-        None, "Token that ends every response; unset: the tokenizer's own end token."
-    )
-    pad_token: str | None = flag(None, "Token to pad with, for tokenizers that name none.")
+    warmup_steps: int = flag(0, "Optimiser steps of linear warm-up.")
+    warmup_ratio: float = flag(0.0, "Warm-up as a share of all optimiser steps, instead.")
+    seed: int = flag(42, "Seed of data order, sampling and new weights.")
     lora_dim: int = flag(
-        0, "Rank of LoRA adapters, which are then all that is trained; 0: the whole model."
+        0,
+        "Rank of LoRA adapters, which are then all that is trained; 0: the whole model.",
+        group="LoRA",
     )
     lora_module_name: str = flag(
         "layers.", "Linear layers whose name contains this text get an adapter."
     )
-    # Training
+    lora_learning_rate: float | None = flag(
+        None, "Learning rate of the adapters; unset: --learning_rate if that is given, else 5e-4."
+    )
+    bf16: bool = flag(
+        False,
+        "Train in bfloat16; without --bf16 and --fp16: in float32.",
+        group="Memory and precision",
+    )
+    fp16: bool = flag(False, "Train in float16 with dynamic loss scaling; needs a GPU.")
+    gradient_checkpointing: bool = flag(
+        False, "Recompute activations in the backward pass: less memory, more time."
+    )
+    zero_stage: int = flag(0, "ZeRO stage of DeepSpeed: 0, 1, 2 or 3.")
+    offload: bool = flag(
+        False, "Keep the optimiser's state (ZeRO 3: parameters too) in CPU memory."
+    )
+    output_dir: str | None = flag(
+        None,
+        "Folder for the model, metrics and settings. Required.",
+        group="Output and evaluation",
+    )
+    logging_steps: int = flag(1, "Write metrics every N optimiser steps, as their mean.")
+    save_steps: int = flag(
+        0,
+        "Save the model to output_dir/checkpoint-N every N optimiser steps (without the "
+        "optimiser's state); 0: only at the end, to output_dir.",
+    )
+    eval_steps: int = flag(
+        0,
+        "Evaluate on the held-out pairs every N optimiser steps; 0: before the first and after "
+        "the last step only.",
+    )
     per_device_eval_batch_size: int = flag(
         8, "Pairs per rank where nothing is trained: references, held-out pairs, responses."
     )
-    logging_steps: int = flag(1, "Write metrics every so many optimiser steps, as their mean.")
-    eval_steps: int = flag(
-        0,
-        "Evaluate on the held-out pairs every so many optimiser steps; 0: before the first and "
-        "after the last step only.",
+    report_to: str = flag(
+        "none",
+        "tensorboard: TensorBoard logs in output_dir/tensorboard, in addition to metrics.jsonl.",
+        choices=["none", "tensorboard"],
     )
-    save_steps: int = flag(
-        0,
-        "Save the model to output_dir/checkpoint-N every so many optimiser steps (without the "
-        "optimiser's state); 0: only at the end, to output_dir.",
-    )
-    # Comparison at the end
     rm_name: str | None = flag(
         None,
         "Reward model (folder or hub name; any tokenizer): at the end it scores responses of the "
         "policy and of each reference to held-out prompts. Unset: no comparison.",
+        group="Comparison at the end",
     )
-    num_samples: int = flag(256, "At most so many held-out prompts are compared (--rm_name).")
-    max_new_tokens: int = flag(256, "Their responses stop at this many tokens.")
+    num_samples: int = flag(256, "Maximum number of held-out prompts (--rm_name).")
+    max_new_tokens: int = flag(256, "Maximum length of their responses, in tokens.")
     temperature: float = flag(1.0, "Sampling temperature of these responses.")
+    deepspeed_config: str | None = flag(
+        None,
+        "JSON file with further DeepSpeed settings, for those that are not flags here.",
+        group=RARELY_NEEDED,
+    )
+    deepspeed: bool = flag(
+        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
+    )
+    local_rank: int = flag(-1, "Set by the launcher.")
 
     @property
     def policy(self) -> tuple[str, str]:
@@ -107,81 +161,77 @@ class DirectPreferenceConfig(ReferenceFlags, HuggingFaceFlags, ResumeFlags):
         assert self.ref_a is not None
         return self.ref_a, "ref_a"
 
+    @property
+    def dtype(self) -> str:
+        """Of --bf16 and --fp16."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
     def validate(self) -> None:
-        """Refuse values that cannot be meant; raises `UserError`."""
+        """Check the values; raises `UserError`."""
         reference_weights(self)
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
         require(bool(self.dataset), "Give the preference pairs: --dataset NAME_OR_PATH.")
-        self.validate_training()
-        self.check_lora_flags()
-        self._refuse_idle_flags()
-        for name in ("gamma", "max_log_ratio", "temperature"):
+        require_at_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")
+        require_at_least(self, 1, "logging_steps", "num_samples", "max_new_tokens")
+        require_at_least(self, 0, "eval_steps", "save_steps", "warmup_steps")
+        require_at_least(self, 2, "max_length")
+        for name in (
+            *("gamma", "max_log_ratio", "temperature", "num_train_epochs", "lora_learning_rate"),
+        ):
             value = getattr(self, name)
-            require(value > 0, f"--{name} {value}: expected a number above 0.")
+            require(
+                value is None or value > 0,
+                f"{self.flag(name)} {value}: expected a number above 0.",
+            )
         require(
             self.max_log_ratio <= 80,
             f"--max_log_ratio {self.max_log_ratio}: e^88 overflows; expected at most 80.",
         )
-        for name in ("logging_steps", "num_samples", "max_new_tokens"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name} {value}: expected 1 or more.")
-        for name in ("eval_steps", "save_steps", "warmup_steps"):
-            value = getattr(self, name)
-            require(value >= 0, f"--{name} {value}: expected 0 or more.")
-        require(self.max_length >= 2, f"--max_length {self.max_length}: expected 2 or more.")
         require(
             self.max_prompt_length is None or 1 <= self.max_prompt_length < self.max_length,
             f"--max_prompt_length {self.max_prompt_length}: expected 1 or more, and less than "
             f"--max_length {self.max_length}.",
         )
+        require(
+            self.max_steps >= 1 or self.max_steps == -1,
+            f"--max_steps {self.max_steps}: expected 1 or more, or -1 for whole epochs.",
+        )
+        require(not (self.bf16 and self.fp16), "--bf16 and --fp16 contradict each other; give one.")
+        require(
+            not (self.warmup_steps and self.warmup_ratio),
+            "--warmup_steps and --warmup_ratio both set the warm-up; give one of them.",
+        )
+        require(
+            self.lora_learning_rate is None or self.lora_dim > 0,
+            "--lora_learning_rate needs adapters: add --lora_dim, for example --lora_dim 16.",
+        )
+        self._refuse_idle_flags()
         self.fine_tuning().validate()
 
     def _refuse_idle_flags(self) -> None:
-        """Flags that would do nothing without another one."""
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        """Refuse flags that do nothing without another one."""
         for names, used, where in (
-            (("max_log_ratio",), self.kl_type == "fkl", "--kl_type fkl"),
-            (("lora_module_name",), self.lora_dim > 0, "--lora_dim"),
-            (
-                ("num_samples", "max_new_tokens", "temperature"),
-                self.rm_name is not None,
-                "--rm_name",
-            ),
+            (["max_log_ratio"], self.kl_type == "fkl", "--kl_type fkl"),
+            (["lora_module_name"], self.lora_dim > 0, "--lora_dim"),
+            (["num_samples", "max_new_tokens", "temperature"], bool(self.rm_name), "--rm_name"),
         ):
             for name in names:
                 require(
-                    used or getattr(self, name) == defaults[name],
-                    f"--{name} belongs to {where}. Remove it, or add that flag.",
+                    used or name not in self.given,
+                    f"{self.flag(name)} belongs to {where}. Remove it, or add that flag.",
                 )
 
     def fine_tuning(self) -> FineTuningConfig:
         """These settings under the names that all fine-tuning here shares."""
-        return FineTuningConfig(
-            data_path=self.dataset,
-            data_output_path=self.data_output_path,
-            apply_chat_template=self.apply_chat_template,
-            model_name_or_path=self.policy[0],
-            per_device_train_batch_size=self.per_device_train_batch_size,
-            per_device_eval_batch_size=self.per_device_eval_batch_size,
-            max_seq_len=self.max_length,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-            lr_scheduler_type=self.lr_scheduler_type,
-            num_warmup_steps=self.warmup_steps,
-            warmup_ratio=self.warmup_ratio,
-            output_dir=self.output_dir,
-            seed=self.seed,
-            local_rank=self.local_rank,
-            gradient_checkpointing=self.gradient_checkpointing,
-            offload=self.offload,
-            dtype=self.dtype,
-            zero_stage=self.zero_stage,
-            lora_dim=self.lora_dim,
-            lora_learning_rate=adapter_learning_rate(self) if self.lora_dim else None,
-            enable_tensorboard=self.report_to == "tensorboard",
-            end_of_conversation_token=self.end_of_conversation_token,
-            pad_token=self.pad_token,
-            deepspeed_config=self.deepspeed_config,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(ResumeFlags)},
-        )
+        own = {f.name for f in dataclasses.fields(self)} - {"num_train_epochs"}
+        shared = [f.name for f in dataclasses.fields(FineTuningConfig) if f.name in own]
+        values = {name: getattr(self, name) for name in shared} | {
+            "data_path": self.dataset,
+            "model_name_or_path": self.policy[0],
+            "max_seq_len": self.max_length,
+            "num_warmup_steps": self.warmup_steps,
+            "dtype": self.dtype,
+            "lora_learning_rate": adapter_learning_rate(self) if self.lora_dim else None,
+            "enable_tensorboard": self.report_to == "tensorboard",
+        }
+        return FineTuningConfig(**values)

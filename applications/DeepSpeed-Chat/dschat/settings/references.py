@@ -6,16 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.settings.command_line import REPLACED_FLAGS, Settings, flag, require
+from dschat.settings.command_line import Settings, flag, require
 
 KL_TYPES = ["rkl", "fkl"]
 WEIGHT_TOLERANCE = 1e-6
 DEFAULT_WEIGHT = 0.5
-
-# For `parse_config`: the one-reference scripts refuse two flags that are at home here.
-REPLACED_MULTI_REFERENCE_FLAGS = {
-    name: message for name, message in REPLACED_FLAGS.items() if name not in ("refs", "ref_weights")
-}
+REFERENCES = "References and penalty"
+"""Title of the group of flags."""
 
 
 @dataclass
@@ -25,17 +22,17 @@ class ReferenceFlags(Settings):
     Either --ref_a and --ref_b with one weight, or --refs with any number of models.
     """
 
-    ref_a: str | None = flag(None, "The first reference: a model folder or a hub name.")
-    ref_b: str | None = flag(None, "The second reference, of the same tokenizer as the first.")
+    ref_a: str | None = flag(
+        None, "The first reference: a model folder or a hub name.", group=REFERENCES
+    )
+    ref_b: str | None = flag(None, "The second reference, with the same tokenizer.")
     alpha: float = flag(
         DEFAULT_WEIGHT,
-        "RKL: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest. Not read with "
-        "--kl_type fkl.",
+        "rkl: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest.",
     )
     beta: float = flag(
         DEFAULT_WEIGHT,
-        "FKL: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest. Not read with "
-        "--kl_type rkl.",
+        "fkl: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest.",
     )
     kl_type: str = flag(
         "rkl",
@@ -44,7 +41,7 @@ class ReferenceFlags(Settings):
         choices=KL_TYPES,
     )
     refs: list[str] | None = flag(
-        None, "Instead of ref_a and ref_b: one or more references of the same tokenizer."
+        None, "Instead of ref_a and ref_b: one or more references with the same tokenizer."
     )
     ref_weights: list[float] | None = flag(
         None, "Weights of --refs, in their order, with sum 1; unset: equal weights."
