@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.rewards.math_answers import MathAnswerReward, answered_correctly, gold_answer
 from dschat.rewards.math_numbers import same_answer
 from dschat.rewards.maths.extraction import find_answer
-from dschat.settings.answers import FORMS, check_forms
+from dschat.settings.rewards import FORMS, check_forms
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k"
 

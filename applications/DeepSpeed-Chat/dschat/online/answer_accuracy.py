@@ -18,7 +18,7 @@ from dschat.rewards.math_answers import answered_correctly
 from dschat.rewards.maths.extraction import find_answer
 from dschat.rollout.sampler import Sampler
 from dschat.runtime.statistics import pass_at_k, wilson_interval
-from dschat.settings.answers import FORMS
+from dschat.settings.rewards import FORMS
 
 Judge = Callable[[str, dict[str, Any]], bool]
 

@@ -22,7 +22,7 @@ from dschat.rewards.code.limits import Limits
 from dschat.rewards.code.problems import Problem, read_problem
 from dschat.rewards.code.sandbox import SANDBOXES, Sandbox, choose_sandbox
 from dschat.rewards.code.verdicts import ProgramResult, TestResult, Verdict, reward_of
-from dschat.settings.code import SandboxFlags
+from dschat.settings.rewards import SandboxFlags
 
 __all__ = [
     "SANDBOXES",

@@ -16,7 +16,7 @@ from dschat.errors import UserError
 from dschat.rewards.base import RewardFunction
 from dschat.rewards.math_numbers import is_integer, same_answer
 from dschat.rewards.maths.extraction import find_answer, tagged
-from dschat.settings.answers import FORMS, PUBLISHED_FORMS, MathAnswerSettings
+from dschat.settings.rewards import FORMS, PUBLISHED_FORMS, MathAnswerSettings
 
 __all__ = [
     "MathAnswerReward",

@@ -448,7 +448,10 @@ def _help(f: Flag) -> str:
     # Not so of what is unset (the help says what that means) and of switches.
     told = "" if default is None or default is False else f" (default: {default})"
     switch = f" (--no_{f.name}: not)" if default is True else ""
-    return (f.help + told + switch).replace("%%", "%").replace("%", "%%")
+    parts = ""
+    if f.registry is not None and not f.choices and len(f.registry):
+        parts = f" Known: {', '.join(f.registry)}; --{f.name} NAME --help shows the flags of one."
+    return (f.help + parts + told + switch).replace("%%", "%").replace("%", "%%")
 
 
 def _truth(text: str) -> bool:

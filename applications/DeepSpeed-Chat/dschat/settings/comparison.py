@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dschat.settings.answers import FORMS, check_forms
 from dschat.settings.command_line import CommandLine, Settings, flag, require
+from dschat.settings.rewards import FORMS, check_forms
 
 DIVERGENCES = ("KL", "Sinkhorn")
 FOR_MODELS = (

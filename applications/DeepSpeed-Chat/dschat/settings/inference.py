@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dschat.settings.code import SandboxFlags
 from dschat.settings.command_line import REPLACED_FLAGS, Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, plugin_flag, require_at_least
+from dschat.settings.rewards import SandboxFlags
 
 STEP_FOLDER = re.compile(r"step[-_]?\d+")
 DATASETS = {

@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dschat.settings import answers, code, parts  # noqa: F401  they register rewards
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, with_parts
 from dschat.settings.online_checks import check
@@ -79,7 +78,7 @@ class OnlineFlags(Settings):
 
     regularizer: str = flag(
         "f_divergence",
-        "What keeps the policy near its references, with the flags of the group below.",
+        "What keeps the policy near its references.",
         registry=REGULARIZERS,
         group="Penalty and references",
     )
@@ -125,7 +124,8 @@ class OnlineFlags(Settings):
 
     reward: list[str] | None = flag(
         None,
-        "What scores responses; unset: the reward model.",
+        "What scores responses: names, or functions of your own, my_file.py:function, each with "
+        ":weight where several are summed; unset: the reward model.",
         registry=REWARDS,
         repeatable=True,
         group="Reward",

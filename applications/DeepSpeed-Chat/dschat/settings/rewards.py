@@ -1,4 +1,7 @@
-"""What `--reward` names: rewards of the registry and functions of users' files, with weights."""
+"""Rewards: what `--reward` names, and the flags of those that are built in.
+
+`--reward` names rewards of the registry and functions of users' files, with weights.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dschat.settings.command_line import require
+from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.parts import REWARDS
 
 REWARD_MODEL = "reward_model"
@@ -82,3 +85,106 @@ def _parsed(text: str) -> RewardSpec:
 def uses_reward_model(given: Sequence[str] | None) -> bool:
     """Whether a reward model is among the entries of `--reward` (None: nothing else is)."""
     return given is None or any(spec.name == REWARD_MODEL for spec in parse_rewards(given))
+
+
+SANDBOXES = ["auto", "bwrap", "limits"]
+
+
+@dataclass
+class SandboxFlags(Settings):
+    """How generated programs are run; `code_reward` makes a reward of it."""
+
+    sandbox: str = flag(
+        "auto",
+        "bwrap: bubblewrap (no network, nothing of this machine but Python). limits: an "
+        "unprivileged user with limits, which stop neither sockets nor reads outside. auto: "
+        "bwrap where it works, else limits.",
+        choices=SANDBOXES,
+        group="Running programs",
+    )
+    reward_workers: int = flag(4, "Programs that run at once, per rank.")
+    test_seconds: float = flag(4.0, "Time limit of one test.")
+    program_seconds: float = flag(30.0, "Time limit of all tests of a program together.")
+    number_comparison: str = flag(
+        "exact",
+        "exact: an expected integer has to be met exactly. harness: any two numbers within a "
+        "relative 1e-5, as the harness of APPS compares them, for published figures; a program "
+        "can pass by rounding.",
+        choices=["exact", "harness"],
+    )
+    memory_mb: int = flag(1024, "Address space of a program's processes, in MiB.")
+
+    def check_sandbox_flags(self) -> None:
+        """Refuse values out of range; raises `UserError`."""
+        require(
+            self.reward_workers >= 1, f"--reward_workers {self.reward_workers}: expected 1 or more."
+        )
+        for name in ("test_seconds", "program_seconds", "memory_mb"):
+            value = getattr(self, name)
+            require(value > 0, f"--{name} {value}: expected a number above 0.")
+
+
+@dataclass
+class CodeRewardSettings(SandboxFlags):
+    """The reward of programs that are run: the share of tests passed."""
+
+    def validate(self) -> None:
+        """Refuse values out of range; raises `UserError`."""
+        self.check_sandbox_flags()
+
+
+REWARDS.add(
+    "code_execution",
+    "dschat.rewards.code_execution:code_reward",
+    CodeRewardSettings,
+    "generated programs are run on the tests of their problem (APPS)",
+)
+
+
+FORMS = ("tags", "hashes", "boxed", "phrase", "last_number")
+PUBLISHED_FORMS = ("tags",)
+
+
+def check_forms(forms: Sequence[str]) -> None:
+    """Refuse names that are no form, none at all, and one that is given twice.
+
+    Raises:
+        UserError: they are.
+    """
+    known = ", ".join(FORMS)
+    given = " ".join(forms)
+    require(
+        bool(forms) and set(forms) <= set(FORMS) and len(set(forms)) == len(forms),
+        f"--answer_extraction {given}: expected one or more of {known}, each once, in the order "
+        "in which they are to be looked for.",
+    )
+
+
+@dataclass
+class MathAnswerSettings(Settings):
+    """What a checked answer and its format are worth."""
+
+    answer_reward: float = flag(2.0, "Reward for the right number.")
+    integer_reward: float = flag(0.5, "Reward for an answer that is an integer.")
+    strict_format_reward: float = flag(0.5, "Reward for the exact format.")
+    soft_format_reward: float = flag(0.5, "Reward for all tags in their order.")
+    tag_reward: float = flag(0.125, "Reward for each of the four tags that occurs once.")
+    answer_extraction: list[str] = flag(
+        list(FORMS),
+        "Where the answer of a response is looked for, in training and evaluation: the first of "
+        "these forms that a response has. tags: <answer>. hashes: ####. boxed: \\boxed{}. phrase: "
+        "'the answer is'. last_number. 'tags' alone is the published reward; the other parts of "
+        "the reward always look at tags.",
+    )
+
+    def validate(self) -> None:
+        """Refuse forms that do not exist; raises `UserError`."""
+        check_forms(self.answer_extraction)
+
+
+REWARDS.add(
+    "math_answers",
+    "dschat.rewards.math_answers:math_answer_reward",
+    MathAnswerSettings,
+    "checked answers to problems with a number as solution, and their format",
+)

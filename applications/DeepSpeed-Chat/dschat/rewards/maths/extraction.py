@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from dschat.rewards.math_numbers import read_number
-from dschat.settings.answers import FORMS
+from dschat.settings.rewards import FORMS
 
 _BOX = re.compile(r"\\f?boxed\s*(\{)|\\.|([{}])", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([0-9][0-9.,]*)")
