@@ -18,7 +18,7 @@ from dschat.evaluation.respond.code_run import (
     code_figures,
     figures_by_difficulty,
     infer_programs,
-    told_ks,
+    reported_ks,
 )
 from dschat.evaluation.respond.partial import json_line
 from dschat.example.programs import PROBLEMS, program_rows
@@ -170,9 +170,9 @@ def test_shares_and_difficulties_by_hand() -> None:
 
 
 def test_which_ks_are_told() -> None:
-    assert told_ks(1) == [1]
-    assert told_ks(5) == [1, 2, 3, 4, 5]
-    assert told_ks(60) == [1, 2, 3, 4, 5, 10, 20, 50, 60]
+    assert reported_ks(1) == [1]
+    assert reported_ks(5) == [1, 2, 3, 4, 5]
+    assert reported_ks(60) == [1, 2, 3, 4, 5, 10, 20, 50, 60]
 
 
 def test_the_data_sets_own_solutions(code_flags: dict[str, Any], tmp_path: Path) -> None:

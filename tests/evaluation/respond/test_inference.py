@@ -115,7 +115,7 @@ def test_a_finished_run_is_left_alone(
         again = infer(configured(flags))
     assert again["figures"] == first["figures"]
     told = capsys.readouterr().out
-    assert "is finished: nothing is done" in told
+    assert "is finished: nothing to do" in told
     assert "distinct-1" in told
     assert output.stat().st_mtime_ns == before
     assert not left.exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
 from dschat.example.arithmetic_problems import NAMES, STORIES, THINGS
-from dschat.runtime.files import give_ordinary_permissions
+from dschat.example.model import model_config, whole_word_tokenizer, write_untrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,8 +30,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     The system text, the same in every prompt, is one token: it would otherwise be most of what the
     small model reads. Printable ASCII outside the task falls apart into characters.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, pre_tokenizers
 
     split = pre_tokenizers.Sequence(
         [
@@ -43,22 +42,16 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     for piece in [*_words(), *map(chr, range(32, 127)), "\n"]:
         for token, _ in split.pre_tokenize_str(piece):
             vocabulary.setdefault(token, len(vocabulary))
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=[], unk_token=UNK_TOKEN, ignore_merges=True)
-    )
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    # Added, but not special: they stay in the decoded text.
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in (*TAGS, SYSTEM_PROMPT)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return whole_word_tokenizer(
+        vocabulary,
+        split,
+        (*TAGS, SYSTEM_PROMPT),
         pad_token=PAD_TOKEN,
         eos_token=EOS_TOKEN,
         unk_token=UNK_TOKEN,
         additional_special_tokens=list(ROLES),
         chat_template=CHAT_TEMPLATE,
         model_max_length=MAX_LENGTH,
-        clean_up_tokenization_spaces=False,
     )
 
 
@@ -71,15 +64,5 @@ def _words() -> list[str]:
 
 def write_model(folder: Path, seed: int) -> None:
     """Write the tokenizer and a model with random weights, fixed by `seed`, to `folder`."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from dschat.example.model import model_config
-
     tokenizer = build_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(model_config(tokenizer, MAX_LENGTH))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    give_ordinary_permissions(folder)
+    write_untrained(folder, seed, tokenizer, model_config(tokenizer, MAX_LENGTH))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dschat.example.dataset import draw_rows
 from dschat.runtime.files import give_ordinary_permissions
@@ -29,8 +30,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     and a character outside ASCII is `UNK_TOKEN`. The training text is drawn with a fixed seed,
     so that every example model has the same vocabulary.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     special = [PAD_TOKEN, EOS_TOKEN, BOS_TOKEN, UNK_TOKEN]
     # ByteLevel writes a blank as a printable character and a line end likewise.
@@ -50,19 +50,46 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     for code in range(32, 127):
         for piece, _ in split.pre_tokenize_str(chr(code)):
             vocabulary.setdefault(piece, len(vocabulary))
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=[], unk_token=UNK_TOKEN, ignore_merges=True)
-    )
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return whole_word_tokenizer(
+        vocabulary,
+        split,
         pad_token=PAD_TOKEN,
         eos_token=EOS_TOKEN,
         bos_token=BOS_TOKEN,
         unk_token=UNK_TOKEN,
         model_max_length=MAX_LENGTH,
+    )
+
+
+def whole_word_tokenizer(
+    vocabulary: dict[str, int],
+    split: Any,
+    added: Sequence[str] = (),
+    *,
+    unk_token: str,
+    **settings: Any,
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE without merges whose pieces are whole words.
+
+    Args:
+        split: the pre-tokenizer that makes the pieces.
+        added: further tokens, not special: they stay in the decoded text.
+        settings: of the `PreTrainedTokenizerFast`.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=[], unk_token=unk_token, ignore_merges=True)
+    )
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=unk_token,
         clean_up_tokenization_spaces=False,
+        **settings,
     )
 
 
@@ -90,13 +117,20 @@ def model_config(tokenizer: PreTrainedTokenizerFast, max_length: int = MAX_LENGT
 
 def write_model(folder: Path, seed: int) -> None:
     """Write the tokenizer and a model with random weights, fixed by `seed`, to `folder`."""
+    tokenizer = build_tokenizer()
+    write_untrained(folder, seed, tokenizer, model_config(tokenizer))
+
+
+def write_untrained(
+    folder: Path, seed: int, tokenizer: PreTrainedTokenizerFast, config: LlamaConfig
+) -> None:
+    """Write a tokenizer and a Llama with random weights, fixed by `seed`, to `folder`."""
     import torch
     from transformers import LlamaForCausalLM
 
-    tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(model_config(tokenizer))
+        model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     give_ordinary_permissions(folder)

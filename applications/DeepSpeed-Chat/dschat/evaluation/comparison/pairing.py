@@ -22,7 +22,7 @@ class Aligned:
     Attributes:
         names: of the models, A first.
         rows: by model, then by prompt in the order of A: rows of one index have one prompt.
-        lines: where those stand in A's file, from 1.
+        lines: their numbers in A's file, from 1.
         unpaired: rows of each model whose prompt is not in all files.
     """
 
@@ -51,7 +51,7 @@ class Aligned:
 
 
 def read_aligned(paths: Sequence[str], allow_unpaired: bool = False) -> Aligned:
-    """Read files and align their rows by the prompts, wherever they stand.
+    """Read files and align their rows by the prompts, in whatever order.
 
     Raises:
         UserError: a file cannot be used, a line has no reward, no prompt is in all files, or,
@@ -64,14 +64,14 @@ def align(
     names: Sequence[str], files: Sequence[Rows], paths: Sequence[str], allow_unpaired: bool = False
 ) -> Aligned:
     """See `read_aligned`. A prompt's first row of A goes with its first of B, and so on."""
-    places = [{key: i for i, key in enumerate(_keys(rows))} for rows in files]
-    shared = [key for key in places[0] if all(key in place for place in places)]
+    positions = [{key: i for i, key in enumerate(_keys(rows))} for rows in files]
+    shared = [key for key in positions[0] if all(key in each for each in positions)]
     require(bool(shared), f"{' and '.join(paths)} have no prompt in common.")
     unpaired = [len(rows) - len(shared) for rows in files]
     if any(unpaired) and not allow_unpaired:
         at = next(i for i, count in enumerate(unpaired) if count)
         known = set(shared)
-        row, key = next((i, k) for k, i in places[at].items() if k not in known)
+        row, key = next((i, k) for k, i in positions[at].items() if k not in known)
         counts = " and ".join(
             f"{count} of {len(rows)} lines of {path}"
             for count, rows, path in zip(unpaired, files, paths, strict=True)
@@ -84,14 +84,14 @@ def align(
         )
     return Aligned(
         list(names),
-        [[rows[place[key]] for key in shared] for rows, place in zip(files, places, strict=True)],
-        [places[0][key] + 1 for key in shared],
+        [[rows[of[key]] for key in shared] for rows, of in zip(files, positions, strict=True)],
+        [positions[0][key] + 1 for key in shared],
         unpaired,
     )
 
 
 def _read(path: str) -> Rows:
-    rows = read_responses(path, replace_halves=True)
+    rows = read_responses(path, replace_surrogates=True)
     for number, row in enumerate(rows, start=1):
         require(
             row.get("reward") is not None,

@@ -30,6 +30,7 @@ def draw(figures: Figures, path: Path) -> None:
                 axis.bar_label(bar, [shown], label_type="center", fontsize=8, color="white")
             axis.set_xticks(range(len(figures.names)), figures.names, fontsize=8)
             axis.set_title(measure.name, fontsize=10, color=INK)
+            axis.set_axisbelow(True)
             axis.grid(alpha=0.5, axis="y", color=EDGE, linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
         for axis in axes.flat[len(measures) :]:

@@ -41,7 +41,7 @@ def judge_by_hand(config: HumanConfig) -> dict[str, Any] | None:
         if not _ask_all(config, records):
             print(
                 f"\nStopped: {len(records.done)} of {len(pairs)} pairs are judged. The same "
-                "command goes on."
+                "command resumes."
             )
             return None
         figures = figures_of(records.done[line] for line in sorted(records.done))

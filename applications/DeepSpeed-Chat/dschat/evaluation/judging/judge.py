@@ -26,7 +26,7 @@ from dschat.evaluation.judging.report import figures_of, report_text
 from dschat.settings.command_line import require
 from dschat.settings.judging import JudgeConfig
 
-# So many questions in a row without an answer: the server is away, and the rest is not tried.
+# After this many questions in a row without an answer the server is taken to be down.
 MOST_FAILURES_IN_A_ROW = 8
 NO_TERMINAL = (
     "Nobody is there to be asked whether to start: the standard input is no terminal. Add --yes to "
@@ -34,7 +34,7 @@ NO_TERMINAL = (
 )
 NOT_STARTED = "Not started, as answered. No request was made."
 WAITING = "\nStopping: the questions under way are waited for (Ctrl-C again: they are lost)."
-STOPPED = "Stopped. What is judged is kept: the same command goes on."
+STOPPED = "Stopped. Finished judgments are kept: the same command resumes."
 
 
 def judge_pairs(config: JudgeConfig) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _judge_all(
             if in_a_row >= MOST_FAILURES_IN_A_ROW:
                 raise UserError(
                     f"{in_a_row} questions in a row got no answer; the last: {failures[-1]}. What "
-                    "is judged is kept: the same command goes on."
+                    "is judged is kept: the same command resumes."
                 )
     except KeyboardInterrupt:
         try:  # around the message too: the second Ctrl-C may come while it is being shown
@@ -185,7 +185,7 @@ def judge_pair(
     for first in _orders(config, pair):
         verdict = ask(_messages(config, pair, first))
         answers.append({"first": first, "choice": winner_of(verdict.choice, first)})
-        # The judge's own words name the responses by their place, not by their model.
+        # The judge's own words name the responses by their order, not by their model.
         swapped = "(shown to the judge swapped, B as A) " if first == "B" else ""
         comments.append(swapped + verdict.comment if verdict.comment else "")
     comment = " | ".join(c for c in comments if c)

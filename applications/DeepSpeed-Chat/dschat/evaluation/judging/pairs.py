@@ -16,7 +16,7 @@ from dschat.settings.command_line import require
 # The line that `dschat.data` writes before a post, and the line before it.
 SUBREDDIT = re.compile(r"\A\s*(?:POST\s*\n)?\s*SUBREDDIT:\s*(r/\S+)", re.IGNORECASE)
 HEAD_LENGTH = 60
-HALVES = re.compile("[\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Pair:
         return (self.prompt, *self.responses)
 
 
-def read_responses(path: str, replace_halves: bool = False) -> list[dict[str, Any]]:
+def read_responses(path: str, replace_surrogates: bool = False) -> list[dict[str, Any]]:
     """The lines {prompt, response, reward} of a file; other fields are kept.
 
     Args:
-        replace_halves: write U+FFFD for halves of surrogate pairs, which are refused else.
+        replace_surrogates: write U+FFFD for lone surrogates, which are refused otherwise.
 
     Raises:
         UserError: the file is empty or a line lacks a field or has one of another kind.
     """
     rows = read_jsonl(path)
     require(bool(rows), f"{path} holds no line; expected lines {{prompt, response, reward}}.")
-    if replace_halves:
-        rows = [{name: _without_halves(value) for name, value in row.items()} for row in rows]
+    if replace_surrogates:
+        rows = [{name: _without_surrogates(value) for name, value in row.items()} for row in rows]
     for number, row in enumerate(rows, start=1):
         for name in ("prompt", "response"):
             require(
@@ -135,12 +135,12 @@ def occurrences(keys: Sequence[Any]) -> list[int]:
     return counts
 
 
-def _without_halves(value: Any) -> Any:
-    return HALVES.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+def _without_surrogates(value: Any) -> Any:
+    return SURROGATES.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
 def _is_text(value: Any) -> bool:
-    """A string that a file can hold: without halves of surrogate pairs."""
+    """A string that a file can hold: without lone surrogates."""
     try:
         return isinstance(value, str) and value.encode("utf-8") is not None
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Judgments on disk: appended one by one, so that a run that was stopped goes on.
+"""Judgments on disk: appended one by one, so that a stopped run can be resumed.
 
 Beside the output NAME.jsonl there is NAME.summary.json, with the settings from the start and the
 figures at the end.
@@ -157,7 +157,7 @@ class Records:
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
 
     def _check_settings(self) -> None:
-        advice = "Give another --output, or start anew with --overwrite."
+        advice = "Give another --output, or start over with --overwrite."
         try:
             earlier = json.loads(self.summary.read_text(encoding="utf-8"))["settings"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -184,12 +184,12 @@ class Records:
                 line is not None,
                 f"{self.output} holds a judgment of a pair that is not among the "
                 f"{len(self.pairs)} given: {row.get('prompt')!r:.80}. Give the same files and no "
-                "smaller --num_sample, another --output, or start anew with --overwrite.",
+                "smaller --num_sample, another --output, or start over with --overwrite.",
             )
             require(
                 row.get("winner", "") in WINNERS,
                 f"{self.output}: the winner of line {line} is {row.get('winner')!r:.40}; expected "
-                '"A", "B", "Tie" or null. Give another --output, or start anew with --overwrite.',
+                '"A", "B", "Tie" or null. Give another --output, or start over with --overwrite.',
             )
             done[int(line or 0)] = {**row, "line": line}
         return done

@@ -21,11 +21,11 @@ def draw_sample(
 ) -> list[dict[str, Any]]:
     """`num_sample` rows without replacement, in random order.
 
-    Rows are ranked by a hash of seed and prompt, not by their place in the file. Files of several
+    Rows are ranked by a hash of seed and prompt, not by their position. Files of several
     models with the same prompts thus give the same prompts, however their lines are ordered.
 
     Args:
-        per_category: first keep at most so many rows of one subreddit (or other category). Rows
+        per_category: first keep at most this many rows of one subreddit (or other category). Rows
             without one are a category of their own.
     """
     counts = occurrences([row["prompt"] for row in rows])
@@ -36,8 +36,8 @@ def draw_sample(
 
     ranked = [rows[i] for i in sorted(range(len(rows)), key=rank)]
     if per_category is not None:
-        places = occurrences([category_of(row) for row in ranked])
-        ranked = [row for row, place in zip(ranked, places, strict=True) if place < per_category]
+        earlier = occurrences([category_of(row) for row in ranked])
+        ranked = [row for row, n in zip(ranked, earlier, strict=True) if n < per_category]
     return ranked[:num_sample]
 
 

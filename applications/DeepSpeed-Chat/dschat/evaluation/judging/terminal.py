@@ -13,7 +13,7 @@ END = ""
 
 def printable(text: str) -> str:
     """The text without control characters, which could move the cursor or clear lines, and without
-    halves of characters, which cannot be written."""
+    lone surrogates, which cannot be written."""
     return "".join(
         c
         if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")

@@ -24,7 +24,7 @@ PROGRAMS_PER_WORKER = 8
 """In a batch, which ends with its slowest program, and whose results are written at once."""
 DIFFICULTIES = ("introductory", "interview", "competition")
 FEW = 5
-"""Up to so many, every k is told."""
+"""Up to this number, every k is reported."""
 
 
 def run_code_inference(config: CodeInferenceConfig) -> None:
@@ -34,7 +34,7 @@ def run_code_inference(config: CodeInferenceConfig) -> None:
 
 
 def infer_programs(config: CodeInferenceConfig) -> dict[str, Any]:
-    """Write the output file, or go on with it where an earlier run stopped; print the table.
+    """Write the output file, or resume it where an earlier run stopped; print the table.
 
     Returns:
         The summary, which is also written beside the output: `figures` and `settings`.
@@ -132,7 +132,7 @@ def running(
     """Rows with `reward`, `verdicts` (one for each test) and `message`.
 
     `message` is what the first test that ended in an error said, in the program's own words.
-    Tests behind it are "not_run": the reward is settled.
+    Tests behind it are "not_run": the reward is decided.
     """
 
     def batch(indices: list[int]) -> list[dict[str, Any]]:
@@ -156,8 +156,8 @@ def _first_error(result: ProgramResult) -> str:
     return next((test.message for test in errors), "")
 
 
-def told_ks(responses: int) -> list[int]:
-    """The k of pass@k that are told: all up to 5, then 10, 20, 50, 100 ..., and the last."""
+def reported_ks(responses: int) -> list[int]:
+    """The k of pass@k that are reported: all up to 5, then 10, 20, 50, 100 ..., and the last."""
     ks = set(range(1, min(responses, FEW) + 1)) | {responses}
     ks |= {d * 10**e for e in range(1, len(str(responses))) for d in (1, 2, 5)}
     return sorted(k for k in ks if k <= responses)
@@ -179,7 +179,7 @@ def code_figures(rows: Sequence[Mapping[str, Any]], responses: int) -> dict[str,
     problems = [rows[i : i + responses] for i in range(0, len(rows), responses)]
     correct = [sum(_solves(row) for row in problem) for problem in problems]
     figures: dict[str, Any] = {"problems": len(problems), "responses": len(rows)}
-    for k in told_ks(responses):
+    for k in reported_ks(responses):
         values = [pass_at_k(responses, c, k) for c in correct]
         figures[f"pass@{k}"] = statistics.fmean(values)
         if k == 1:

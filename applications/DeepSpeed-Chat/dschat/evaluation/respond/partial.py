@@ -1,8 +1,8 @@
 """Results that are not complete yet: what is done is not done again, whoever did it.
 
 Beside the output file NAME.jsonl there is, until that is complete, a hidden folder .NAME.partial
-with the run's settings and one file of JSON lines a stage and rank. Any number of ranks can go on
-with it. A line that a kill has torn is dropped.
+with the run's settings and one file of JSON lines a stage and rank. Any number of ranks can
+resume it. A line that a kill cut short is dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 def json_line(row: Mapping[str, Any]) -> str:
     """A row as one line of UTF-8, whatever a model or a program has put into its texts.
 
-    Halves of a character (surrogates), which UTF-8 cannot hold, become U+FFFD.
+    Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
     """
     text = json.dumps(row, ensure_ascii=False)
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -46,7 +46,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def freeze_clock(output: Path, overwrite: bool) -> None:
-    """Chat templates are told the time of the run that began `output`, if it is gone on with.
+    """Chat templates get the time at which the run of `output` started, if it is resumed.
 
     Where a template writes the time, the run's settings have it.
     """
@@ -63,7 +63,7 @@ def freeze_clock(output: Path, overwrite: bool) -> None:
 
 
 class PartialResults:
-    """Rows by stage and index, on disk while a run goes on. All ranks call every method.
+    """Rows by stage and index, on disk during a run. All ranks call every method.
 
     Args:
         output: the file that is to be made.
@@ -95,10 +95,10 @@ class PartialResults:
         return found
 
     def open(self) -> None:
-        """Make the folder, or go on with the one that is there.
+        """Make the folder, or resume the one that is there.
 
         Raises:
-            UserError: it was begun with other settings, or the disk refuses.
+            UserError: it was started with other settings, or cannot be written.
         """
         path = self.folder / SETTINGS_FILE
         with on_all_ranks():
@@ -153,10 +153,10 @@ class PartialResults:
     def completed(
         self, overwrite: bool, make: Callable[[], tuple[list[dict[str, Any]], dict[str, Any]]]
     ) -> dict[str, Any]:
-        """The summary of the finished run, which is made, or gone on with, where there is none.
+        """The summary of the finished run, which is made, or resumed, where there is none.
 
         Args:
-            overwrite: start anew.
+            overwrite: start over.
             make: rows of the output, and its figures.
 
         Raises:
@@ -167,7 +167,7 @@ class PartialResults:
         summary = self.finished()
         if summary is not None:
             self._remove_folder()  # there is one where a run was killed at its very end
-            log_main(f"{self.output} is finished: nothing is done (--overwrite makes it anew).")
+            log_main(f"{self.output} is finished: nothing to do (--overwrite starts over).")
             return summary
         self.open()
         rows, figures = make()
@@ -189,7 +189,7 @@ class PartialResults:
         require(
             not names,
             f"{what} was made with other settings: {changes}. Give the same settings, move it "
-            "away, or start anew with --overwrite.",
+            "away, or start over with --overwrite.",
         )
 
 
@@ -197,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Start anew with --overwrite.") from error
+        raise UserError(f"{path} cannot be read: {error}. Start over with --overwrite.") from error
     return found if isinstance(found, dict) else {}
 
 

@@ -67,7 +67,7 @@ class Policy:
 def responding(policy: Policy, prompts: Sequence[PromptExample]) -> Iterator[Batch]:
     """Sample responses: rows with `response_ids`, `response` and `ended`.
 
-    Each prompt has its own random numbers, by its place among all prompts.
+    Each prompt has its own random numbers, by its index among all prompts.
     """
     p, tokenizer = policy, policy.tokenizer
     model = policy.load(policy.path, policy.flag)
@@ -162,7 +162,7 @@ def _rollout(
 
 
 def sum_over_response(values: Tensor, mask: Tensor) -> list[float]:
-    """[n] values at the True places of mask [B, T], in row order -> B sums."""
+    """[n] values at the True positions of mask [B, T], in row order -> B sums."""
     full = torch.zeros(mask.shape, dtype=torch.float64, device=values.device)
     full[mask] = values.double()
     return full.sum(dim=1).tolist()

@@ -93,9 +93,9 @@ def shuffled_rows(config: InferenceFlags, data: LoadedData) -> datasets.Dataset:
             f"are held out (--data-seed {config.data_seed})."
         )
     order = np.random.default_rng(config.data_seed).permutation(report.raw)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return rows.select(np.argsort(place[np.asarray(rows["row"])], kind="stable"))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return rows.select(np.argsort(position[np.asarray(rows["row"])], kind="stable"))
 
 
 def short_enough(limit: int, prompts: list[Prompt], tokenizer: Any) -> list[tuple[int, list[int]]]:

@@ -29,7 +29,7 @@ def run_inference(config: InferenceConfig) -> None:
 
 
 def infer(config: InferenceConfig) -> dict[str, Any]:
-    """Write the output file, or go on with it where an earlier run stopped; print the table.
+    """Write the output file, or resume it where an earlier run stopped; print the table.
 
     Returns:
         The summary, which is also written beside the output: `figures` and `settings`.

@@ -1,4 +1,4 @@
-"""Where a run takes place, and its stages: finished rows are kept, the rest shared among ranks."""
+"""A run's device, and its stages: finished rows are kept, the rest is shared among the ranks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from dschat.evaluation.runs.measures import Measure
 from dschat.evaluation.runs.reading import Run
 
 END_SHARE = 0.1
-"""The last so many of a run's iterations are averaged, at least one."""
+"""This share of a run's iterations, its last ones, is averaged; at least one."""
 
 REWARD = "reward"
 

@@ -1,4 +1,4 @@
-"""A training run as its folder tells of it: metrics by step, and the settings."""
+"""A training run as read from its folder: metrics by step, and the settings."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _in_order(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """A row per step, and how many were superseded.
 
     Lines of one step, such as an evaluation's, are joined. A step below the one before it is where
-    a run went on from a checkpoint: what it had logged from that step on no longer counts.
+    a run was resumed from a checkpoint: what it had logged from that step on no longer counts.
     """
     rows: list[dict[str, Any]] = []
     superseded = 0
