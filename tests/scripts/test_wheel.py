@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +20,7 @@ COMMANDS = {f"dschat-{n}" for n in ("sft", "reward", "ppo", "grpo", "dpo", "resp
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built from a copy, as setuptools leaves folders where it builds."""
+    """Built from a copy, since setuptools leaves folders where it builds."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for path in [ROOT / n for n in ("pyproject.toml", "setup.py", "README.md", "LICENSE")]:
@@ -37,6 +40,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(folder.glob("*.whl")))
 
 
+@pytest.fixture(scope="module")
+def environment(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with this wheel and nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install"]
+    options = ["--quiet", "--no-deps", "--no-index", str(wheel.filename)]
+    subprocess.run([*pip, *options], check=True)
+    return folder
+
+
+def run(environment: Path, folder: Path, *command: str) -> str:
+    """What a command of the environment prints, run in an empty folder without the checkout."""
+    hidden = {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"}
+    variables = {name: value for name, value in os.environ.items() if name not in hidden}
+    name, *arguments = command
+    ran = subprocess.run(
+        [str(environment / "bin" / name), *arguments],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     package = ROOT / "applications/DeepSpeed-Chat"
     files = {p for p in (package / "dschat").rglob("*") if p.is_file() and p.suffix != ".pyc"}
@@ -53,6 +83,28 @@ def test_its_commands_are_functions_of_the_package(wheel: zipfile.ZipFile) -> No
     for target in found.values():
         module, _, function = target.partition(":")
         assert callable(getattr(import_module(module), function))
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_needs_no_other_package(environment: Path, tmp_path: Path, command: str) -> None:
+    assert f"usage: {command} " in run(environment, tmp_path, command, "--help")
+
+
+@pytest.mark.slow
+def test_an_installed_command_trains(
+    environment: Path, tmp_path: Path, tiny_model_dir: Path, preference_dir: Path
+) -> None:
+    packages = next((environment / "lib").glob("python*/site-packages"))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    try:
+        where = run(environment, tmp_path, "python", "-c", "import dschat; print(dschat.__file__)")
+        assert where.startswith(str(packages))
+        flags = {"--model_name_or_path": tiny_model_dir, "--data_path": preference_dir}
+        flags |= {"--output_dir": "out", "--max_seq_len": 64, "--data_split": "1,0,0"}
+        run(environment, tmp_path, "dschat-sft", *(str(x) for pair in flags.items() for x in pair))
+    finally:
+        (packages / "dependencies.pth").unlink()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_versions_agree(wheel: zipfile.ZipFile) -> None:
