@@ -22,7 +22,6 @@ from launch import DPO, MULTI_REFERENCE, ROOT, STEP1, STEP2, TRAINING, environme
 from online_fixtures import online_settings
 from preferences import rows
 
-pytestmark = pytest.mark.slow
 STEP3 = TRAINING / "step3_rlhf_finetuning"
 SECRETS = {
     name: f"{name.lower().replace('_', '-')}-5d41402abc4b2a76b9719d911017c592"
