@@ -89,8 +89,9 @@ def watch(trainer: Any, phases: Phases) -> None:
     """Time the parts of an iteration."""
     trainer.run_iteration = phases.timed("other", trainer.run_iteration)
     trainer.sample = phases.timed("generate", trainer.sample)
-    trainer.score = phases.timed("score", trainer.score)
-    trainer.scorer.regularizer = _Timed(trainer.scorer.regularizer, phases)
+    trainer.scorer.score = phases.timed("score", trainer.scorer.score)
+    trainer.reward.explained = phases.timed("score", trainer.reward.explained)
+    trainer.scorer.penalty.regularizer = _Timed(trainer.scorer.penalty.regularizer, phases)
     for name in ("actor", "critic"):
         engine = getattr(trainer, name)
         if engine is None:

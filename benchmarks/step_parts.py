@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dschat.online import loop
 from dschat.online.run import Extras, build_trainer
 from dschat.online.setup import start
 from dschat.rollout import generation
@@ -56,7 +57,7 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
         phases = Phases(time.process_time)
         watch(trainer, phases)
         prompts = trainer.prompts[: size.responses // size.group]
-        policies: list[Any] = [trainer.actor.module, trainer.references[0].policy]
+        policies: list[Any] = [trainer.actor.module, trainer.scorer.penalty.references[0].policy]
         for number in range(rounds + 1):
             for variant, (decodes, shares, reuses) in VARIANTS.items():
                 generation.has_plain_cache = own_decoding if decodes else lambda _: False
@@ -68,7 +69,7 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
                 if number:  # the first one warms up
                     found[variant].append(dict(phases.seconds))
         generation.has_plain_cache = own_decoding
-        trainer.log.close()
+        trainer.report.log.close()
     return found
 
 
@@ -103,20 +104,20 @@ def measure_uneven(name: str, algorithm: str, rounds: int) -> dict[str, list[dic
             replace(p, ids=p.ids[: draw.randint(size.prompt // 8, size.prompt)])
             for p in trainer.prompts[: size.responses // trainer.group_size]
         ]
-        plain, arranged = Sampler.sample, trainer._by_length
+        plain, arranged = Sampler.sample, loop.steps_by_length
         Sampler.sample = uneven_responses
         for number in range(rounds + 1):
             for variant, rows in found.items():
-                trainer.generation_step = number  # the same lengths for both
+                trainer.iteration = number  # the same lengths for both
                 dealt = variant != by_length
-                trainer._by_length = (lambda rollouts, _: rollouts) if dealt else arranged
+                loop.steps_by_length = (lambda rollouts, *_: rollouts) if dealt else arranged
                 phases.seconds.clear()
                 metrics = trainer.run_iteration(prompts)
                 if number:
                     padding = {"padding share": metrics["padding_share"]}
                     rows.append({**phases.seconds, **padding})
         Sampler.sample = plain
-        trainer.log.close()
+        trainer.report.log.close()
     return found
 
 

@@ -90,14 +90,14 @@ def measure(size: Size, attention: bool = True, clock: str = "cpu") -> dict[str,
         trainer = build_trainer(config, *start(config), Extras(reward=score_text))
         trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
         if not attention:
-            for policy in (trainer.actor.module, trainer.references[0].policy):
+            for policy in (trainer.actor.module, trainer.scorer.penalty.references[0].policy):
                 policy.model.set_attn_implementation("no_attention")
         cpu = clock == "cpu" and not torch.cuda.is_available()
         phases = Phases(time.process_time if cpu else time.perf_counter)
         watch(trainer, phases)
         batch = trainer.prompts[: size.responses // size.group]
         metrics, peak = extra_peak(lambda: trainer.run_iteration(batch))
-        trainer.log.close()
+        trainer.report.log.close()
     assert metrics["response_length"] == size.response
     seconds = {name: phases.seconds[name] for name in PHASES}
     seconds["score"] += phases.seconds["penalty"]

@@ -12,9 +12,9 @@ import torch
 from dpo_fixtures import configured
 from dschat.example import sentence_check
 from dschat.example.sentences import make_row
+from dschat.online.loop import OnlineTrainer
 from dschat.online.run import build_trainer
 from dschat.online.setup import start
-from dschat.online.trainer import OnlineTrainer
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 from dschat.supervised.dpo import train_dpo
 from dschat.supervised.reward_modeling import train_reward_model

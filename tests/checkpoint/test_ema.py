@@ -53,7 +53,7 @@ def test_the_average_is_that_of_the_actors_of_every_step(
     expected = {n: (t.bfloat16() if bf16 else t).double() for n, t in start.items()}
     for i in range(4):
         trainer.run_iteration(trainer.prompts[8 * i : 8 * i + 8])
-        trainer.save()
+        trainer.checkpointer.save_models(trainer.generation_step)
         actor, average = saved(trainer, "actor"), saved(trainer, "actor_ema")
         assert average.keys() == actor.keys() == expected.keys()
         for name, weight in actor.items():
@@ -67,8 +67,8 @@ def test_the_average_is_that_of_the_actors_of_every_step(
 
 def test_averages_are_kept_in_float32_where_weights_are_not(settings: Any) -> None:
     trainer = make_trainer(settings(dtype="bf16"))
-    assert trainer.average is not None
-    assert {t.dtype for t in trainer.average.shares.values()} == {torch.float32}
+    assert trainer.checkpointer.average is not None
+    assert {t.dtype for t in trainer.checkpointer.average.shares.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("changes", [{}, {"parts": True}], ids=["0", "3-parts"])
@@ -90,7 +90,7 @@ def test_adapters_are_averaged_and_then_merged(
         trainer.run_iteration(trainer.prompts[8 * i : 8 * i + 8])
         now = whole()
         expected = {n: 0.992 * t + 0.008 * now[n] for n, t in expected.items()}
-    trainer.save()
+    trainer.checkpointer.save_models(trainer.generation_step)
     average = saved(trainer, "actor_ema")
     name = "model.layers.0.self_attn.q_proj"
     parts = [f"base_model.model.{name}.{p}.weight" for p in ("base_layer", "lora_A.default")]
@@ -101,14 +101,14 @@ def test_adapters_are_averaged_and_then_merged(
     )
     assert all("lora" not in n for n in average)
     # Only what is trained is kept a second time.
-    assert trainer.average is not None
-    assert all("lora_" in n for n in trainer.average.shares)
+    assert trainer.checkpointer.average is not None
+    assert all("lora_" in n for n in trainer.checkpointer.average.shares)
 
 
 def test_without_the_flag_there_is_no_average(settings: Any) -> None:
     trainer = make_trainer(settings(enable_ema=False))
     trainer.run_iteration(trainer.prompts[:8])
-    trainer.save()
+    trainer.checkpointer.save_models(trainer.generation_step)
     folder = Path(trainer.config.output_dir) / "step-1"
     assert sorted(p.name for p in folder.iterdir()) == ["actor", "critic"]
 

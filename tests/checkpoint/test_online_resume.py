@@ -12,9 +12,9 @@ import pytest
 import torch
 from dschat.checkpoint import engine_checkpoint
 from dschat.errors import UserError
+from dschat.online.loop import OnlineTrainer
 from dschat.online.run import build_trainer
 from dschat.online.setup import start
-from dschat.online.trainer import OnlineTrainer
 from dschat.rewards import as_reward
 from dschat.settings.online_scripts import PPO
 from online_fixtures import make_trainer, online_settings
@@ -33,7 +33,7 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any
 
 
 def run(trainer: OnlineTrainer) -> bool:
-    with trainer.log:
+    with trainer.report.log:
         return trainer.train()
 
 
@@ -57,8 +57,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
-    """SIGTERM arrives during the given call of a method."""
-    plain, calls = getattr(trainer, method), []
+    """SIGTERM arrives during the given call of a part's method."""
+    owners = {
+        "score": trainer.scorer,
+        "update": trainer.updater,
+        "save_models": trainer.checkpointer,
+    }
+    owner = owners.get(method, trainer)
+    plain, calls = getattr(owner, method), []
 
     def signalled(*arguments: Any) -> Any:
         calls.append(1)
@@ -66,7 +72,7 @@ def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*arguments)
 
-    setattr(trainer, method, signalled)
+    setattr(owner, method, signalled)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +80,14 @@ def stop_at(trainer: OnlineTrainer, method: str, call: int) -> None:
     [
         ({}, "sample"),
         ({"actor_dropout": 0.1, "critic_dropout": 0.1, "ppo_epochs": 2}, "score"),
-        ({"enable_ema": True, "actor_zero_stage": 2, "critic_zero_stage": 2}, "learn"),
+        ({"enable_ema": True, "actor_zero_stage": 2, "critic_zero_stage": 2}, "update"),
         ({"enable_ema": True, "actor_zero_stage": 3, "critic_zero_stage": 3}, "score"),
-        ({"actor_lora_dim": 4, "actor_lora_module_name": "layers.", **GRPO}, "learn"),
+        ({"actor_lora_dim": 4, "actor_lora_module_name": "layers.", **GRPO}, "update"),
         (
             {"dtype": "bf16", "offload": True, "actor_zero_stage": 2, "critic_zero_stage": 3},
-            "learn",
+            "update",
         ),
-        ({"termination_condition": "randomized", "num_train_epochs": 2, "save_steps": 3}, "learn"),
+        ({"termination_condition": "randomized", "num_train_epochs": 2, "save_steps": 3}, "update"),
     ],
 )
 def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
@@ -93,7 +99,7 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
     stop_at(trainer, method, 3)
     assert not run(trainer)
     # What was sampled but not learnt from is sampled again; begun updates are finished.
-    assert trainer.iteration == (3 if method == "learn" else 2)
+    assert trainer.iteration == (3 if method == "update" else 2)
     assert "--resume_from_checkpoint auto" in capsys.readouterr().out
     again = make_trainer(settings("cut", resume_from_checkpoint="auto", **changes))
     assert again.iteration == trainer.iteration
@@ -103,14 +109,14 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
 
 def test_sigterm_at_the_end_is_no_reason_to_lose_the_model(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "save", 1)
+    stop_at(trainer, "save_models", 1)
     assert run(trainer)
     assert (tmp_path / "a" / "step-8" / "actor" / "model.safetensors").is_file()
 
 
 def test_sigterm_beside_a_periodic_checkpoint_saves_it_once(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a", checkpoint_steps=1))
-    stop_at(trainer, "learn", 1)
+    stop_at(trainer, "update", 1)
     before = engine_checkpoint.torch.save
     calls: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -187,7 +193,7 @@ def test_nothing_to_resume_starts_a_run(settings: Any, tmp_path: Path, capsys: A
 
 def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "learn", 1)
+    stop_at(trainer, "update", 1)
     assert not run(trainer)
     with pytest.raises(UserError, match="resumable-1 of another run"):
         make_trainer(settings("a"))
@@ -209,7 +215,7 @@ def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
 
 def test_changed_data_are_noticed(settings: Any, tmp_path: Path) -> None:
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "learn", 1)
+    stop_at(trainer, "update", 1)
     assert not run(trainer)
     again = settings("a", resume_from_checkpoint="auto")
     train = Path(again["data_path"][0]) / "train.jsonl"
@@ -253,13 +259,13 @@ def test_a_checkpoint_runs_no_code(settings: Any, tmp_path: Path) -> None:
     from dschat.checkpoint.resumable import seal
 
     trainer = make_trainer(settings("a"))
-    stop_at(trainer, "learn", 1)
+    stop_at(trainer, "update", 1)
     assert not run(trainer)
-    folder = tmp_path / "a" / "resumable-1"
+    folder, run_of = tmp_path / "a" / "resumable-1", trainer.checkpointer.run
     for file in ("actor/state/mp_rank_00_model_states.pt", "rank-0.pt"):
         before = (folder / file).read_bytes()
         torch.save({"module": Runs()}, folder / file)
-        seal(folder, 1, trainer.run.settings, **trainer.run.facts)
+        seal(folder, 1, run_of.settings, **run_of.facts)
         with pytest.raises(UserError, match="weights only"):
             make_trainer(settings("a", resume_from_checkpoint="auto"))
         assert not (tmp_path / "ran").exists()

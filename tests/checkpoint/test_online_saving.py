@@ -25,7 +25,7 @@ def test_saved_folders_load_anywhere_and_hold_the_trained_weights(settings: Any)
 
     trainer = make_trainer(settings())
     trainer.run_iteration(trainer.prompts[:8])
-    trainer.save()
+    trainer.checkpointer.save_models(trainer.generation_step)
     folder = Path(trainer.config.output_dir) / "step-1"
     for name, loader in (
         ("actor", AutoModelForCausalLM),
@@ -48,7 +48,7 @@ def test_a_full_disk_leaves_no_half_written_checkpoint(settings: Any, monkeypatc
         lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
     )
     with pytest.raises(UserError, match="full|space"):
-        trainer.save()
+        trainer.checkpointer.save_models(trainer.generation_step)
     output = Path(trainer.config.output_dir)
     assert not list(output.glob("*step-*"))
     assert not list(output.glob(".*tmp*"))
@@ -75,7 +75,7 @@ def test_lora_adapters_learn_and_are_merged_when_saved(settings: Any, only: bool
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert any("lora_B" in n for n in moved)
     assert any("lora_" not in n for n in moved) != only
-    trainer.save()
+    trainer.checkpointer.save_models(trainer.generation_step)
     folder = Path(trainer.config.output_dir) / "step-1" / "actor"
     merged = AutoModelForCausalLM.from_pretrained(folder).eval()
     ids = torch.arange(4, 24).unsqueeze(0)

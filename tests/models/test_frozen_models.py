@@ -17,7 +17,7 @@ from dschat.rewards import as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters
 from dschat.rewards.reward_model import RewardModel
 from dschat.settings.online import OnlineConfig, online_config
-from online_fixtures import grpo_config, make_trainer, online_settings
+from online_fixtures import grpo_config, make_trainer, online_settings, score
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 ACTOR_LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
@@ -54,12 +54,12 @@ def test_frozen_models_are_loaded_in_their_dtype(
     said = capsys.readouterr().out
     assert "references are in bf16 and the policy in fp32" in said
     assert "does not start at exactly 0" in said
-    reference = trainer.references[0].policy
+    reference = trainer.scorer.penalty.references[0].policy
     assert dtypes(reference) == dtypes(trainer.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == dtypes(trainer.critic.module) == {torch.float32}
     for body in (reference.model.model, trainer.reward.model.model):
         assert body.rotary_emb.inv_freq.dtype == torch.float32  # not cast after loading
-    (experience, *_), _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    (experience, *_), _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     rollout = experience.rollout
     inputs = {"attention_mask": rollout.attention_mask, "input_ids": rollout.input_ids}
     inputs["position_ids"] = (rollout.attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -75,9 +75,9 @@ def test_frozen_models_are_loaded_in_their_dtype(
     scorer = AutoModelForSequenceClassification.from_pretrained(
         tiny_reward_dir, dtype=torch.bfloat16
     ).eval()
-    for example, score in zip(rollout.examples, experience.scores.tolist(), strict=True):
+    for example, given in zip(rollout.examples, experience.scores.tolist(), strict=True):
         ids = torch.tensor([example["prompt_ids"] + example["response_ids"]])
-        assert float(scorer(input_ids=ids).logits.detach()) == pytest.approx(score, abs=2e-2)
+        assert float(scorer(input_ids=ids).logits.detach()) == pytest.approx(given, abs=2e-2)
     assert run(trainer)[0]["divergence"] != 0
 
 
@@ -176,15 +176,15 @@ def test_a_folder_that_is_given_twice_is_loaded_and_asked_once(
             )
             trainer = make_trainer({**flags, "reference_residency": residency})
             passes: list[int] = []
-            for reference in {id(r): r for r in trainer.references}.values():
+            for reference in {id(r): r for r in trainer.scorer.penalty.references}.values():
                 if isinstance(reference, Reference):
                     reference.policy.register_forward_hook(lambda *_: passes.append(1))
             rows = run(trainer)
         if residency == "one":
-            return rows, len(loads), trainer.references
+            return rows, len(loads), trainer.scorer.penalty.references
         # Two micro-batches in each of two iterations.
-        assert len(passes) == 4 * len({id(r) for r in trainer.references})
-        return rows, len(loads), trainer.references
+        assert len(passes) == 4 * len({id(r) for r in trainer.scorer.penalty.references})
+        return rows, len(loads), trainer.scorer.penalty.references
 
     apart, loads_apart, _ = rows_and_loads([tiny_model_dir, other, copy])
     once, loads, references = rows_and_loads([tiny_model_dir, other, link])
@@ -215,9 +215,9 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     trainer = make_trainer(settings(**changes))
     assert isinstance(trainer.reward, CriticWithoutAdapters)
     before = trainer.sample(trainer.prompts[:8])
-    values = [e.values for e in trainer.score(before)[0]]
+    values = [e.values for e in score(trainer, before)[0]]
     rows = run(trainer)
-    trained = [e.values for e in trainer.score(before)[0]]
+    trained = [e.values for e in score(trainer, before)[0]]
     assert not torch.equal(values[0], trained[0])  # adapters and head have moved
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_dir)
     separate = RewardModel(model, trainer.tokenizer.pad_token_id, 4, trainer.device)
@@ -231,7 +231,7 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     other = make_trainer(settings(**changes))
     assert isinstance(other.reward, RewardModel)
     other.sample(other.prompts[:8])
-    other.score(before)
+    score(other, before)
     assert run(other) == rows
 
 
@@ -268,14 +268,14 @@ def test_the_reward_model_is_the_same_after_a_resume(
     if stage == 3:
         changes |= partitioned(tmp_path)
     whole = make_trainer(settings(**changes))
-    with whole.log:
+    with whole.report.log:
         whole.train()
     folder = tmp_path / "out"
     (checkpoint,) = folder.glob("resumable-2")
     flags = {**settings(**changes), "output_dir": str(tmp_path / "again")}
     again = make_trainer({**flags, "resume_from_checkpoint": str(checkpoint)})
     assert again.iteration == 2
-    with again.log:
+    with again.report.log:
         again.train()
 
     def last(path: Path) -> dict[str, float]:
@@ -306,5 +306,5 @@ def test_a_rank_that_fails_in_a_collective_reward_asks_nobody_again(settings: An
     assert not trainer.reward.collective
     trainer.reward = as_reward(Partitioned())
     with pytest.raises(RuntimeError, match="no memory is left"):
-        trainer.score(trainer.sample(trainer.prompts[:8]))
+        score(trainer, trainer.sample(trainer.prompts[:8]))
     assert len(calls) == 1

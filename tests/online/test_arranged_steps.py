@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 from dschat.models import policy
-from dschat.online import learner as online_learner
-from dschat.online import updates
-from dschat.online.iteration_metrics import iteration_metrics
+from dschat.online import loop, updates
+from dschat.online.metrics import iteration_metrics
 from dschat.rollout.experience import Experience, Rollout
 from dschat.rollout.sampler import Sampler
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, score
 
 GROUP = {"algorithm": "grpo", "num_generations": 4}
 FOUR = {"per_device_generation_batch_size": 16, "gradient_accumulation_steps": 4}
@@ -53,7 +52,7 @@ def as_dealt(
 def iteration(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Metrics, the places of each step's responses, and each step's gradients."""
     found: dict[str, Any] = {"places": [], "gradients": []}
-    plain_update, plain_step = online_learner.update, updates.optimizer_step
+    plain_update, plain_step = updates.update, updates.optimizer_step
 
     def update(actor: Any, critic: Any, step: list[Experience], *rest: Any) -> Any:
         found["places"].append({int(p) for e in step for p in e.rollout.places})
@@ -64,7 +63,7 @@ def iteration(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return plain_step(engine)
 
     with monkeypatch.context() as patch:
-        patch.setattr(online_learner, "update", update)
+        patch.setattr(updates, "update", update)
         patch.setattr(updates, "optimizer_step", optimizer_step)
         prompts = trainer.responses // trainer.group_size
         found["metrics"] = trainer.run_iteration(trainer.prompts[:prompts])
@@ -89,9 +88,9 @@ def test_rows_by_length_make_the_same_steps_with_less_padding(
 ) -> None:
     arranged = iteration(make_trainer(settings(**changes)), monkeypatch)
     trainer = make_trainer(settings(**changes))
-    trainer._by_length = lambda rollouts, start: rollouts
     with monkeypatch.context() as patch:
-        patch.setattr(online_learner, "like_lengths", as_dealt)
+        patch.setattr(loop, "steps_by_length", lambda rollouts, *_: rollouts)
+        patch.setattr(updates, "like_lengths", as_dealt)
         plain = iteration(trainer, monkeypatch)
     assert arranged["metrics"]["padding_share"] < 0.85 * plain["metrics"]["padding_share"]
     assert arranged["places"] == plain["places"]
@@ -107,7 +106,7 @@ def test_rows_by_length_make_the_same_steps_with_less_padding(
 @pytest.mark.usefixtures("uneven")
 def test_the_padding_share_counts_prompts_and_responses(settings: Any) -> None:
     trainer = make_trainer(settings())
-    experiences, sums = trainer.score(trainer.sample(trainer.prompts[:8]))
+    experiences, sums = score(trainer, trainer.sample(trainer.prompts[:8]))
     found = iteration_metrics(experiences, sums, 0.05, trainer.device)["padding_share"]
     positions = tokens = 0
     for i in (0, 4):
@@ -123,7 +122,7 @@ def test_the_padding_share_counts_prompts_and_responses(settings: Any) -> None:
 
 def on_rank(trainer: Any, rank: int, world: int, prompts: list[Any]) -> list[Rollout]:
     """What a rank of several samples of a generation batch, seen from this process."""
-    trainer.rank, trainer.world, trainer.generation_step = rank, world, 0
+    trainer.updater.world = world
     trainer.sampler = replace(trainer.sampler, rank=rank, world=world)
     return trainer.sample(prompts)
 
@@ -147,8 +146,9 @@ def test_every_pass_has_the_same_steps_on_any_number_of_ranks(
         steps: list[set[int]] = [set() for _ in range(3 * 4 // accumulation)]
         for rank in range(world):
             rollouts = on_rank(trainer, rank, world, trainer.prompts[:32])
-            experiences, _ = trainer.score(trainer._by_length(rollouts, 0))
-            mine = list(trainer._steps(experiences))
+            rollouts = loop.steps_by_length(rollouts, 0, accumulation, 1, 0)
+            experiences, _ = score(trainer, rollouts)
+            mine = list(trainer.updater.steps(experiences, 0))
             assert len(mine) == len(steps)
             for all_ranks, step in zip(steps, mine, strict=True):
                 places = [int(p) for e in step for p in e.rollout.places]
@@ -185,7 +185,7 @@ def test_whole_groups_go_to_one_rank_and_share_their_prompt(
             seen.add(group)
             for place, example in zip(r.places, r.examples, strict=True):
                 assert example["response_ids"] == expected[int(place)]
-        trainer.score(rollouts)
+        score(trainer, rollouts)
     assert seen == {0, 1, 2, 3}
     # Policy and reference, each micro-batch's one prompt once.
     assert passes == [1] * 2 * 2 * 2

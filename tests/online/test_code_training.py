@@ -61,7 +61,7 @@ def test_the_reward_rises(
 ) -> None:
     config = line.parse(settings(folder, tmp_path / "out", **changes))
     trainer = build_trainer(config, *start(config))
-    with trainer.log:
+    with trainer.report.log:
         trainer.train()
     rows = read_metrics(tmp_path / "out")
     first, last = (sum(r["reward"] for r in part) / 3 for part in (rows[:3], rows[-3:]))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from dschat.algorithms.losses import ppo_clip
 from dschat.errors import UserError
 from dschat.models.output_layer import OutputLayer
 from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
-from dschat.online.updates import LossSettings, _actor_loss, update
+from dschat.online.losses import LossSettings, actor_loss
+from dschat.online.updates import update
 from dschat.rollout.experience import Experience, Rollout
 from online_fixtures import make_trainer, online_settings
 from test_online_trainer import ready, rollouts_of, weights
@@ -68,8 +72,9 @@ def test_the_logged_entropy_is_that_of_whole_logits(
 
 def loss_of(trainer: Any, experience: Experience, **options: Any) -> dict[str, torch.Tensor]:
     tokens = float(experience.rollout.response_mask.sum())
-    count = tokens if options.get("normalization", "token") == "token" else 8.0
-    return _actor_loss(trainer.actor.module, experience, LossSettings(**options), count, tokens)
+    settings = dataclasses.replace(trainer.updater.loss, **options)
+    count = tokens if settings.normalization == "token" else 8.0
+    return actor_loss(trainer.actor.module, experience, settings, count, tokens)
 
 
 @pytest.mark.parametrize("normalization", ["token", "sequence"])
@@ -77,13 +82,13 @@ def test_the_bonus_is_the_coefficient_times_the_mean_entropy(
     settings: Any, normalization: str
 ) -> None:
     changes = {"per_device_training_batch_size": 8, "gradient_accumulation_steps": 1}
-    trainer = make_trainer(settings(**changes))
+    trainer = make_trainer(settings(loss_normalization=normalization, **changes))
     responses = [[10 + i] * (1 + i % 4) for i in range(8)]
     (experience,) = ready(trainer, rollouts_of(trainer, responses))
     trainer.actor.module.eval()
-    plain = loss_of(trainer, experience, normalization=normalization)
+    plain = loss_of(trainer, experience)
     assert "entropy_loss" not in plain
-    found = loss_of(trainer, experience, normalization=normalization, entropy_coefficient=0.3)
+    found = loss_of(trainer, experience, entropy_coefficient=0.3)
     mean = entropies(trainer, experience.rollout).mean()
     torch.testing.assert_close(found["entropy_loss"].double(), -0.3 * mean, atol=0, rtol=1e-6)
     assert torch.equal(found["policy_loss"], plain["policy_loss"])
@@ -105,9 +110,9 @@ def test_shards_of_a_step_make_the_step_of_one_batch(settings: Any, lora: bool) 
         flags = {"per_device_training_batch_size": size}
         flags |= {"gradient_accumulation_steps": accumulation, **changes}
         trainer = make_trainer(settings(**flags))
-        assert trainer.loss.entropy_coefficient == 0.5
+        assert trainer.updater.loss.entropy_coefficient == 0.5
         experiences = ready(trainer, rollouts_of(trainer, responses))
-        metrics = update(trainer.actor, trainer.critic, experiences, trainer.loss)
+        metrics = update(trainer.actor, trainer.critic, experiences, trainer.updater.loss)
         found.append((metrics, weights(trainer.actor)))
     (one, whole), (four, shards) = found
     assert one["entropy_loss"] < -1
@@ -126,11 +131,14 @@ def test_without_advantages_the_bonus_alone_raises_the_entropy(settings: Any, st
         for e in ready(trainer, rollouts)
     ]
     losses = [
-        update(trainer.actor, trainer.critic, experiences, trainer.loss)["entropy_loss"]
+        update(trainer.actor, trainer.critic, experiences, trainer.updater.loss)["entropy_loss"]
         for _ in range(3)
     ]
     assert losses[0] > losses[1] > losses[2]
     assert losses[2] < losses[0] - 0.01 * 0.001  # at least 0.001 nats
+
+
+CLIP = SimpleNamespace(clip_range=0.2, clip_range_high=None, loss_normalization="token")
 
 
 class Table(torch.nn.Module):
@@ -165,7 +173,8 @@ def test_the_expected_bonus_is_the_entropies_gradient_at_the_states_visited(seed
             rollout, logprobs[i : i + 1], zeros, None, zeros, zeros, zeros[:, 0], zeros
         )
         actor = Table(policy, rows_of(response))
-        parts = _actor_loss(actor, experience, LossSettings(entropy_coefficient=0.7), 1.0, 1.0)
+        loss = LossSettings(partial(ppo_clip, settings=CLIP), entropy_coefficient=0.7)
+        parts = actor_loss(actor, experience, loss, 1.0, 1.0)
         (gradient,) = torch.autograd.grad(parts["loss"], policy)
         total -= logprobs[i].sum().exp() * gradient
     pi = policy.detach().softmax(1)

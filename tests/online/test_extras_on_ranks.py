@@ -28,7 +28,7 @@ def run(settings: dict[str, Any], ranks: int) -> tuple[list[dict[str, float]], P
     """Metrics without times, and the last checkpoint; one rank runs in this process."""
     if ranks == 1:
         trainer = make_trainer(settings)
-        with trainer.log:
+        with trainer.report.log:
             trainer.train()
     else:
         arguments = []

@@ -274,10 +274,10 @@ def test_a_run_stopped_by_sigterm_goes_on(
         return build_trainer(config, *start(config))
 
     whole = trainer("whole")
-    with whole.log:
+    with whole.report.log:
         assert whole.train()
     cut = trainer("cut")
-    plain, calls = cut.score, []
+    plain, calls = cut.sample, []
 
     def signalled(*given: Any) -> Any:
         calls.append(1)
@@ -285,8 +285,8 @@ def test_a_run_stopped_by_sigterm_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(*given)
 
-    cut.score = signalled
-    with cut.log:
+    cut.sample = signalled
+    with cut.report.log:
         assert not cut.train()
     assert (tmp_path / "cut" / f"resumable-{cut.iteration}").is_dir()
     assert not (tmp_path / "cut" / "model.safetensors").exists()
@@ -294,7 +294,7 @@ def test_a_run_stopped_by_sigterm_goes_on(
         trainer("cut", resume_from_checkpoint="auto", gamma=0.2)
     again = trainer("cut", resume_from_checkpoint="auto")
     assert again.iteration == cut.iteration == 1
-    with again.log:
+    with again.report.log:
         assert again.train()
     kept = [
         [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(out)]

@@ -10,12 +10,13 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, ReferenceOnDisk
-from dschat.online.iteration_metrics import iteration_metrics
+from dschat.online.metrics import iteration_metrics
 from dschat.regularization.base import with_defaults
+from dschat.rewards import as_reward
 from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
-from dschat.scoring.group_targets import with_group_targets
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, score
+from target_fixtures import with_group_targets
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
 
@@ -98,10 +99,10 @@ def test_the_token_penalty_is_the_unnormalised_weighted_log_ratio_of_unpadded_ro
         settings(**GROUP, refs=refs, ref_weights=[0.3, 0.7], reference_residency=residency)
     )
     expected_kind = ReferenceOnDisk if residency == "one" else Reference
-    assert all(isinstance(r, expected_kind) for r in trainer.references)
+    assert all(isinstance(r, expected_kind) for r in trainer.scorer.penalty.references)
     prompts = [p for p in trainer.prompts[:2] for _ in range(4)]
     assert len({len(p.ids) for p in prompts}) > 1, "padding is wanted"
-    experiences, _ = trainer.score(trainer.sample(prompts))
+    experiences, _ = score(trainer, trainer.sample(prompts))
     rows = len(tiny_tokenizer)
     for e in experiences:
         examples = e.rollout.examples
@@ -141,7 +142,7 @@ def test_references_on_disk_are_in_memory_one_at_a_time(
 
         return loaded
 
-    for reference in trainer.references:
+    for reference in trainer.scorer.penalty.references:
         reference.load = counting(reference.load)
     trainer.run_iteration(trainer.prompts[:2])
     assert most == 1
@@ -165,20 +166,17 @@ def test_the_policy_never_samples_what_a_reference_cannot(
 
 def test_metrics_of_tiny_spreads_and_of_the_penaltys_time(settings: Any) -> None:
     trainer = make_trainer(settings(**GROUP, scale_rewards=True))
-    penalty, calls = trainer.scorer.regularizer, []
+    penalty, calls = trainer.scorer.penalty.regularizer, []
 
     def slow(*args: Any, **options: Any) -> Any:
         calls.append(time.sleep(0.05))
         return penalty(*args, **options)
 
-    trainer.scorer.regularizer = with_defaults(slow)
+    trainer.scorer.penalty.regularizer = with_defaults(slow)
     # Of the two groups of an iteration one has next to no spread; then none has.
     for last, share in ((0.001, 0.5), (0.0, 0.0)):
         scores = [1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5 + last]
-        trainer._rewards = lambda rollouts, scores=scores: (  # type: ignore[method-assign]
-            [scores[int(place)] for r in rollouts for place in r.places],
-            {},
-        )
+        trainer.reward = as_reward(lambda *_, scores=scores: scores)
         calls.clear()
         metrics = trainer.run_iteration(trainer.prompts[:2])
         assert metrics["std_floored"] == share
@@ -188,13 +186,13 @@ def test_metrics_of_tiny_spreads_and_of_the_penaltys_time(settings: Any) -> None
 def test_advantages_token_by_token(settings: Any) -> None:
     """Two groups of two, on paper: centred scores and centred penalties-to-go."""
     trainer = make_trainer(settings(**{**GROUP, "num_generations": 2}))
-    experiences, _ = trainer.score(trainer.sample([p for p in trainer.prompts[:4] for _ in "ab"]))
+    experiences, _ = score(trainer, trainer.sample([p for p in trainer.prompts[:4] for _ in "ab"]))
     for e in experiences:
         e.scores.copy_(torch.arange(4.0) ** 2)
         e.token_penalty.copy_(torch.arange(e.token_penalty.numel()).reshape(e.token_penalty.shape))
         e.token_penalty[~e.rollout.response_mask] = 1e9
     for rloo, scale in ((False, False), (False, True), (True, False)):
-        found = with_group_targets(experiences, 8, 2, 0.1, None, 0.0, rloo, scale)
+        found = with_group_targets(experiences, 8, 0.1, rloo, scale)[0]
         for e, result in zip(experiences, found, strict=True):
             mask = e.rollout.response_mask
             to_go = [
@@ -280,7 +278,7 @@ def test_loading_a_reference_in_the_middle_of_a_run_leaves_the_random_numbers(
     trainer = make_trainer(settings(**GROUP, refs=refs, reference_residency="one"))
     drawn = []
     for _ in range(2):
-        with trainer.references[0].on_device():
+        with trainer.scorer.penalty.references[0].on_device():
             pass
         drawn.append(torch.rand(4))
     assert not torch.equal(*drawn)
@@ -293,7 +291,7 @@ def test_a_rank_without_any_response_reports_what_the_others_report(
     trainer = make_trainer(settings())
     end = trainer.tokenizer.eos_token_id
     monkeypatch.setattr(Sampler, "sample", lambda *_: [[end]] * 8)
-    experiences, sums = trainer.score(trainer.sample(trainer.prompts[:8]))
+    experiences, sums = score(trainer, trainer.sample(trainer.prompts[:8]))
     assert set(sums) == {"positions"}
     theirs = {"positions", "penalty/a", "penalty/b", "reward/c"}
     monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, theirs])
@@ -314,7 +312,7 @@ def test_a_policy_that_is_its_reference_has_no_divergence_at_all(
 ) -> None:
     """Policy and reference take the same passes, so that equal weights give equal bits."""
     trainer = make_trainer(settings(actor_gradient_checkpointing=checkpointing, **GROUP))
-    experiences, _ = trainer.score(trainer.sample([trainer.prompts[0]] * 8))
+    experiences, _ = score(trainer, trainer.sample([trainer.prompts[0]] * 8))
     for e in experiences:
         assert torch.equal(e.logprobs, e.reference_logprobs)
         assert not e.divergence.any()

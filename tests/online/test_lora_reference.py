@@ -11,7 +11,7 @@ import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, WithoutAdapters
 from dschat.settings.online import online_config
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import learn, make_trainer, online_settings, score
 
 LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
 
@@ -48,10 +48,10 @@ def test_training_is_that_with_a_separate_reference_to_the_bit(
         path.write_text(json.dumps({"zero_optimization": threshold}))
         changes = {**changes, "deepspeed_config": str(path)}
     shared = make_trainer(settings(**LORA, **changes))
-    assert isinstance(shared.references[0], WithoutAdapters)
+    assert isinstance(shared.scorer.penalty.references[0], WithoutAdapters)
     rows = run(shared)
     separate = make_trainer(settings(**LORA, **changes, refs=[str(tiny_model_dir)]))
-    assert isinstance(separate.references[0], Reference)
+    assert isinstance(separate.scorer.penalty.references[0], Reference)
     assert run(separate) == rows
     assert rows[0]["divergence"] == 0 < rows[1]["divergence"]
 
@@ -61,9 +61,9 @@ def test_the_reference_stays_the_initial_policy(settings: Any, wasserstein: bool
     changes = {"cost_dim": 20, "top_k": 8, "epsilon": 0.1} if wasserstein else {}
     trainer = make_trainer(settings(**LORA, **changes), wasserstein=wasserstein)
     rollouts = trainer.sample(trainer.prompts[:8])
-    before, _ = trainer.score(rollouts)
-    trainer.learn(before)
-    after, _ = trainer.score(rollouts)
+    before, _ = score(trainer, rollouts)
+    learn(trainer, before)
+    after, _ = score(trainer, rollouts)
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a.reference_logprobs, b.reference_logprobs)
         assert torch.equal(a.logprobs, a.reference_logprobs)  # fresh adapters change nothing
@@ -77,7 +77,7 @@ def test_base_weights_are_in_memory_once(settings: Any, tiny_model_dir: Path) ->
     from transformers import AutoModelForCausalLM
 
     def elements(trainer: Any) -> int:
-        modules = [trainer.actor.module, *(r.policy for r in trainer.references)]
+        modules = [trainer.actor.module, *(r.policy for r in trainer.scorer.penalty.references)]
         storages = {
             p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() // p.element_size()
             for m in modules
@@ -92,7 +92,7 @@ def test_base_weights_are_in_memory_once(settings: Any, tiny_model_dir: Path) ->
     assert elements(trainer) == base + adapters
     # Where the base weights are trained as well, the initial policy has to be kept beside them.
     both = make_trainer(settings(**{**LORA, "only_optimize_lora": False}))
-    assert isinstance(both.references[0], Reference)
+    assert isinstance(both.scorer.penalty.references[0], Reference)
     assert elements(both) == 2 * base + adapters
 
 

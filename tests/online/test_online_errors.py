@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.runtime.faults import BadStepError
 from dschat.settings.online_scripts import PPO, WPR
 from launch import TRAINING, run_script
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, score
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"actor_model_name_or_path": "./nowhere"}, "no such folder.*nowhere|nowhere.*no such folder"),
@@ -173,7 +173,7 @@ def test_a_policy_that_has_diverged_is_said(settings: Any) -> None:
     with torch.no_grad():
         trainer.actor.module.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(BadStepError, match="diverged.*learning rate"):
-        trainer.score(rollouts)
+        score(trainer, rollouts)
 
 
 @pytest.mark.slow

@@ -9,12 +9,11 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models import output_layer
-from dschat.online.policy_terms import policy_terms
+from dschat.online.losses import policy_terms
 from dschat.online.updates import update
 from dschat.rewards import as_reward
 from dschat.rollout.experience import make_rollout
-from dschat.scoring.targets import with_targets
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import learn, make_trainer, online_settings, score, with_targets
 
 END, PAD = 1, 0
 
@@ -43,6 +42,7 @@ def rollouts_of(trainer: Any, responses: list[list[int]]) -> list[Any]:
             END,
             PAD,
             trainer.device,
+            list(range(i, min(i + size, len(responses)))),
         )
         for i in range(0, len(responses), size)
     ]
@@ -50,8 +50,8 @@ def rollouts_of(trainer: Any, responses: list[list[int]]) -> list[Any]:
 
 def ready(trainer: Any, rollouts: list[Any]) -> list[Any]:
     """Scored rollouts with advantages."""
-    experiences, _ = trainer.score(rollouts)
-    return [with_targets(e, 0.05, None, 1.0, 0.95, 2.5) for e in experiences]
+    experiences, _ = score(trainer, rollouts)
+    return with_targets(trainer, experiences)
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_ratios_start_at_exactly_one(settings: Any, changes: dict[str, Any], mon
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", 200 * 7)  # several chunks in a micro-batch
     trainer = make_trainer(settings(actor_dropout=0.0, **changes))
     for _ in range(2):  # from the start, and again after an update
-        experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+        experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
         trainer.actor.train()
         for experience in experiences:
             mask = experience.rollout.response_mask
             assert mask.any()
             now = policy_terms(trainer.actor, experience, PAD).logprobs.detach()
             assert torch.equal(now[mask], experience.logprobs[mask])
-        trainer.learn(experiences)
+        learn(trainer, experiences)
 
 
 def test_logprobs_are_of_the_tempered_policy(settings: Any) -> None:
     trainer = make_trainer(settings(temperature=0.5))
-    (experience, *_), _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    (experience, *_), _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     r = experience.rollout
     positions = (r.attention_mask.cumsum(1) - 1).clamp(min=0)
     model = trainer.actor.module.model
@@ -151,7 +151,7 @@ def test_accumulated_micro_batches_make_the_step_of_one_batch(settings: Any, sta
             )
         )
         experiences = ready(trainer, rollouts_of(trainer, responses))
-        metrics = update(trainer.actor, trainer.critic, experiences, trainer.loss)
+        metrics = update(trainer.actor, trainer.critic, experiences, trainer.updater.loss)
         found.append((metrics, weights(trainer.actor) + weights(trainer.critic)))
     (metrics, parameters), *others = found
     for other_metrics, other_parameters in others:
@@ -209,21 +209,22 @@ def test_scoring_never_holds_positions_times_vocabulary(
 
     trainer.actor.module.model.config.use_cache = False
     with Watch():
-        trainer.scorer(trainer.actor, rollouts)
+        trainer.scorer.penalty(trainer.actor, rollouts)
     assert largest == chunk * vocabulary
 
 
 def test_the_sinkhorn_divergence_is_a_penalty_like_the_others(settings: Any) -> None:
     trainer = make_trainer(settings(regularizer="sinkhorn_divergence", top_k=16))
     assert trainer.config.epsilon is None
-    assert trainer.run.resolved.epsilon == trainer.regularizer.epsilon >= 0.05  # of this model
+    regularizer = trainer.scorer.penalty.regularizer
+    assert trainer.checkpointer.run.resolved.epsilon == regularizer.epsilon >= 0.05  # of this model
     first = trainer.run_iteration(trainer.prompts[:8])
     second = trainer.run_iteration(trainer.prompts[8:16])
-    assert trainer.regularizer.name == "sinkhorn_divergence"
+    assert regularizer.name == "sinkhorn_divergence"
     assert first["divergence"] == pytest.approx(0.0, abs=1e-6)
     assert second["divergence"] > 0
     # phi has the divergence as its mean under the policy, position by position.
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[16:24] * 4))
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[16:24] * 4))
     off = torch.cat(
         [(e.token_penalty - e.divergence)[e.rollout.response_mask] for e in experiences]
     )
@@ -234,8 +235,8 @@ def test_the_sinkhorn_divergence_is_a_penalty_like_the_others(settings: Any) -> 
 def test_published_f_divergence_rewards_are_clipped_and_gradient_forms_are_not(settings: Any):
     value = make_trainer(settings())
     gradient = make_trainer(settings(f_div_form="gradient"))
-    assert value.regularizer.reward_clip == 2.5
-    assert gradient.regularizer.reward_clip is None
+    assert value.scorer.penalty.regularizer.reward_clip == 2.5
+    assert gradient.scorer.penalty.regularizer.reward_clip is None
 
 
 def test_a_reward_function_that_misbehaves_is_named_with_its_prompt(settings: Any) -> None:
@@ -248,20 +249,20 @@ def test_a_reward_function_that_misbehaves_is_named_with_its_prompt(settings: An
     ):
         trainer.reward = as_reward(wrong)
         with pytest.raises(UserError, match=message):
-            trainer.score(trainer.sample(trainer.prompts[:8]))
+            score(trainer, trainer.sample(trainer.prompts[:8]))
 
 
 def test_the_reward_models_scores_are_transformers_own(settings: Any) -> None:
     from transformers import AutoModelForSequenceClassification
 
     trainer = make_trainer(settings())
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     path = trainer.config.critic_model_name_or_path
     model = AutoModelForSequenceClassification.from_pretrained(path).eval()
     for e in experiences:
-        for example, score in zip(e.rollout.examples, e.scores.tolist(), strict=True):
+        for example, given in zip(e.rollout.examples, e.scores.tolist(), strict=True):
             ids = torch.tensor([example["prompt_ids"] + example["response_ids"]])
-            assert float(model(input_ids=ids).logits.detach()) == pytest.approx(score, abs=1e-5)
+            assert float(model(input_ids=ids).logits.detach()) == pytest.approx(given, abs=1e-5)
 
 
 def test_ppo_learns_a_reward_it_can_reach(settings: Any) -> None:
@@ -302,8 +303,8 @@ def test_tokens_of_a_macro_action_share_advantage_and_return(
     settings: Any, changes: dict[str, Any], lengths: set[int] | None
 ) -> None:
     trainer = make_trainer(settings(**changes))
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
-    found, sizes = trainer._targets(experiences), set()
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
+    found, sizes = with_targets(trainer, experiences), set()
     for e in found:
         for advantages, returns, mask in zip(
             e.advantages, e.returns, e.rollout.response_mask, strict=True

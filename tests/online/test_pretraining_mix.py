@@ -15,7 +15,7 @@ from dschat.errors import UserError
 from dschat.models import output_layer
 from dschat.online import updates
 from dschat.online.pretraining_mix import PretrainingMix
-from online_fixtures import SUBJECTS, make_trainer, online_settings
+from online_fixtures import SUBJECTS, make_trainer, online_settings, score, with_targets
 
 COEFFICIENT = 3.0
 
@@ -46,7 +46,7 @@ def objective(model: Any, trainer: Any, experiences: list[Any]) -> torch.Tensor:
         terms = torch.maximum(-e.advantages * ratio, -e.advantages * clipped)
         policy = policy + terms[r.response_mask].sum() / tokens
     places = torch.cat([e.rollout.places for e in experiences]).tolist()
-    text = torch.from_numpy(trainer.mix.rows(trainer.iteration, places)).long()
+    text = torch.from_numpy(trainer.updater.mix.rows(trainer.iteration, places)).long()
     return policy + COEFFICIENT * model(text, labels=text).loss
 
 
@@ -56,8 +56,8 @@ def test_the_gradient_is_that_of_the_summed_objective(
     from transformers import AutoModelForCausalLM
 
     trainer = make_trainer(settings(actor_dropout=0.0))
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
-    experiences = trainer._targets(experiences)
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
+    experiences = with_targets(trainer, experiences)
     gradients: dict[str, torch.Tensor] = {}
     real = updates.optimizer_step
 
@@ -68,8 +68,7 @@ def test_the_gradient_is_that_of_the_summed_objective(
         return real(engine)
 
     monkeypatch.setattr(updates, "optimizer_step", watched)
-    monkeypatch.setattr(trainer, "_targets", lambda found: found)
-    metrics = trainer.learn(experiences)
+    metrics = trainer.updater.update(trainer.actor, trainer.critic, experiences, 0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     loss = objective(model, trainer, experiences)
     loss.backward()
@@ -134,7 +133,7 @@ def test_no_logits_of_a_whole_block_are_ever_alive(settings: Any, monkeypatch: A
 
     trainer = make_trainer(settings())
     monkeypatch.setattr(output_layer, "CHUNK_ELEMENTS", 3 * 200)
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     largest = 0
 
     class Watch(TorchDispatchMode):
@@ -148,7 +147,7 @@ def test_no_logits_of_a_whole_block_are_ever_alive(settings: Any, monkeypatch: A
             return result
 
     with Watch():
-        trainer.actor.backward(trainer.mix.loss(trainer.actor, 0, 2, experiences[0]))
+        trainer.actor.backward(trainer.updater.mix.loss(trainer.actor, 0, 2, experiences[0]))
     assert largest == 3 * 200
 
 
@@ -163,16 +162,16 @@ def test_an_interrupted_run_goes_on_with_the_text_it_would_have_met(
 
     def run(name: str, stop: bool = False, **changes: Any) -> Any:
         trainer = make_trainer(settings(output_dir=str(tmp_path / name), **flags, **changes))
-        plain = trainer.learn
+        plain = trainer.updater.update
         if stop:
 
-            def interrupted(experiences: Any) -> Any:
+            def interrupted(*given: Any) -> Any:
                 if trainer.iteration == 2:
                     os.kill(os.getpid(), signal.SIGTERM)
-                return plain(experiences)
+                return plain(*given)
 
-            trainer.learn = interrupted
-        with trainer.log:
+            trainer.updater.update = interrupted
+        with trainer.report.log:
             finished = trainer.train()
         assert finished != stop
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
@@ -193,7 +192,7 @@ def test_an_interrupted_run_goes_on_with_the_text_it_would_have_met(
 def test_a_resumed_run_refuses_other_text(settings: Any, tmp_path: Path) -> None:
     flags = {"enable_test_mode": True, "test_stop_step": 3, "checkpoint_steps": 1}
     trainer = make_trainer(settings(**flags))
-    with trainer.log:
+    with trainer.report.log:
         trainer.train()
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(corpus.read_text().replace("more to come", "no more to come"))

@@ -12,7 +12,7 @@ import torch
 from dschat.errors import UserError
 from dschat.rewards.reward_model import RewardModel
 from dschat.rewards.text_reward import TextReward
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, score
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -66,7 +66,7 @@ def expected(folder: Path, texts: list[str]) -> list[float]:
 
 def scored(trainer: Any) -> tuple[list[Any], list[float]]:
     rollouts = trainer.sample(trainer.prompts[:2] * 4)
-    experiences, _ = trainer.score(rollouts)
+    experiences, _ = score(trainer, rollouts)
     return rollouts, torch.cat([e.scores for e in experiences]).tolist()
 
 
@@ -177,11 +177,11 @@ def test_the_critic_of_another_tokenizers_reward_starts_from_the_policy(
     changes = {**adapters, **names, "actor_lora_dim": 2} if adapters else {}
     trainer = make_trainer(online_settings(tmp_path, tiny_model_dir, reward, **changes))
     rollouts = trainer.sample(trainer.prompts[:8])
-    experiences, _ = trainer.score(rollouts)
+    experiences, _ = score(trainer, rollouts)
     found = torch.cat([e.scores for e in experiences]).tolist()
     both = [(p, r) for part in rollouts for p, r in zip(part.prompts, part.responses, strict=True)]
     assert found == pytest.approx(expected(reward, [f"{p}{r}<eos>" for p, r in both]), abs=1e-4)
     assert all(bool((e.values == 0).all()) for e in experiences)
     trainer.train()
-    after, _ = trainer.score(rollouts)
+    after, _ = score(trainer, rollouts)
     assert any(bool((e.values != 0).any()) for e in after)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from dschat.online.iteration_metrics import _equal_groups
-from dschat.online.reward_variation import PATIENCE, RewardVariation
+from dschat.online.metrics import PATIENCE, RewardVariation, _equal_groups
 
 CPU = torch.device("cpu")
 

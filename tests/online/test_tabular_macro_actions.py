@@ -35,8 +35,9 @@ def error(value_function: str, grouping: str, seed: int, critic_is_right: bool) 
     else:
         generator = torch.Generator().manual_seed(100 + seed)
         critic = torch.randn(len(PREFIXES), generator=generator).double()
-    macro = MacroActions(value_function=value_function, **GROUPINGS[grouping])  # type: ignore[arg-type]
-    found = trainers_gradient(policy, reference, rewards, regularizer, critic, macro)
+    macro = MacroActions(**GROUPINGS[grouping])  # type: ignore[arg-type]
+    parts = regularizer, critic, macro, value_function
+    found = trainers_gradient(policy, reference, rewards, *parts)
     expected = objectives_gradient(policy, reference, rewards, DIVERGENCES["rkl"])
     return float((found - expected).norm() / expected.norm())
 
@@ -68,6 +69,6 @@ def test_single_tokens_have_no_bias_whatever_the_value_function() -> None:
     critic = torch.randn(len(PREFIXES)).double()
     expected = objectives_gradient(policy, reference, rewards, DIVERGENCES["rkl"])
     for name in ("equal", "unit", "position", "first"):
-        macro = MacroActions(value_function=name)
-        found = trainers_gradient(policy, reference, rewards, KLDivergence(), critic, macro)
+        parts = KLDivergence(), critic, MacroActions(), name
+        found = trainers_gradient(policy, reference, rewards, *parts)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)

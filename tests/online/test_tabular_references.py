@@ -16,13 +16,13 @@ import pytest
 import torch
 from dschat.algorithms import ppo_policy_loss
 from dschat.data.prompts import PromptExample
-from dschat.online.updates import sample_loss
+from dschat.online.losses import sample_loss
 from dschat.regularization import FDivergence, KLDivergence, MixtureReference, MultiReference
 from dschat.rollout.experience import Experience, Rollout
-from dschat.scoring.group_targets import floored_groups, with_group_targets
 from dschat.scoring.sample_term import with_samples
 from dschat.scoring.scoring import before_each_token
 from scipy.optimize import brentq
+from target_fixtures import with_group_targets
 from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of
 from torch import Tensor
 
@@ -105,9 +105,7 @@ def expected_update(
     if not samples:
         token = token_penalties(regularizer, policy, world.references)
     batch = experience(FIRST_THEN_SECOND, logprobs, token, world.rewards)
-    (targets,) = with_group_targets(
-        [batch], 2 * len(PAIRS), 2, gamma, None, 0.0, leave_one_out=algorithm == "rloo"
-    )
+    (targets,), _ = with_group_targets([batch], 2 * len(PAIRS), gamma, algorithm == "rloo")
     assert targets.advantages is not None
     # A pair's share of the loss is linear in its advantages: weighting them weights the pair.
     loss = ppo_policy_loss(
@@ -127,7 +125,10 @@ def expected_update(
 def expected_sample_loss(logprobs: Tensor, world: World, gamma: float, algorithm: str) -> Tensor:
     """The loss of one sample per prompt, over all samples by their probability."""
     config: Any = SimpleNamespace(
-        group_size=lambda: 2, algorithm=algorithm, loss_normalization="token"
+        group_size=lambda: 2,
+        algorithm=algorithm,
+        loss_normalization="token",
+        sample_coefficient=gamma,
     )
     weights = torch.tensor(world.weights, dtype=torch.float64)
     mixture = (weights.unsqueeze(1) * world.sequences).sum(0)
@@ -136,7 +137,7 @@ def expected_sample_loss(logprobs: Tensor, world: World, gamma: float, algorithm
     group = experience(torch.tensor([0, 0]), logprobs, nothing, world.rewards)
     for i, response in enumerate(RESPONSES):
         prompt = PromptExample([1], "", {}, (list(response),))
-        (e,) = with_samples([group], [prompt] * 2, gamma, config, TOKENIZER, CPU)
+        (e,) = with_samples([group], [prompt] * 2, config, TOKENIZER, CPU)
         assert e.samples is not None
         assert e.samples.actions[0].tolist() == list(response)
         e = replace(e, sample_weights=e.sample_weights.double())
@@ -236,13 +237,16 @@ def test_scaling_divides_advantages_and_sample_weights_by_one_standard_deviation
     token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
     order = torch.tensor([0, 3, 5, 5])  # the second group's rewards are equal
     config: Any = SimpleNamespace(
-        group_size=lambda: 2, algorithm="grpo", loss_normalization="token"
+        group_size=lambda: 2,
+        algorithm="grpo",
+        loss_normalization="token",
+        sample_coefficient=0.7,
     )
     prompt = PromptExample([1], "", {}, ([1, 0],))
     batch = experience(order, logprobs, token, world.rewards)
-    batches = with_samples([batch], [prompt] * 4, 0.7, config, TOKENIZER, CPU)
-    plain, scaled = (
-        with_group_targets(batches, 4, 2, 0.3, None, 0.0, scale=scale)[0] for scale in (False, True)
+    batches = with_samples([batch], [prompt] * 4, config, TOKENIZER, CPU)
+    ((plain,), _), ((scaled,), _) = (
+        with_group_targets(batches, 4, 0.3, scale=scale) for scale in (False, True)
     )
     std = float(world.rewards[order[:2]].std(correction=0))
     ratio = torch.tensor([std, std, 1.0, 1.0]).unsqueeze(1)
@@ -258,13 +262,16 @@ def test_a_tiny_spread_scales_rewards_penalties_and_samples_by_the_same_floor() 
     logprobs = logprobs_of(world.references[0])
     token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
     config: Any = SimpleNamespace(
-        group_size=lambda: 2, algorithm="grpo", loss_normalization="token"
+        group_size=lambda: 2,
+        algorithm="grpo",
+        loss_normalization="token",
+        sample_coefficient=0.7,
     )
     batch = experience(torch.tensor([0, 3, 0, 5]), logprobs, token, rewards)
     prompt = PromptExample([1], "", {}, ([1, 0],))
-    batches = with_samples([batch], [prompt] * 4, 0.7, config, TOKENIZER, CPU)
-    plain, scaled = (
-        with_group_targets(batches, 4, 2, 0.3, None, 0.0, scale=scale)[0] for scale in (False, True)
+    batches = with_samples([batch], [prompt] * 4, config, TOKENIZER, CPU)
+    ((plain,), _), ((scaled,), metrics) = (
+        with_group_targets(batches, 4, 0.3, scale=scale) for scale in (False, True)
     )
     # A std of 0.0005, a twentieth of the floor of 0.01: nineteen twentieths of the way back to 1.
     divisor = 0.01 / 20 + 19 / 20
@@ -272,4 +279,4 @@ def test_a_tiny_spread_scales_rewards_penalties_and_samples_by_the_same_floor() 
         scaled.advantages[:2] * divisor, plain.advantages[:2], rtol=1e-5, atol=0
     )
     assert scaled.sample_weights[0] == pytest.approx(0.7 / divisor)
-    assert floored_groups(batches, 4, 2, 0.0) == 0.5
+    assert metrics == {"std_floored": 0.5}

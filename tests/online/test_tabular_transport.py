@@ -11,8 +11,8 @@ import torch
 from dschat.algorithms import ppo_policy_loss
 from dschat.regularization import SinkhornDivergence
 from dschat.rollout.experience import Experience, Rollout
-from dschat.scoring.targets import with_targets
 from scipy.optimize import minimize
+from target_fixtures import responses_of, with_gae
 from test_tabular_world import LIMIT, RESPONSES, logprobs_of, rows_of, world
 from torch import Tensor
 
@@ -54,22 +54,9 @@ def trainers_gradient(policy: Tensor, reference: Tensor, rewards: Tensor) -> Ten
     nothing = torch.zeros_like(token)
     ids = torch.zeros(mask.shape, dtype=torch.long)
     flags = torch.zeros(len(RESPONSES), dtype=torch.bool)
-    experience = with_targets(
-        Experience(
-            Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids))),
-            logprobs.detach(),
-            nothing,
-            nothing,
-            token,
-            nothing,
-            rewards,
-        ),
-        BETA,
-        regularizer.reward_clip,
-        gamma=1.0,
-        lam=1.0,
-        score_clip=2.5,
-    )
+    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(ids)))
+    made = Experience(rollout, logprobs.detach(), nothing, nothing, token, nothing, rewards)
+    experience = with_gae(responses_of(made, BETA, regularizer.reward_clip), made)
     # At a ratio of 1 the loss is linear in the advantages: the weights give the expectation.
     weights = logprobs.detach().sum(1, keepdim=True).exp()
     loss = ppo_policy_loss(

@@ -15,7 +15,8 @@ import torch
 from dschat.algorithms import masked_sum, ppo_policy_loss
 from dschat.regularization import FDivergence, KLDivergence
 from dschat.rollout.experience import Experience, Rollout
-from dschat.scoring.targets import MacroActions, token_rewards, with_targets
+from dschat.scoring.targets import MacroActions
+from target_fixtures import responses_of, with_gae
 from torch import Tensor
 
 TOKENS, LIMIT, BETA = 3, 3, 0.7
@@ -84,18 +85,13 @@ def trainers_gradient(
     regularizer: Any,
     critic: Tensor | None = None,
     macro: MacroActions = PLAIN,
+    value_function: str = "equal",
 ):
     """Expectation over responses of minus the gradient of the trainer's loss."""
     critic = torch.zeros(len(PREFIXES), dtype=torch.float64) if critic is None else critic
-    experience = with_targets(
-        experience_of_all(policy, reference, rewards, regularizer, critic),
-        BETA,
-        regularizer.reward_clip,
-        gamma=1.0,
-        lam=1.0,
-        score_clip=2.5,
-        macro=macro,
-    )
+    made = experience_of_all(policy, reference, rewards, regularizer, critic)
+    responses = responses_of(made, BETA, regularizer.reward_clip, macro=macro)
+    experience = with_gae(responses, made, value_function=value_function)
     logprobs, mask = logprobs_of(policy), experience.rollout.response_mask
     total = torch.zeros_like(policy)
     for i in range(len(RESPONSES)):
@@ -129,7 +125,7 @@ def true_values(policy: Tensor, reference: Tensor, rewards: Tensor, regularizer:
     """[prefixes] expected sum of the rewards from each state on."""
     nothing = torch.zeros(len(PREFIXES), dtype=torch.float64)
     experience = experience_of_all(policy, reference, rewards, regularizer, nothing)
-    to_go = token_rewards(experience, BETA, regularizer.reward_clip, 2.5)
+    to_go = responses_of(experience, BETA, regularizer.reward_clip).token_rewards()
     to_go = to_go.flip(1).cumsum(1).flip(1)
     sums, weights = torch.zeros_like(nothing), torch.zeros_like(nothing)
     for i, response in enumerate(RESPONSES):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from online_fixtures import score
 from real_stages import (
     causal_lm,
     group_trainer,
@@ -29,7 +30,7 @@ def test_grpo_measures_the_kl_to_each(
     """Against sums over the vocabulary by plain forward passes; the policy is the first one."""
     trainer = group_trainer([smollm2, tuned], data, tmp_path, kl_estimator="exact", **flags)
     rollouts = trainer.sample([prompt for prompt in trainer.prompts[:2] for _ in range(2)])
-    (experience,), _ = trainer.score(rollouts)
+    (experience,), _ = score(trainer, rollouts)
     dtype = torch.bfloat16 if flags else torch.float32
     policy, other = causal_lm(smollm2, dtype), causal_lm(tuned, dtype)
     expected, tokens = 0.0, 0

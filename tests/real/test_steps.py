@@ -14,7 +14,7 @@ from dschat.models.loading import load_reward_model, load_tokenizer
 from dschat.rewards.reward_model import RewardModel
 from dschat.settings.command_line import parse_config
 from dschat.settings.inference import InferenceConfig
-from online_fixtures import make_trainer
+from online_fixtures import make_trainer, score
 from real_stages import (
     causal_lm,
     held_out_pairs,
@@ -117,7 +117,7 @@ def test_step3_and_inference(tuned: Path, reward_model: Path, data: Path, tmp_pa
     }
     trainer = make_trainer(settings)
     rollouts = trainer.sample(trainer.prompts[:2])
-    (experience,), _ = trainer.score(rollouts)
+    (experience,), _ = score(trainer, rollouts)
     examples = experience.rollout.examples
     texts = [[*e["prompt_ids"], *e["response_ids"]] for e in examples]
     assert experience.scores.tolist() == pytest.approx(plain_scores(reward_model, texts), abs=1e-4)
@@ -125,7 +125,7 @@ def test_step3_and_inference(tuned: Path, reward_model: Path, data: Path, tmp_pa
     metrics = trainer.run_iteration(trainer.prompts[:2])
     assert metrics["divergence"] == 0.0
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5)
-    trainer.save()
+    trainer.checkpointer.save_models(trainer.generation_step)
     (step,) = (tmp_path / "ppo").glob("step-*")
     del trainer
     config = inference(

@@ -94,7 +94,6 @@ def test_iterations_are_those_with_the_pass(
             trainer.run_iteration(trainer.prompts[i * size : (i + 1) * size]) for i in range(3)
         ]
         asked[reuse] = sum(passes)
-        assert all(rollout.states is None for rollout in trainer.rollouts)
     # With adapters only, the reference is the same model.
     assert asked[False] > 0
     assert asked[True] == (asked[False] // 2 if "only_optimize_lora" in changes else 0)

@@ -14,7 +14,7 @@ from dschat.models.optimizer import schedule
 from dschat.models.zero3 import whole_parameters
 from dschat.online import updates
 from dschat.online.faults import find_fault
-from dschat.online.trainer import OnlineTrainer
+from dschat.online.loop import OnlineTrainer
 from dschat.rewards import as_reward
 from dschat.rollout.experience import Experience, make_rollout
 from dschat.runtime import distributed
@@ -127,9 +127,9 @@ def trainer_of(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> A
 
 
 def run(trainer: OnlineTrainer) -> list[dict[str, Any]]:
-    with trainer.log:
+    with trainer.report.log:
         trainer.train()
-    return [json.loads(line) for line in trainer.log.path.read_text().splitlines()]
+    return [json.loads(line) for line in trainer.report.log.path.read_text().splitlines()]
 
 
 def kept(trainer: OnlineTrainer) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_is_named(
     trainer_of: Any, broken: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though all that it is made of was finite."""
-    trainer, plain = trainer_of(max_bad_steps=1), getattr(updates, f"_{broken}_loss")
+    trainer, plain = trainer_of(max_bad_steps=1), getattr(updates, f"{broken}_loss")
 
     def poisoned(*arguments: Any) -> Any:
         found = plain(*arguments)
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_is_named(
             return found * NAN
         return {name: value * NAN for name, value in found.items()}
 
-    monkeypatch.setattr(updates, f"_{broken}_loss", poisoned)
+    monkeypatch.setattr(updates, f"{broken}_loss", poisoned)
     before = [updates_of(engine) for engine in (trainer.actor, trainer.critic)]
     with pytest.raises(UserError, match=f"the {named} loss is not finite on rank 0 .*What abou"):
         run(trainer)
@@ -222,7 +222,7 @@ def test_a_bad_gradient_of_one_model_stops_both(
     trainer_of: Any, broken: str, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(actor_zero_stage=stage, critic_zero_stage=stage)
-    plain = getattr(updates, f"_{broken}_loss")
+    plain = getattr(updates, f"{broken}_loss")
     calls = []
 
     def poisoned(*arguments: Any) -> Any:
@@ -234,7 +234,7 @@ def test_a_bad_gradient_of_one_model_stops_both(
             loss = loss + (loss - loss.detach()).clamp(min=0).sqrt()  # slope 1/0 at 0
         return {**found, "loss": loss} if broken == "actor" else loss
 
-    monkeypatch.setattr(updates, f"_{broken}_loss", poisoned)
+    monkeypatch.setattr(updates, f"{broken}_loss", poisoned)
     weights = []
 
     def note(prompts: Any, run_iteration: Any = trainer.run_iteration) -> Any:
@@ -269,7 +269,7 @@ def test_overflow_in_fp16_is_aligned_where_asked(
     trainer = trainer_of(align_overflow=align, actor_zero_stage=2, critic_zero_stage=2)
     for engine in (trainer.actor, trainer.critic):
         monkeypatch.setattr(engine, "fp16_enabled", lambda: True)
-    plain, calls = updates._critic_loss, []
+    plain, calls = updates.critic_loss, []
 
     def poisoned(*arguments: Any) -> Any:
         calls.append(1)
@@ -277,7 +277,7 @@ def test_overflow_in_fp16_is_aligned_where_asked(
         bad = len(calls) in (3, 4)
         return loss + (loss - loss.detach()).clamp(min=0).sqrt() if bad else loss
 
-    monkeypatch.setattr(updates, "_critic_loss", poisoned)
+    monkeypatch.setattr(updates, "critic_loss", poisoned)
     rows = run(trainer)
     assert trainer.critic.skipped_steps == 1  # DeepSpeed's own doing
     assert trainer.actor.skipped_steps == int(align)

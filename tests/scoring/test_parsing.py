@@ -11,7 +11,7 @@ import torch
 from dschat.online import run as online
 from dschat.scoring.parsing.segments import token_pieces
 from dschat.scoring.parsing.trees import Node, flat_tree
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, score, with_targets
 
 CUTOFF = 3
 
@@ -43,15 +43,15 @@ def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path, monkey
 
 def test_tokens_of_a_constituent_share_advantage_and_return(settings: Any) -> None:
     trainer = make_trainer(settings())
-    experiences, _ = trainer.score(trainer.sample(trainer.prompts[:8]))
+    experiences, _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     sizes = set()
-    for e in trainer._targets(experiences):
+    for e in with_targets(trainer, experiences):
         r = e.rollout
         for ids, advantages, returns, mask in zip(
             r.actions, e.advantages, e.returns, r.response_mask, strict=True
         ):
             ids = ids[mask].tolist()
-            (expected,) = trainer.segment([ids])
+            (expected,) = trainer.targets.macro_actions.segment([ids])
             pieces = token_pieces(trainer.tokenizer, ids)
             assert sum(expected) == len(ids) == len(pieces)
             for targets in (advantages, returns):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from dschat.algorithms import ppo_policy_loss
 from dschat.data.prompts import PromptExample
-from dschat.online.updates import sample_loss
+from dschat.online.losses import sample_loss
 from dschat.rollout.reference_samples import positions_in_common
-from dschat.scoring.group_targets import with_group_targets
 from dschat.scoring.sample_term import with_samples
+from target_fixtures import with_group_targets
 from test_tabular_references import COUNT, CPU, TOKENIZER, World, expected_update, experience
 from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of
 from torch import Tensor
@@ -84,11 +84,13 @@ def test_the_expected_update_is_the_same(algorithm: str, drift: float) -> None:
     nothing = torch.zeros(COUNT, LIMIT, dtype=torch.float64)
     batch = experience(order, logprobs, nothing, world.rewards)
     config: Any = SimpleNamespace(
-        group_size=lambda: 2, algorithm=algorithm, loss_normalization="token"
+        group_size=lambda: 2,
+        algorithm=algorithm,
+        loss_normalization="token",
+        sample_coefficient=gamma,
     )
-    (e,) = with_samples([batch], prompts, gamma, config, TOKENIZER, CPU)
-    leave_one_out = algorithm == "rloo"
-    (e,) = with_group_targets([e], len(order), 2, gamma, None, 0.0, leave_one_out=leave_one_out)
+    (e,) = with_samples([batch], prompts, config, TOKENIZER, CPU)
+    (e,), _ = with_group_targets([e], len(order), gamma, leave_one_out=algorithm == "rloo")
     assert e.sample_control is None
     loss = ppo_policy_loss(
         logprobs[order],
@@ -168,8 +170,11 @@ def test_no_control_where_it_would_have_a_mean() -> None:
         ("token", (), False),
     ):
         config: Any = SimpleNamespace(
-            group_size=lambda: 2, algorithm="rloo", loss_normalization=normalization
+            group_size=lambda: 2,
+            algorithm="rloo",
+            loss_normalization=normalization,
+            sample_coefficient=0.5,
         )
         prompts = [PromptExample([1], "", {}, (sample,), rows)] * 2
-        (e,) = with_samples([batch], prompts, 0.5, config, TOKENIZER, CPU)
+        (e,) = with_samples([batch], prompts, config, TOKENIZER, CPU)
         assert (e.sample_control is not None and bool(e.sample_control.any())) == expected

@@ -19,7 +19,7 @@ def trainer(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
     made = make_trainer(online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **GROUP))
     made.prompts = draw_reference_samples(
         made.prompts,
-        made.references,
+        made.scorer.penalty.references,
         [1.0],
         2,
         replace(made.sampler.sampler, backend=None, batch_size=8),
@@ -30,7 +30,7 @@ def trainer(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
 
 def responses(trainer: Any, prompts: list[Any]) -> dict[int, list[int]]:
     """Token ids by place."""
-    trainer.generation_step = 3
+    trainer.iteration = 3
     rollouts = trainer.sample([p for p in prompts for _ in range(4)])
     return {
         place: example["response_ids"]
@@ -68,8 +68,9 @@ def test_random_numbers_are_shared_in_the_first_epoch_only(
         trainer.iteration += 1
         return {"step": 0, "iteration": trainer.iteration, "skipped": 1.0, "bad_steps": 0.0}
 
-    monkeypatch.setattr(trainer, "_run_whole_iteration", run)
-    trainer._iterate()
+    monkeypatch.setattr(trainer, "run_iteration", run)
+    with trainer.report.log:
+        trainer.train()
     half = len(seen) // 2
     assert half > 0
     assert seen == [{first}] * half + [{0}] * half

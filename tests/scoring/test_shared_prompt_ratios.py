@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from dschat.models import output_layer, policy
-from dschat.online.policy_terms import policy_terms
-from online_fixtures import make_trainer, online_settings
+from dschat.online.losses import policy_terms
+from online_fixtures import make_trainer, online_settings, score
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_ratios_start_at_exactly_one(
     trainer = make_trainer(settings)
     prompts = [p for p in trainer.prompts[:2] for _ in range(4)]
     for _ in range(2):  # from the start, and again after an update
-        experiences, _ = trainer.score(trainer.sample(prompts))
+        experiences, _ = score(trainer, trainer.sample(prompts))
         trainer.actor.train()
         for experience in experiences:
             mask = experience.rollout.response_mask

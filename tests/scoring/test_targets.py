@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dschat.rollout.experience import Experience, Rollout
-from dschat.scoring.targets import token_rewards, with_targets
+from target_fixtures import responses_of, with_gae
 
 
 def experience(scores: list[float], penalties: list[list[float]], lengths: list[int]) -> Experience:
@@ -20,7 +20,7 @@ def experience(scores: list[float], penalties: list[list[float]], lengths: list[
 
 def test_the_score_comes_with_the_last_token_and_the_penalty_with_each() -> None:
     e = experience([1.0, -2.0], [[0.1, 0.2, 0.3], [0.4, 9.0, 9.0]], [3, 1])
-    rewards = token_rewards(e, coefficient=2.0, penalty_clip=None, score_clip=2.5)
+    rewards = responses_of(e, coefficient=2.0).token_rewards()
     expected = [[-0.2, -0.4, 1.0 - 0.6], [-2.0 - 0.8, 0.0, 0.0]]
     torch.testing.assert_close(rewards, torch.tensor(expected))
 
@@ -28,18 +28,18 @@ def test_the_score_comes_with_the_last_token_and_the_penalty_with_each() -> None
 @pytest.mark.parametrize(("clip", "expected"), [(2.5, [2.5, -2.5]), (0.0, [7.0, -9.0])])
 def test_scores_are_clipped_at_the_given_value_or_not_at_all(clip: float, expected: list[float]):
     e = experience([7.0, -9.0], [[0.0], [0.0]], [1, 1])
-    assert token_rewards(e, 1.0, None, clip).squeeze(1).tolist() == expected
+    assert responses_of(e, 1.0, None, clip).token_rewards().squeeze(1).tolist() == expected
 
 
 def test_penalties_are_clipped_after_the_coefficient_where_the_regulariser_says_so() -> None:
     e = experience([0.0], [[100.0, -3.0, 10.0]], [3])
-    rewards = token_rewards(e, 0.5, penalty_clip=2.5, score_clip=2.5)
+    rewards = responses_of(e, 0.5, penalty_clip=2.5).token_rewards()
     assert rewards.tolist() == [[-2.5, 1.5, -2.5]]
 
 
 def test_a_dropped_response_has_no_reward_and_no_advantage() -> None:
     e = experience([5.0, 1.0], [[1.0, 1.0], [1.0, 1.0]], [0, 2])
-    done = with_targets(e, 1.0, None, gamma=1.0, lam=0.95, score_clip=2.5)
+    done = with_gae(responses_of(e, 1.0), e, lam=0.95)
     assert done.advantages is not None
     assert done.returns is not None
     assert (done.advantages[0] == 0).all()

@@ -38,7 +38,7 @@ def test_dropout_is_that_of_the_flags(settings: Any, actor: Any, critic: Any) ->
                 mode()
                 first, second = (engine(*rollout.model_inputs()) for _ in range(2))
                 assert torch.equal(first, second) != varies
-    frozen = trainer.references[0].policy.model.model.layers[0].self_attn
+    frozen = trainer.scorer.penalty.references[0].policy.model.model.layers[0].self_attn
     assert frozen.attention_dropout == 0.0
 
 
@@ -91,7 +91,7 @@ def test_a_run_stops_where_it_is_told_and_saves_on_its_way(
     from transformers import AutoModelForCausalLM
 
     trainer = make_trainer(settings(enable_test_mode=True, test_stop_step=3, **changes))
-    with trainer.log:
+    with trainer.report.log:
         trainer.train()
     assert trainer.iteration == 3
     output = Path(trainer.config.output_dir)
@@ -124,7 +124,7 @@ def test_the_frozen_models_wait_elsewhere(settings: Any, monkeypatch: Any) -> No
     plain = metrics_of(make_trainer(settings()))
     trainer = make_trainer(settings(offload_reference_model=True))
     waiting = torch.device("cpu")
-    (reference,) = trainer.references
+    (reference,) = trainer.scorer.penalty.references
     assert reference.resting_device == trainer.reward.resting_device == waiting
     # There is one device here: give the resting place a name of its own, and look who goes where.
     rest, moves = object(), []

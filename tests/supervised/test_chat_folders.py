@@ -140,10 +140,18 @@ def test_step_3_saves_all_ends(chat_model: str, chats: str, tmp_path: Path) -> N
     turn = len(trainer.tokenizer) - 1
     with torch.no_grad():  # the turn's end is often sampled: it ends the response
         trainer.actor.module.model.lm_head.weight[turn] *= 6
-    with trainer.log:
+    sample, seen = trainer.sample, []
+
+    def kept(*given: Any) -> Any:
+        rollouts = sample(*given)
+        seen.extend(rollouts)
+        return rollouts
+
+    trainer.sample = kept
+    with trainer.report.log:
         assert trainer.train()
     ends = {1, turn}
-    for rollout in trainer.rollouts:
+    for rollout in seen:
         for example, ended in zip(rollout.examples, rollout.ended.tolist(), strict=True):
             response = example["response_ids"]
             assert not ends.intersection(response[:-1])
@@ -197,13 +205,13 @@ def test_step_3_goes_on_the_next_day(
     settings = online_settings(tmp_path, Path(chat_model), reward, **grpo)
     settings |= {"data_path": [chats], "max_prompt_seq_len": 80}
     trainer = make_trainer(settings)
-    before = trainer.run.facts
-    with trainer.log:
-        trainer.log.write({"step": 0})
+    before = trainer.checkpointer.run.facts
+    with trainer.report.log:
+        trainer.report.log.write({"step": 0})
         trainer.save_checkpoint()
     calendar.today = datetime(2031, 7, 4)
     again = make_trainer({**settings, "resume_from_checkpoint": "auto"})
-    assert again.run.facts == before
+    assert again.checkpointer.run.facts == before
     assert clock.frozen() == "2024-02-28T23:59:30"
     assert "28 Feb 2024" in again.prompts[0].text
 

@@ -116,12 +116,12 @@ def test_step_3_has_a_reference_that_does_not_learn_the_row(
     new = {"end_of_conversation_token": NEW, "add_eot_token": True}
     settings = online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **lora, **new)
     trainer = make_trainer(settings)
-    with trainer.references[0].on_device() as reference:
+    with trainer.scorer.penalty.references[0].on_device() as reference:
         assert reference is not trainer.actor.module
         before = {n: p.clone() for n, p in reference.model.state_dict().items()}
-    with trainer.log:
+    with trainer.report.log:
         assert trainer.train()
-    with trainer.references[0].on_device() as reference:
+    with trainer.scorer.penalty.references[0].on_device() as reference:
         assert all(torch.equal(p, before[n]) for n, p in reference.model.state_dict().items())
     for engine in (trainer.actor, trainer.critic):
         weight = engine.module.model.get_base_model().get_input_embeddings().weight

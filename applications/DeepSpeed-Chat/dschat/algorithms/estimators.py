@@ -6,13 +6,19 @@ user's own included: f(responses: Responses, settings) -> Advantages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dschat.algorithms.advantages import group_centred, group_std, penalty_to_go, reward_scale
+from dschat.algorithms.advantages import (
+    STD_FLOOR,
+    group_centred,
+    group_std,
+    penalty_to_go,
+    reward_scale,
+)
 from dschat.algorithms.macro_actions import macro_gae
 
 
@@ -55,11 +61,13 @@ class Advantages:
         returns: [R, T] the critic's targets; needed where there is a critic.
         scale: [R] what the advantages were divided by; None: 1. Weights of the references' samples
             are divided by it as well.
+        metrics: figures for the log, the same on all ranks as `Responses` is.
     """
 
     advantages: Tensor
     returns: Tensor | None = None
     scale: Tensor | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def gae_advantage(responses: Responses, settings: Any) -> Advantages:
@@ -100,8 +108,12 @@ def grpo_advantage(responses: Responses, settings: Any) -> Advantages:
     centred = _centred(responses)
     if not settings.scale_rewards:
         return Advantages(centred)
-    scale = reward_scale(group_std(responses.scores.double(), responses.groups))
-    return Advantages(centred / scale.unsqueeze(1), scale=scale)
+    std = group_std(responses.scores.double(), responses.groups)
+    scale = reward_scale(std)
+    # The share of groups whose scores differ, but too little to be scaled by their own std.
+    floored = float(((std > 0) & (std < STD_FLOOR)).double().mean())
+    metrics = {"std_floored": floored}
+    return Advantages(centred / scale.unsqueeze(1), scale=scale, metrics=metrics)
 
 
 def rloo_advantage(responses: Responses, settings: Any) -> Advantages:

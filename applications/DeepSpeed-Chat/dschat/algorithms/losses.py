@@ -107,13 +107,13 @@ def ppo_clip(
     Args:
         logprobs, old_logprobs, advantages, mask: [B, T], see `ppo_policy_loss`.
         count: `loss_count` of the whole optimiser step over all ranks.
-        settings: clip_range, epsilon_high and loss_normalization are read.
+        settings: clip_range, clip_range_high and loss_normalization are read.
 
     Returns:
         The loss, this shard's share; and by name sums over its active tokens, which are logged
         after division by the step's tokens.
     """
-    clip, high = settings.clip_range, settings.epsilon_high
+    clip, high = settings.clip_range, settings.clip_range_high
     loss = ppo_policy_loss(
         logprobs, old_logprobs, advantages, mask, clip, count, high, settings.loss_normalization
     )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dschat.data.prompts import PromptExample
 from dschat.online.answer_accuracy import prompt_results, summarise
+from dschat.online.loop import OnlineTrainer
 from dschat.online.setup import load_prompts, sampler_of
 from dschat.rollout.generation import whole_model
 from dschat.runtime import distributed
-
-if TYPE_CHECKING:
-    from dschat.online.trainer import OnlineTrainer
 
 
 class AnswerEvaluation:

@@ -48,7 +48,7 @@ def _bad_rows(experience: Experience, values: Tensor | None) -> Tensor:
     return (~values.isfinite() & mask).any(dim=1) if values is not None else mask[:, 0] & False
 
 
-def plain_rows(batch: Sequence[Experience] | Sequence[Rollout]) -> list[dict[str, Any]]:
+def plain_rows(batch: Sequence[Experience | Rollout]) -> list[dict[str, Any]]:
     """Micro-batches as plain values, one row a response; NaN and infinities as text."""
     return [row for part in batch for row in _rows(part)]
 

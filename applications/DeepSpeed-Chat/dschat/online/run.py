@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from dschat.checkpoint.ema import MovingAverage
 from dschat.checkpoint.model_folder import check_save, refuse_old_steps
 from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.data.prompts import PromptExample
 from dschat.errors import UserError
 from dschat.models.key_values import plain_model
 from dschat.models.loading import DTYPE_NAMES
+from dschat.online.checkpoints import Checkpointer
 from dschat.online.evaluation import AnswerEvaluation
+from dschat.online.loop import OnlineTrainer
+from dschat.online.metrics import Report
 from dschat.online.models import load_models, load_tokenizers
 from dschat.online.penalty import build_regularizer, over_references
 from dschat.online.pretraining_mix import PretrainingMix, load_mix
@@ -31,16 +35,22 @@ from dschat.online.setup import (
     sampler_of,
     start,
 )
-from dschat.online.trainer import OnlineTrainer
+from dschat.online.updates import Updater
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction
 from dschat.rewards.build import Rewards
+from dschat.rollout.sampler import RolloutSampler
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import read_overrides
+from dschat.runtime.faults import BadSteps
 from dschat.runtime.files import require_folder
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
 from dschat.scoring.parsing.parsers import open_parser
 from dschat.scoring.parsing.segments import segment_by
+from dschat.scoring.sample_term import with_samples
+from dschat.scoring.scorer import Scorer
+from dschat.scoring.scoring import PenaltyScorer
+from dschat.scoring.targets import Targets
 from dschat.settings.command_line import require
 from dschat.settings.online import OnlineConfig
 from dschat.settings.online_checks import require_plain_cache
@@ -72,7 +82,7 @@ def train_online(config: OnlineConfig, extras: Extras | None = None) -> None:
     run = open_run(config, may_differ=MAY_DIFFER)
     if run.finished is None:
         trainer = build_trainer(config, device, dtype, extras, run)
-        with trainer.log:
+        with trainer.report.log:
             if trainer.train():
                 run.mark_finished(trainer.iteration, trainer.final_model(), {})
         trainer.backend.close()
@@ -150,24 +160,38 @@ def build_trainer(
         evaluate = AnswerEvaluation(config)
         every = config.eval_steps // config.updates_per_iteration()
     resuming = run.checkpoint is not None
+    engines = {"actor": actor} | ({"critic": critic} if critic else {})
+    log = MetricsLog(config.output_dir, run.resolved.tensorboard_path, resuming)
+    bad_steps = BadSteps(config.output_dir, config.max_bad_steps)
+    average = None
+    if config.enable_ema:
+        resting = torch.device("cpu") if config.offload else None
+        average = MovingAverage(actor.module.model, device=resting)
+    penalty = PenaltyScorer(
+        regularizer, models.references, config.temperature, distributed.union_over_ranks
+    )
+    sample_term = None
+    if config.sample_coefficient:
+        sample_term = partial(with_samples, config=config, tokenizer=tokenizer, device=device)
     trainer = OnlineTrainer(
         config=config,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        device=device,
         actor=actor,
         critic=critic,
-        references=models.references,
-        reward=models.reward,
-        regularizer=regularizer,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        device=device,
         backend=backend,
-        log=MetricsLog(config.output_dir, run.resolved.tensorboard_path, resuming),
-        sample_coefficient=config.sample_coefficient,
-        mix=mix,
-        segment=segment,
+        sampler=RolloutSampler.of(config, actor, tokenizer, device, backend, critic is None),
+        scorer=Scorer(penalty),
+        reward=models.reward,
+        targets=Targets.of(config, regularizer.reward_clip, segment),
+        updater=Updater(config, actor, critic, tokenizer.pad_token_id, bad_steps, mix, average),
+        checkpointer=Checkpointer(config, run, engines, tokenizer, average, log),
+        bad_steps=bad_steps,
+        report=Report(log, config.algorithm.upper(), regularizer, config.penalty_coefficient),
+        sample_term=sample_term,
         evaluate=evaluate,
         evaluate_every=every,
-        run=run,
     )
     if resuming:
         trainer.restore()

@@ -1,87 +1,127 @@
-"""The updates of an iteration: clipped policy loss, and clipped value loss where there is a critic.
-
-A loss is a sum over this rank's tokens divided by the token count (or the response count) of the
-whole optimiser step, all ranks and all accumulated micro-batches together, so that nothing depends
-on how the batch is cut.
-"""
+"""The updates of an iteration: optimizer steps of actor and critic over its experience."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dschat.algorithms import (
-    loss_count,
-    masked_sum,
-    ppo_diagnostics,
-    ppo_policy_loss,
-    reduce_losses,
-    value_loss,
-)
-from dschat.online.policy_terms import policy_terms
+from dschat.checkpoint.ema import MovingAverage
+from dschat.online.faults import plain_rows
+from dschat.online.losses import LossSettings, actor_loss, critic_loss, step_counts
+from dschat.online.pretraining_mix import PretrainingMix
 from dschat.rollout.experience import Experience
 from dschat.runtime import distributed
 from dschat.runtime.faults import (
     BadStepError,
+    BadSteps,
     Fault,
     GradientWatch,
     agree,
     discard_gradients,
 )
 from dschat.runtime.memory import give_back_freed_memory
+from dschat.scoring.arrangement import group_numbers, like_lengths, regrouped, row_lengths
+from dschat.settings.online import OnlineConfig
 
-VALUE_CLIP = 0.2
 
+class Updater:
+    """Takes the optimizer steps of an iteration.
 
-@dataclass(frozen=True)
-class LossSettings:
-    """How the policy's loss is made.
-
-    Attributes:
-        clip, clip_high: half-widths of the interval around ratio 1; None: the same above as below.
-        normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
+    Args:
+        config: the run's settings.
+        actor, critic: DeepSpeed engines; no critic: None.
         pad_token_id: fills up rows.
-        text_coefficient: of the loss on plain text, where there is one.
-        align_overflow: where actor or critic overflows in fp16, both leave out the step.
-        entropy_coefficient: of the mean entropy per token, which the loss is lowered by.
+        bad_steps: counts steps with a loss or gradient that is not finite, which are skipped.
+        mix: text to be learnt as well, or None.
+        average: of the actor's weights, or None; follows each step.
     """
 
-    clip: float = 0.2
-    clip_high: float | None = None
-    normalization: str = "token"
-    pad_token_id: int = 0
-    text_coefficient: float = 0.0
-    align_overflow: bool = False
-    entropy_coefficient: float = 0.0
+    def __init__(
+        self,
+        config: OnlineConfig,
+        actor: Any,
+        critic: Any | None,
+        pad_token_id: int,
+        bad_steps: BadSteps,
+        mix: PretrainingMix | None = None,
+        average: MovingAverage | None = None,
+    ) -> None:
+        self.config, self.bad_steps, self.world = config, bad_steps, distributed.world_size()
+        self.mix, self.average = mix, average
+        self.loss = LossSettings.of(config, pad_token_id)
+        engines = {"actor": actor} | ({} if critic is None else {"critic": critic})
+        self.watches = {
+            name: GradientWatch(engine.module, engine.device) for name, engine in engines.items()
+        }
 
+    def update(
+        self, actor: Any, critic: Any | None, experiences: Sequence[Experience], iteration: int
+    ) -> dict[str, float]:
+        """`ppo_epochs` passes of updates over an iteration's experience.
 
-def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
-    """(what losses are divided by, active tokens) of one optimiser step over all ranks."""
-    masks = [e.rollout.response_mask for e in step]
-    local = [float(sum(int(loss_count(m, n)) for m in masks)) for n in (normalization, "token")]
-    count, tokens = distributed.sum_over_ranks(local, masks[0].device)
-    return count, tokens
+        Args:
+            experiences: this rank's micro-batches, with advantages.
+            iteration: number of the iteration in the run, from 0.
 
+        Returns:
+            The mean of the steps' metrics, the same on all ranks; empty where no step was taken.
+        """
+        for engine in (actor, critic):
+            if engine is not None:
+                engine.train()
+        text_loss = None
+        if self.mix is not None:
+            size = self.config.gradient_accumulation_steps
+            text_loss = partial(self.mix.loss, actor, iteration, size)
+        collected: list[dict[str, float]] = []
+        for step in self.steps(experiences, iteration):
+            try:
+                metrics = update(actor, critic, step, self.loss, text_loss, self.watches)
+            except BadStepError as error:
+                self.bad_steps.bad(error, iteration + 1, plain_rows(step))
+                continue
+            if metrics:
+                collected.append(metrics)
+                if actor.was_step_applied():  # not so after an overflow in fp16
+                    self.bad_steps.good()
+                    if self.average is not None:
+                        self.average.update()
+        names = collected[0] if collected else {}
+        return {name: sum(m[name] for m in collected) / len(collected) for name in names}
 
-def sample_loss(
-    logprobs: Tensor, experience: Experience, count: float, normalization: str
-) -> Tensor:
-    """Weighted -log pi of the references' samples, on the scale of the policy's loss.
+    def steps(
+        self, experiences: Sequence[Experience], iteration: int
+    ) -> Iterator[list[Experience]]:
+        """The micro-batches of one optimizer step after the other, `ppo_epochs` times over.
 
-    The policy's loss is a sum over B responses divided by `count`. The weights (see
-    `dschat.scoring.sample_term`) make this the sum of coefficient * -log pi(y) over as many
-    samples: with the normalisation "token" the coefficient is that of the forward KL, whatever the
-    count is. With "sequence" a sample's -log pi(y) is divided by its length, as a response's loss.
-    """
-    assert experience.samples is not None
-    assert experience.sample_weights is not None
-    weighted = -logprobs * experience.sample_weights.unsqueeze(1)
-    return reduce_losses(weighted, experience.samples.response_mask, count, normalization)
+        Later passes put other micro-batches into a step, as they were dealt and not as they were
+        arranged by length, so that the step is the same whatever the number of ranks; its rows are
+        then arranged anew.
+        """
+        config = self.config
+        order = random.Random(config.seed * 1_000_003 + iteration)
+        numbers, size = list(range(len(experiences))), config.gradient_accumulation_steps
+        rollouts = [e.rollout for e in experiences]
+        micro_batch = config.per_device_training_batch_size
+        dealt = group_numbers(rollouts, micro_batch * self.world)  # of each row
+        lengths, groups = row_lengths(rollouts), group_numbers(rollouts, config.group_size())
+        for epoch in range(config.ppo_epochs):
+            if epoch > 0:
+                order.shuffle(numbers)
+            for i in range(0, len(numbers), size):
+                chosen = numbers[i : i + size]
+                if epoch == 0 or size in (1, len(numbers)):
+                    yield [experiences[number] for number in chosen]
+                    continue
+                rows = [row for row, number in enumerate(dealt) if number in chosen]
+                batches = like_lengths(lengths, groups, rows, micro_batch)
+                yield regrouped(experiences, batches, self.loss.pad_token_id)
 
 
 def optimizer_step(engine: Any) -> float:
@@ -105,14 +145,13 @@ def update(
     text_loss: Callable[[Experience], Tensor] | None = None,
     watches: Mapping[str, GradientWatch] | None = None,
 ) -> dict[str, float]:
-    """One optimiser step of actor and critic over its accumulated micro-batches.
+    """One optimizer step of actor and critic over its accumulated micro-batches.
 
     Args:
         actor, critic: DeepSpeed engines whose accumulation is `len(step)`; no critic: None.
         step: the micro-batches of this rank.
         text_loss: of the text that goes with a micro-batch, its share of the step's mean; with it
             the actor's accumulation is twice `len(step)`, and memory holds one pass at a time.
-
         watches: of the engines' gradients, by name; None: they are not looked at.
 
     Returns:
@@ -132,7 +171,7 @@ def update(
     rates = {f"{name}_lr": float(engine.get_lr()[0]) for name, engine in engines.items()}
     sums: dict[str, Tensor] = {}
     for i, experience in enumerate(step):
-        parts = _actor_loss(actor, experience, settings, count, tokens)
+        parts = actor_loss(actor, experience, settings, count, tokens)
         actor.backward(parts.pop("loss") * actor_factor)
         if text_loss is not None:
             actor.step()  # within an accumulation: only counts
@@ -141,7 +180,7 @@ def update(
             actor.backward(scaled * actor_factor)
         if critic is not None:
             give_back_freed_memory()  # of the actor's pass: the critic's has blocks of other sizes
-            parts["value_loss"] = _critic_loss(critic, experience, tokens)
+            parts["value_loss"] = critic_loss(critic, experience, tokens)
             critic.backward(parts["value_loss"] * factor)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.detach().double()
@@ -149,10 +188,8 @@ def update(
             for engine in engines.values():
                 engine.step()
     # Both engines' gradients are known before either takes its step.
-    leave_out = watches is not None and must_leave_out(
-        engines, watches, sums, step, settings.align_overflow
-    )
-    if leave_out:
+    skip = watches is not None and must_skip(engines, watches, sums, step, settings.align_overflow)
+    if skip:
         for engine in engines.values():
             discard_gradients(engine)
         norms = {f"{name}_grad_norm": math.inf for name in engines}
@@ -162,16 +199,16 @@ def update(
     return {**dict(zip(sums, total, strict=True)), **norms, **rates}
 
 
-def must_leave_out(
+def must_skip(
     engines: Mapping[str, Any],
     watches: Mapping[str, GradientWatch],
     losses: Mapping[str, Tensor],
     step: Sequence[Experience],
     align_overflow: bool,
 ) -> bool:
-    """Whether all engines leave out this step because one of them has overflowed in fp16.
+    """Whether all engines skip this step because one of them has overflowed in fp16.
 
-    Without `align_overflow` DeepSpeed leaves out the step of the engine that overflowed, and the
+    Without `align_overflow` DeepSpeed skips the step of the engine that overflowed, and the
     other one takes its own.
 
     Raises:
@@ -201,48 +238,3 @@ def must_leave_out(
         return False
     flag = torch.tensor([int(overflow)], device=step[0].scores.device)
     return bool(distributed.all_reduce(flag, "max"))
-
-
-def _actor_loss(
-    actor: Any, experience: Experience, settings: LossSettings, count: float, tokens: float
-) -> dict[str, Tensor]:
-    """`loss` to be minimised, and this micro-batch's shares of the reported numbers."""
-    assert experience.advantages is not None
-    mask, clips = experience.rollout.response_mask, (settings.clip, settings.clip_high)
-    with_entropy = settings.entropy_coefficient > 0
-    terms = policy_terms(actor, experience, settings.pad_token_id, with_entropy)
-    policy = ppo_policy_loss(
-        terms.logprobs,
-        experience.logprobs,
-        experience.advantages,
-        mask,
-        settings.clip,
-        count,
-        settings.clip_high,
-        settings.normalization,
-    )
-    parts = {"loss": policy, "policy_loss": policy}
-    for name, value in ppo_diagnostics(terms.logprobs, experience.logprobs, mask, *clips).items():
-        parts[name] = value / tokens
-    if experience.sample_weights is not None:
-        # Where a micro-batch has no sample, the others' shares still need a place to go.
-        parts["reference_sample_loss"] = policy.new_zeros(())
-    if terms.of_samples is not None:
-        extra = sample_loss(terms.of_samples, experience, count, settings.normalization)
-        parts["loss"] = policy + extra
-        parts["reference_sample_loss"] = extra
-    if terms.entropy is not None:
-        # A mean over tokens, whatever the policy's loss is normalised by.
-        bonus = settings.entropy_coefficient * masked_sum(terms.entropy, mask) / tokens
-        parts["loss"] = parts["loss"] - bonus
-        parts["entropy_loss"] = -bonus
-    return parts
-
-
-def _critic_loss(critic: Any, experience: Experience, tokens: float) -> Tensor:
-    assert experience.values is not None
-    assert experience.returns is not None
-    rollout = experience.rollout
-    values = critic(*rollout.model_inputs())
-    mask = rollout.response_mask
-    return value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, tokens)

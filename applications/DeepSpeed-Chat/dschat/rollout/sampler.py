@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
 from tqdm import tqdm
 
 from dschat.data.ends import decode_responses, ends_of
@@ -29,6 +28,7 @@ from dschat.rollout.reference_samples import uniform_numbers_of_samples
 from dschat.rollout.sampled_states import SampledStates
 from dschat.runtime import distributed
 from dschat.runtime.random_states import random_states, set_random_states
+from dschat.settings.online import OnlineConfig
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,46 @@ class RolloutSampler:
     rank: int = field(default_factory=distributed.rank)
     world: int = field(default_factory=distributed.world_size)
 
-    @record_function("generate")
+    @classmethod
+    def of(
+        cls,
+        config: OnlineConfig,
+        engine: Any,
+        tokenizer: Any,
+        device: torch.device,
+        backend: GenerationBackend,
+        keep_empty: bool,
+    ) -> RolloutSampler:
+        """The sampler of an online run.
+
+        Args:
+            engine: the actor's DeepSpeed engine.
+        """
+        zero3 = engine.zero_optimization_partition_weights()
+        gather = zero3 and config.enable_zero3_generation_gather
+        settings = GenerationSettings.of(
+            tokenizer,
+            config.max_answer_seq_len,
+            config.temperature,
+            engine.module.output_layer.vocabulary_size,
+        )
+        sampler = Sampler(
+            tokenizer,
+            settings,
+            config.seed,
+            device=device,
+            backend=backend,
+            gather=gather,
+            synced_gpus=zero3 and not gather and distributed.world_size() > 1,
+        )
+        return cls(
+            sampler,
+            config.per_device_training_batch_size,
+            config.group_size(),
+            keep_empty,
+            config.reuse_rollout_logprobs,
+        )
+
     def sample(
         self, policy: Any, batch: Sequence[PromptExample], step: int, start: int = 0
     ) -> list[Rollout]:

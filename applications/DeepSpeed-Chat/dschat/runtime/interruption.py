@@ -62,6 +62,11 @@ class StopRequest:
             watcher.join()
             reader.close()
 
+    def check(self, device: torch.device) -> None:
+        """Raise `StopRequestedError` on all ranks if `on_any_rank`."""
+        if self.on_any_rank(device):
+            raise StopRequestedError
+
     def on_any_rank(self, device: torch.device) -> bool:
         """Whether some rank was asked to stop; the same answer on all ranks, which must all ask."""
         if distributed.world_size() == 1:

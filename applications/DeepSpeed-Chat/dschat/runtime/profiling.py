@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dschat.runtime import distributed
+from dschat.settings.command_line import require
+from dschat.settings.online import profiled_iterations
 
 
 class StepProfiler:
@@ -22,6 +24,21 @@ class StepProfiler:
         self.iterations, self.folder = iterations, folder
         self._profile: Any = None
         self._first = 0
+
+    @classmethod
+    def of(cls, config: Any, total: int) -> StepProfiler:
+        """Of rank 0 of an online run of `total` iterations, as its settings say.
+
+        Raises:
+            UserError: the run has fewer iterations.
+        """
+        iterations = profiled_iterations(config.profile_steps)
+        require(
+            iterations.stop <= total + 1,
+            f"--profile_steps {config.profile_steps}: the run has {total} iterations.",
+        )
+        folder = Path(config.output_dir) / "profile"
+        return cls(iterations if distributed.is_main() else range(0), folder)
 
     @contextmanager
     def watching(self, iteration: int) -> Iterator[None]:

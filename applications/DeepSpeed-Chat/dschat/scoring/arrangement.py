@@ -1,6 +1,6 @@
 """Which rows share a micro-batch: rows of like length, so that little of it is padding.
 
-Which responses meet in an optimiser step is given. How they are cut into micro-batches within it
+Which responses meet in an optimizer step is given. How they are cut into micro-batches within it
 changes their sum by rounding only, and how many positions go through the models.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def like_lengths(
 ) -> list[list[int]]:
     """Rows cut into micro-batches, those of like length together.
 
-    Rows of a group stay neighbours, so that they go on sharing their prompt. Prompts are padded to
+    Rows of a group stay neighbours, so that they share their prompt. Prompts are padded to
     the longest one of the micro-batch and responses likewise: rows are sorted by prompt, cut into k
     runs and sorted by response within each. All k that give runs of whole micro-batches are tried,
     from 1 (by response alone) to one run a micro-batch (by prompt alone), and what has the fewest
@@ -96,6 +97,20 @@ def by_length(rollouts: Sequence[Rollout], group_size: int, pad_token_id: int) -
     if [row for batch in batches for row in batch] == list(rows):
         return list(rollouts)
     return regrouped_rollouts(rollouts, batches, pad_token_id)
+
+
+def steps_by_length(
+    rollouts: Sequence[Rollout], first: int, step: int, group_size: int, pad_token_id: int
+) -> list[Rollout]:
+    """A generation batch with rows of like length together, within each optimizer step.
+
+    Args:
+        first: number of the first micro-batch among this rank's of the iteration.
+        step: micro-batches in an optimizer step.
+    """
+    numbered = groupby(enumerate(rollouts, first), lambda pair: pair[0] // step)
+    steps = [[rollout for _, rollout in members] for _, members in numbered]
+    return [r for members in steps for r in by_length(members, group_size, pad_token_id)]
 
 
 def group_numbers(rollouts: Sequence[Rollout], group_size: int) -> list[int]:

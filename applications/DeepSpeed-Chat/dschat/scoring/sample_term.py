@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,13 @@ from dschat.rollout.experience import Experience
 from dschat.rollout.reference_samples import positions_in_common, samples_of
 from dschat.settings.online import OnlineConfig
 
+SampleTerm = Callable[[Sequence[Experience], Sequence[PromptExample]], list[Experience]]
+"""`with_samples` of a run: (micro-batches, prompts of the iteration's responses)."""
+
 
 def with_samples(
     experiences: Sequence[Experience],
     prompts: Sequence[PromptExample],
-    coefficient: float,
     config: OnlineConfig,
     tokenizer: Any,
     device: torch.device,
@@ -39,7 +41,7 @@ def with_samples(
 
     Args:
         prompts: those of all ranks' responses of the iteration, at their places, with `samples`.
-        coefficient: of sum_k w_k KL(rho_k || pi).
+        config: its `sample_coefficient` is that of sum_k w_k KL(rho_k || pi).
     """
     group_size = config.group_size()
     result = []
@@ -55,7 +57,7 @@ def with_samples(
             tokenizer.pad_token_id,
             device,
         )
-        weight = coefficient * group_size / len(batch[0].samples)
+        weight = config.sample_coefficient * group_size / len(batch[0].samples)
         if config.algorithm == "grpo":
             weight *= 1 - 1 / group_size
         rows = 0 if samples is None else len(samples.places)

@@ -1,21 +1,34 @@
-"""From scores and penalties to advantages and returns with a critic."""
+"""From rewards and penalties to what an update learns: advantages, and returns for a critic.
+
+What an advantage is computed from is put together over all ranks first, every response in its
+place, so that a group may lie on several ranks and in several micro-batches; every rank then
+computes the same numbers and takes its own rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from dschat.algorithms import Advantages, Responses
 from dschat.algorithms.macro_actions import (
     fixed_macro_actions,
     macro_actions_of_lengths,
-    macro_gae,
     perplexity_macro_actions,
     randomized_macro_actions,
 )
 from dschat.rollout.experience import Experience
+from dschat.runtime import distributed
+from dschat.runtime.distributed import on_all_ranks
+from dschat.settings.online import OnlineConfig
+from dschat.settings.parts import ADVANTAGES
+
+Segment = Callable[[list[list[int]]], list[list[int]]]
+"""Token ids of several responses -> lengths of the macro actions of each."""
 
 
 def penalty_rewards(
@@ -34,28 +47,6 @@ def clipped_scores(experience: Experience, score_clip: float) -> Tensor:
     return scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
 
 
-def token_rewards(
-    experience: Experience, coefficient: float, penalty_clip: float | None, score_clip: float
-) -> Tensor:
-    """[B, T] rewards: -coefficient * phi_t at every token, plus the score at the last.
-
-    Args:
-        coefficient: of the penalty (`--kl_ctl`).
-        penalty_clip: the regulariser's `reward_clip`; the published value estimators clip.
-        score_clip: bound of the score (published: 2.5); 0 for none.
-    """
-    mask = experience.rollout.response_mask
-    rewards = penalty_rewards(experience, coefficient, penalty_clip)
-    last = mask.sum(dim=1, keepdim=True) - 1
-    terminal = clipped_scores(experience, score_clip).unsqueeze(1)
-    columns = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
-    return rewards + torch.where(columns == last, terminal, torch.zeros_like(terminal))
-
-
-Segment = Callable[[list[list[int]]], list[list[int]]]
-"""Token ids of several responses -> lengths of the macro actions of each."""
-
-
 @dataclass(frozen=True)
 class MacroActions:
     """How tokens are grouped (`dschat.algorithms.macro_actions`); the default is plain PPO.
@@ -63,19 +54,17 @@ class MacroActions:
     Attributes:
         kind: "fixed", "randomized", "ppl" or "parsing". ngram: of fixed. repeat_times: of
             randomized.
-        value_function: "equal", "unit", "position" or "first".
-        seed: of randomized lengths; another one for every iteration.
+        seed: of randomized lengths, which differ in every iteration.
         segment: of parsing: lengths of the macro actions of each of several responses' token ids.
     """
 
     kind: str = "fixed"
     ngram: int = 1
     repeat_times: int = 3
-    value_function: str = "equal"
     seed: int = 0
     segment: Segment | None = None
 
-    def ids(self, experience: Experience) -> Tensor:
+    def ids(self, experience: Experience, iteration: int = 0) -> Tensor:
         """[B, T] int64, the macro action of each token, the same whatever the number of ranks."""
         mask = experience.rollout.response_mask
         if self.kind == "ppl":
@@ -85,32 +74,122 @@ class MacroActions:
             rows = zip(experience.rollout.actions, mask, strict=True)
             return macro_actions_of_lengths(mask, self.segment([a[m].tolist() for a, m in rows]))
         if self.kind == "randomized":
+            seed = self.seed * 1_000_003 + iteration
             places = experience.rollout.places.tolist()
-            seeds = [(self.seed * 1_000_003 + place) % 2**63 for place in places]
+            seeds = [(seed * 1_000_003 + place) % 2**63 for place in places]
             return randomized_macro_actions(mask, self.repeat_times, seeds)
         return fixed_macro_actions(mask, self.ngram)
 
 
-def with_targets(
-    experience: Experience,
-    coefficient: float,
-    penalty_clip: float | None,
-    gamma: float,
-    lam: float,
-    score_clip: float,
-    macro: MacroActions = MacroActions(),
-) -> Experience:
-    """The experience with GAE's advantages and returns; see `token_rewards` and `macro_gae`."""
-    rewards = token_rewards(experience, coefficient, penalty_clip, score_clip)
-    mask = experience.rollout.response_mask
-    assert experience.values is not None
-    found = macro_gae(
-        rewards,
-        experience.values,
-        mask,
-        macro.ids(experience),
-        gamma,
-        lam,
-        macro.value_function,
+@dataclass(frozen=True)
+class Targets:
+    """Advantages of an iteration's responses, by any estimator.
+
+    Attributes:
+        advantage: the estimator (`ADVANTAGES`) with its settings.
+        coefficient: of the penalty (`--kl_ctl`).
+        penalty_clip: the regularizer's `reward_clip`; the published value estimators clip.
+        score_clip: bound of the scores (published: 2.5); 0 for none.
+        responses: of all ranks in an iteration. group_size: of them to one prompt, neighbours by
+            `rollout.places`.
+        macro_actions: how tokens are grouped; used where there is a critic.
+    """
+
+    advantage: Callable[[Responses], Advantages]
+    coefficient: float
+    penalty_clip: float | None
+    score_clip: float
+    responses: int
+    group_size: int
+    macro_actions: MacroActions = MacroActions()
+
+    @classmethod
+    def of(
+        cls, config: OnlineConfig, penalty_clip: float | None, segment: Segment | None = None
+    ) -> Targets:
+        """Those of an online run."""
+        name = {"ppo": "gae"}.get(config.algorithm, config.algorithm)
+        per_rank = config.per_device_generation_batch_size * config.generation_rounds()
+        return cls(
+            partial(ADVANTAGES[name].load(), settings=config),
+            config.penalty_coefficient,
+            penalty_clip,
+            config.clip_reward_value,
+            per_rank * distributed.world_size(),
+            config.group_size(),
+            MacroActions(
+                config.termination_condition,
+                config.ngram,
+                config.repeat_times,
+                config.seed,
+                segment,
+            ),
+        )
+
+    def __call__(
+        self, experiences: Sequence[Experience], iteration: int
+    ) -> tuple[list[Experience], dict[str, float]]:
+        """The experiences with advantages and returns; and the estimator's metrics.
+
+        All ranks call it with their micro-batches of one iteration. The samples' weights are
+        divided by what the advantages were divided by, as is the samples' control variate, which is
+        taken off the advantages.
+        """
+        found = self.advantage(self._of_all_ranks(experiences, iteration))
+        return [_take(e, found) for e in experiences], found.metrics
+
+    def _of_all_ranks(self, experiences: Sequence[Experience], iteration: int) -> Responses:
+        device = experiences[0].scores.device
+        width = max(e.rollout.response_mask.shape[1] for e in experiences)
+        width = int(distributed.all_reduce(torch.tensor(width, device=device), "max"))
+
+        def together(parts: Sequence[Tensor]) -> Tensor:
+            """[B] or [B, T] of this rank's micro-batches -> all ranks' rows at their places."""
+            shape = (self.responses,) if parts[0].dim() == 1 else (self.responses, width)
+            whole = torch.zeros(shape, dtype=parts[0].dtype, device=device)
+            for e, part in zip(experiences, parts, strict=True):
+                columns = () if part.dim() == 1 else (slice(part.shape[1]),)
+                whole[(e.rollout.places, *columns)] = part
+            # Every place is filled by one rank and 0 on all others.
+            return distributed.all_reduce(whole)
+
+        values = ids = None
+        if experiences[0].values is not None:
+            with on_all_ranks():  # a parser may fail
+                of_tokens = [self.macro_actions.ids(e, iteration) for e in experiences]
+            ids = together(of_tokens)
+            values = together([e.values for e in experiences if e.values is not None])
+        clips = self.coefficient, self.penalty_clip
+        return Responses(
+            scores=together([clipped_scores(e, self.score_clip) for e in experiences]),
+            penalties=together([penalty_rewards(e, *clips) for e in experiences]),
+            mask=together([e.rollout.response_mask.long() for e in experiences]).bool(),
+            groups=torch.arange(self.responses, device=device) // self.group_size,
+            values=values,
+            macro_actions=ids,
+        )
+
+
+def _take(experience: Experience, found: Advantages) -> Experience:
+    """Rows of this micro-batch from those of the iteration."""
+    mask, places = experience.rollout.response_mask, experience.rollout.places
+    zero = torch.zeros((), device=mask.device)
+
+    def mine(whole: Tensor) -> Tensor:
+        return torch.where(mask, whole[places, : mask.shape[1]].float(), zero)
+
+    advantages = mine(found.advantages)
+    control, weights = experience.sample_control, experience.sample_weights
+    if control is not None:
+        if found.scale is not None:
+            control = control / found.scale[places].float().unsqueeze(1)
+        advantages = torch.where(mask, advantages - control, zero)
+    if found.scale is not None and experience.samples is not None and weights is not None:
+        weights = weights / found.scale[experience.samples.places].float()
+    return replace(
+        experience,
+        advantages=advantages,
+        returns=None if found.returns is None else mine(found.returns),
+        sample_control=None,
+        sample_weights=weights,
     )
-    return experience.with_advantages(*found)

@@ -1,14 +1,23 @@
-"""What an iteration reports: means over all ranks' responses and tokens."""
+"""What an iteration logs: means over all ranks' responses and tokens, and warnings from them."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.profiler import record_function
+from tqdm import tqdm
 
+from dschat.regularization import PolicyRegularizer
 from dschat.regularization.diagnosis import sees_no_distances
 from dschat.rollout.experience import Experience
 from dschat.runtime import distributed
+from dschat.runtime.run_files import MetricsLog
 
 
 def iteration_metrics(
@@ -130,10 +139,47 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
     return sums
 
 
-def progress_line(metrics: dict[str, float]) -> str:
+PATIENCE = 5
+"""Iterations in a row without any difference before a warning."""
+
+
+class RewardVariation:
+    """Counts iterations in a row in which no reward differed from those it is compared with."""
+
+    def __init__(self) -> None:
+        self.constant = 0
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        """A warning once nothing has varied for `PATIENCE` iterations; once for each such time.
+
+        Args:
+            metrics: of an iteration (`iteration_metrics`); those of a skipped one count for
+                nothing.
+        """
+        if "reward" not in metrics:
+            return None
+        grouped = "equal_groups" in metrics
+        rounding = 1e-6 * (1 + abs(metrics["reward"]))
+        equal = metrics["equal_groups"] == 1 if grouped else metrics["reward_std"] < rounding
+        self.constant = self.constant + 1 if equal else 0
+        if self.constant != PATIENCE:
+            return None
+        among = "within every group" if grouped else "of all responses"
+        found = [name for name in metrics if name.startswith("reward/")]
+        parts = ", ".join(f"{name} {metrics[name]:.3g}" for name in found)
+        return (
+            f"WARNING: for {PATIENCE} iterations the rewards {among} were equal (now "
+            f"{metrics['reward']:.4g}): the reward teaches nothing. Read responses with "
+            "--print_answers; take prompts that the model gets right now and then, more responses "
+            "a prompt, or a model that knows the format."
+            + (f" Parts of the reward: {parts}." if parts else "")
+        )
+
+
+def progress_line(metrics: Mapping[str, float]) -> str:
     """What the progress bar shows."""
     if "reward" not in metrics:
-        return f"left out ({metrics['bad_steps']:.0f} so far)"
+        return f"skipped ({metrics['bad_steps']:.0f} so far)"
     divergence = f"divergence {metrics['divergence']:.4f}"
     if math.isnan(metrics["divergence"]):
         divergence = f"log-ratio {metrics['log_ratio']:.4f}"
@@ -142,3 +188,67 @@ def progress_line(metrics: dict[str, float]) -> str:
         f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"
         + (f", dropped {metrics['dropped']:.0f}" if metrics["dropped"] else "")
     )
+
+
+class Report:
+    """Logs iterations, and shows them to whoever watches the run.
+
+    Args:
+        log: where metrics go.
+        name: of the progress bar.
+        regularizer, coefficient: the penalty, which may have something to say after iteration 1.
+    """
+
+    def __init__(
+        self, log: MetricsLog, name: str, regularizer: PolicyRegularizer, coefficient: float
+    ) -> None:
+        self.log, self.name = log, name
+        self.regularizer, self.coefficient = regularizer, coefficient
+        self.variation = RewardVariation()
+        self._bar: Any = None
+
+    @contextmanager
+    def bar(self, total: int, done: int) -> Iterator[None]:
+        """A progress bar on the main rank, of iterations."""
+        silent = not distributed.is_main()
+        options: dict[str, Any] = {"desc": self.name, "disable": silent, "mininterval": 0.5}
+        with tqdm(total=total, initial=done, **options) as self._bar:
+            yield
+
+    def iteration(self, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of an iteration, and what the penalty and the rewards say of it."""
+        self.log.write(metrics)
+        if metrics["iteration"] == 1 and not metrics["skipped"]:
+            words = self.regularizer.first_report(metrics, self.coefficient)
+            if words:
+                distributed.log_main(words)
+        if warning := self.variation.warning(metrics):
+            distributed.log_main(warning)
+        self._bar.set_postfix_str(progress_line(metrics), refresh=False)
+        self._bar.update()
+
+
+class Clock:
+    """Seconds of an iteration by phase; a profiler's trace shows the phases too."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to those of the phase."""
+        began = time.perf_counter()
+        with record_function(name):
+            yield
+        self.seconds[name] += time.perf_counter() - began
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.began
+
+    def metrics(self, tokens: float) -> dict[str, float]:
+        """For the log: seconds by phase and in all, and `tokens` per second."""
+        total = self.total()
+        phases = {f"time/{name}_s": value for name, value in self.seconds.items()}
+        return {**phases, "time/total_s": total, "time/tokens_per_s": tokens / total}

@@ -1,0 +1,169 @@
+"""The losses of one micro-batch: policy, references' samples, entropy, and the critic's.
+
+A loss is a sum over this rank's tokens divided by the token count (or the response count) of the
+whole optimizer step, all ranks and all accumulated micro-batches together, so that nothing depends
+on how the batch is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dschat.algorithms import loss_count, masked_sum, reduce_losses, value_loss
+from dschat.rollout.experience import Experience
+from dschat.rollout.reference_samples import joined
+from dschat.runtime import distributed
+from dschat.settings.online import OnlineConfig
+from dschat.settings.parts import POLICY_LOSSES
+
+PolicyLoss = Callable[
+    [Tensor, Tensor, Tensor, Tensor, float],
+    tuple[Tensor, dict[str, Tensor]],
+]
+"""(logprobs, old_logprobs, advantages, mask [B, T], count) -> loss, sums over tokens to log."""
+
+VALUE_CLIP = 0.2
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How the actor's loss is made.
+
+    Attributes:
+        policy_loss: an entry of `POLICY_LOSSES` with its settings.
+        normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
+        pad_token_id: fills up rows.
+        text_coefficient: of the loss on plain text, where there is one.
+        entropy_coefficient: of the mean entropy per token, which the loss is lowered by.
+        align_overflow: where actor or critic overflows in fp16, both skip the step.
+    """
+
+    policy_loss: PolicyLoss
+    normalization: str = "token"
+    pad_token_id: int = 0
+    text_coefficient: float = 0.0
+    entropy_coefficient: float = 0.0
+    align_overflow: bool = False
+
+    @classmethod
+    def of(cls, config: OnlineConfig, pad_token_id: int) -> LossSettings:
+        """Those of a run."""
+        return cls(
+            partial(POLICY_LOSSES["ppo_clip"].load(), settings=config),
+            config.loss_normalization,
+            pad_token_id,
+            config.unsup_coef,
+            config.entropy_coef,
+            config.align_overflow,
+        )
+
+
+def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
+    """(what losses are divided by, active tokens) of one optimiser step over all ranks."""
+    masks = [e.rollout.response_mask for e in step]
+    local = [float(sum(int(loss_count(m, n)) for m in masks)) for n in (normalization, "token")]
+    count, tokens = distributed.sum_over_ranks(local, masks[0].device)
+    return count, tokens
+
+
+class PolicyTerms(NamedTuple):
+    """Differentiable, 0 where masked.
+
+    Attributes:
+        logprobs: [B, T] of the responses' tokens.
+        of_samples: [rows, T'] those of the references' samples, where the experience has some.
+        entropy: [B, T] in nats of the distributions that the responses' tokens come from, if
+            wanted.
+    """
+
+    logprobs: Tensor
+    of_samples: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+def policy_terms(
+    actor: Any, experience: Experience, pad_token_id: int, entropy: bool = False
+) -> PolicyTerms:
+    """One pass through the actor.
+
+    The references' samples go through it together with the responses, so that all ranks make the
+    same number of passes.
+    """
+    rollout, samples = experience.rollout, experience.samples
+    mask = rollout.response_mask
+    if samples is None:
+        inputs = rollout.model_inputs()
+    else:
+        inputs = joined(rollout, samples, pad_token_id)
+    own = int(mask.sum()) if samples is not None else None
+    flat = actor(*inputs, entropy=True) if entropy else (actor(*inputs), None)
+    return PolicyTerms(
+        _spread(flat[0][:own], mask),
+        None if samples is None else _spread(flat[0][own:], samples.response_mask),
+        None if flat[1] is None else _spread(flat[1][:own], mask),
+    )
+
+
+def _spread(flat: Tensor, mask: Tensor) -> Tensor:
+    full = torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device)
+    return full.masked_scatter(mask, flat)
+
+
+def sample_loss(
+    logprobs: Tensor, experience: Experience, count: float, normalization: str
+) -> Tensor:
+    """Weighted -log pi of the references' samples, on the scale of the policy's loss.
+
+    The policy's loss is a sum over B responses divided by `count`. The weights (see
+    `dschat.scoring.sample_term`) make this the sum of coefficient * -log pi(y) over as many
+    samples: with the normalisation "token" the coefficient is that of the forward KL, whatever the
+    count is. With "sequence" a sample's -log pi(y) is divided by its length, as a response's loss.
+    """
+    assert experience.samples is not None
+    assert experience.sample_weights is not None
+    weighted = -logprobs * experience.sample_weights.unsqueeze(1)
+    return reduce_losses(weighted, experience.samples.response_mask, count, normalization)
+
+
+def actor_loss(
+    actor: Any, experience: Experience, settings: LossSettings, count: float, tokens: float
+) -> dict[str, Tensor]:
+    """`loss` to be minimised, and this micro-batch's shares of the reported numbers."""
+    assert experience.advantages is not None
+    mask = experience.rollout.response_mask
+    with_entropy = settings.entropy_coefficient > 0
+    terms = policy_terms(actor, experience, settings.pad_token_id, with_entropy)
+    policy, sums = settings.policy_loss(
+        terms.logprobs, experience.logprobs, experience.advantages, mask, count
+    )
+    parts = {"loss": policy, "policy_loss": policy}
+    parts |= {name: value / tokens for name, value in sums.items()}
+    if experience.sample_weights is not None:
+        # Where a micro-batch has no sample, the others' shares still need a place to go.
+        parts["reference_sample_loss"] = policy.new_zeros(())
+    if terms.of_samples is not None:
+        extra = sample_loss(terms.of_samples, experience, count, settings.normalization)
+        parts["loss"] = policy + extra
+        parts["reference_sample_loss"] = extra
+    if terms.entropy is not None:
+        # A mean over tokens, whatever the policy's loss is normalised by.
+        bonus = settings.entropy_coefficient * masked_sum(terms.entropy, mask) / tokens
+        parts["loss"] = parts["loss"] - bonus
+        parts["entropy_loss"] = -bonus
+    return parts
+
+
+def critic_loss(critic: Any, experience: Experience, tokens: float) -> Tensor:
+    """This micro-batch's share of the value loss."""
+    assert experience.values is not None
+    assert experience.returns is not None
+    rollout = experience.rollout
+    values = critic(*rollout.model_inputs())
+    mask = rollout.response_mask
+    return value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, tokens)
