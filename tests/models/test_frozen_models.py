@@ -141,7 +141,7 @@ def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
     assert run(trainer, 1)[0]["divergence"] == 0
     flags = settings(frozen_dtype="bf16", **ACTOR_LORA)
     with pytest.raises(UserError, match="--frozen_dtype: .* no reward model. Remove the flag"):
-        online_config(**flags, reward=["code_execution"]).validate()
+        online_config(**flags, reward=["code"]).validate()
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_base_weights_are_in_memory_once(settings: Any, tiny_model_dir: Path) ->
 def test_nothing_is_left_to_offload_where_programs_are_run(settings: Any) -> None:
     flags = settings(**LORA, offload_reference_model=True)
     with pytest.raises(UserError, match="no reward model. Remove the flag"):
-        online_config(**flags, reward=["code_execution"]).validate()
+        online_config(**flags, reward=["code"]).validate()
     make_trainer(flags)  # a reward model is there to wait elsewhere
 
 

@@ -47,6 +47,10 @@ def test_a_script_is_a_preset_of_a_penalty(line: Any, typed: str, expected: Any)
         (PPO, "--regularizer wassertein", "named 'wassertein'. Did you mean 'wasserstein'"),
         (PPO, "--f_div_alpha 0.5", "--f_div_alpha belongs to --f_div alpha"),
         (PPO, "--algorithm grpo --gamma 1.0", "--gamma: --algorithm grpo has no critic"),
+        (PPO, "--advantage rloo --lam 0.9", "--lam: --advantage rloo has no critic"),
+        (PPO, "--algorithm grpo --advantage rloo", "--algorithm and --advantage both choose"),
+        (PPO, "--advantage group", "no advantage named 'group'. .*Known: gae, grpo, rloo"),
+        (PPO, "--policy_loss ppo", "no policy loss named 'ppo'"),
         (PPO, "--regularizer kl --kl_type fkl", "--algorithm ppo needs --fkl_estimator per_state"),
         (PPO, "--vllm_gpu_memory_utilization 0.3", "belongs to --generation_backend vllm"),
         (PPO, "--epsilon_high 0", "--epsilon_high 0.0: expected a number above 0"),
@@ -87,6 +91,21 @@ def test_what_the_coefficient_is_of(
     config = GRPO.parse(f"{NEAR_TWO} {typed}".split())
     found = (config.penalty_coefficient, config.sample_coefficient, config.of_mixture)
     assert found == (penalty, samples, mixture)
+
+
+@pytest.mark.parametrize(
+    ("typed", "estimator", "critic", "group"),
+    [
+        ("", "gae", True, 1),
+        ("--algorithm rloo", "rloo", False, 8),
+        ("--advantage grpo --num_generations 4", "grpo", False, 4),
+        ("--advantage gae", "gae", True, 1),
+    ],
+)
+def test_what_estimates_advantages(typed: str, estimator: str, critic: bool, group: int) -> None:
+    config = PPO.parse([*MODELS.split(), *typed.split()])
+    found = (config.estimator, config.trains_critic, config.group_size())
+    assert found == (estimator, critic, group)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ class AnswerEvaluation:
     """Measures accuracy on the test part of the data.
 
     Args:
-        config: an `OnlineConfig` with the reward `math_answers`.
+        config: an `OnlineConfig` with the reward `math`.
     """
 
     def __init__(self, config: Any) -> None:

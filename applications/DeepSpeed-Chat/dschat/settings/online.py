@@ -11,10 +11,10 @@ from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, with_parts
-from dschat.settings.online_checks import check
+from dschat.settings.online_checks import GROUPED, check
+from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import reference_weights
-from dschat.settings.registry import REWARDS
 from dschat.settings.rewards import parse_rewards, uses_reward_model
 from dschat.settings.supervised import SCHEDULERS, ResumeFlags
 
@@ -146,6 +146,14 @@ class OnlineFlags(Settings):
         "the mean of the group's other responses.",
         choices=ALGORITHMS,
         group="Algorithm",
+    )
+    advantage: str | None = flag(
+        None,
+        "An estimator of advantages instead of the algorithm's (gae is that of ppo).",
+        registry=ADVANTAGES,
+    )
+    policy_loss: str = flag(
+        "ppo_clip", "The policy's loss on these advantages.", registry=POLICY_LOSSES
     )
     num_generations: int | None = flag(
         None, "Responses per prompt, a group; unset: 1 for ppo, 8 for grpo and rloo."
@@ -405,9 +413,14 @@ class OnlineConfig(ResumeFlags, OnlineFlags):
         return self.flag(name).removeprefix("--")
 
     @property
+    def estimator(self) -> str:
+        """The name in `ADVANTAGES` of what estimates advantages."""
+        return self.advantage or {"ppo": "gae"}.get(self.algorithm, self.algorithm)
+
+    @property
     def trains_critic(self) -> bool:
-        """Whether there is a critic."""
-        return self.algorithm == "ppo"
+        """Whether there is a critic: the settings of the estimator say so (`needs_critic`)."""
+        return bool(getattr(ADVANTAGES[self.estimator].settings, "needs_critic", False))
 
     @property
     def uses_reward_model(self) -> bool:
@@ -418,7 +431,7 @@ class OnlineConfig(ResumeFlags, OnlineFlags):
     def checks_answers(self) -> bool:
         """Whether checked answers are among the rewards: then accuracy is measured too."""
         specs = [] if self.reward is None else parse_rewards(self.reward)
-        return any(spec.name == "math_answers" for spec in specs)
+        return any(spec.name == "math" for spec in specs)
 
     @property
     def penalty(self) -> Any:
@@ -482,7 +495,7 @@ class OnlineConfig(ResumeFlags, OnlineFlags):
         """Responses per prompt."""
         if self.num_generations is not None:
             return self.num_generations
-        return 1 if self.algorithm == "ppo" else DEFAULT_GROUP
+        return DEFAULT_GROUP if self.estimator in GROUPED else 1
 
     def generation_rounds(self) -> int:
         """Generation batches per iteration, enough for whole optimiser steps."""
@@ -513,7 +526,8 @@ def online_config(**values: Any) -> Any:
     Raises:
         UserError: there is no such part.
     """
-    chosen = {name: values[name] for name in ("regularizer", "reward") if name in values}
+    choosers = ("regularizer", "reward", "advantage", "policy_loss")
+    chosen = {name: values[name] for name in choosers if name in values}
     return with_parts(OnlineConfig, **chosen)(**values)
 
 

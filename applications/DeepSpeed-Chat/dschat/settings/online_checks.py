@@ -60,6 +60,9 @@ POSITIVE = [
 ]
 PROBABILITIES = ["gamma", "lam", "warmup_ratio", "clip_range"]
 
+GROUPED = ("grpo", "rloo")
+"""Estimators of advantages that compare a response with others to the same prompt."""
+
 CRITIC_FLAGS = [
     "gamma",
     "lam",
@@ -161,31 +164,35 @@ def _require_ranges(config: Any) -> None:
 
 def _require_algorithm(config: Any) -> None:
     """Refuse what the chosen algorithm does not use."""
-    flag, name = config.flag, config.algorithm
+    flag, estimator = config.flag, config.estimator
     algorithm, scale = flag("algorithm"), flag("scale_rewards")
+    chosen = f"{algorithm} {config.algorithm}"
+    if config.advantage is not None:
+        require(
+            "algorithm" not in config.given,
+            f"{algorithm} and {flag('advantage')} both choose what estimates advantages. Give one "
+            "of them.",
+        )
+        chosen = f"{flag('advantage')} {estimator}"
     require(
-        not config.from_samples or name != "ppo",
-        f"--kl_type fkl with {algorithm} ppo needs --fkl_estimator per_state: the references' "
-        "samples are learnt in groups (grpo, rloo).",
+        not config.from_samples or not config.trains_critic,
+        f"--kl_type fkl with {chosen} needs --fkl_estimator per_state: the references' samples are "
+        "trained on beside groups (grpo, rloo), not beside a critic.",
     )
-    if name == "ppo":
-        require(not config.scale_rewards, f"{scale} belongs to {algorithm} grpo. Remove it.")
-        return
+    require(
+        not config.scale_rewards or estimator == "grpo",
+        f"{scale} belongs to {algorithm} grpo. Remove it.",
+    )
     given = [flag(f) for f in CRITIC_FLAGS if f in config.given]
     require(
-        not given,
-        f"{', '.join(given)}: {algorithm} {name} has no critic and does not discount. Remove these "
-        f"flags, or use {algorithm} ppo.",
+        config.trains_critic or not given,
+        f"{', '.join(given)}: {chosen} has no critic and does not discount. Remove these flags, or "
+        f"use {algorithm} ppo.",
     )
     require(
-        config.group_size() >= 2,
-        f"{flag('num_generations')} {config.group_size()}: {algorithm} {name} compares a response "
-        "with others to the same prompt; give 2 or more.",
-    )
-    require(
-        name == "grpo" or not config.scale_rewards,
-        f"{scale} belongs to {algorithm} grpo: leave-one-out advantages are unbiased as they are. "
-        "Remove the flag.",
+        estimator not in GROUPED or config.group_size() >= 2,
+        f"{flag('num_generations')} {config.group_size()}: {chosen} compares a response with "
+        "others to the same prompt; give 2 or more.",
     )
     samples = config.penalty.reference_samples if config.from_samples else 1
     require(
@@ -395,7 +402,7 @@ def _require_partners(config: Any) -> None:
         *(
             (
                 config.checks_answers or name not in given,
-                f"{flag(name)} is of checked answers: it belongs to {flag('reward')} math_answers. "
+                f"{flag(name)} is of checked answers: it belongs to {flag('reward')} math. "
                 "Remove it.",
             )
             for name in ("eval_steps", "eval_samples", "pass_k")

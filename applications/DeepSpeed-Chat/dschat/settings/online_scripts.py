@@ -35,14 +35,14 @@ WPR: CommandLine[OnlineConfig] = CommandLine(
 )
 """main_wpr.py"""
 PPO_APPS: CommandLine[OnlineConfig] = CommandLine(
-    OnlineConfig, absent=NOT_IN_STEP_3, preset={"reward": ["code_execution"]}
+    OnlineConfig, absent=NOT_IN_STEP_3, preset={"reward": ["code"]}
 )
 """main_apps.py"""
 WPR_APPS: CommandLine[OnlineConfig] = CommandLine(
     OnlineConfig,
     table={"transport": TRANSPORT},
     absent=NOT_IN_STEP_3,
-    preset={"reward": ["code_execution"]},
+    preset={"reward": ["code"]},
 )
 """main_wpr_apps.py"""
 
@@ -137,7 +137,7 @@ GRPO: CommandLine[OnlineConfig] = CommandLine(
         "gamma": Renamed("kl_ctl", default=0.1, help="Strength of the penalty."),
         "f_div_form": Renamed("f_div_form", default="gradient"),
         "reference_residency": Renamed("reference_residency", default="all"),
-        "reward": Renamed("reward", default=["math_answers"]),
+        "reward": Renamed("reward", default=["math"]),
         "algorithm": Renamed(
             "algorithm",
             default="grpo",

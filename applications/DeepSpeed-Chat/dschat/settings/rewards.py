@@ -134,7 +134,7 @@ class CodeRewardSettings(SandboxFlags):
 
 
 REWARDS.add(
-    "code_execution",
+    "code",
     "dschat.rewards.code_execution:code_reward",
     CodeRewardSettings,
     "generated programs are run on the tests of their problem (APPS)",
@@ -183,7 +183,7 @@ class MathAnswerSettings(Settings):
 
 
 REWARDS.add(
-    "math_answers",
+    "math",
     "dschat.rewards.math_answers:math_answer_reward",
     MathAnswerSettings,
     "checked answers to problems with a number as solution, and their format",
