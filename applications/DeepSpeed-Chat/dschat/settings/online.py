@@ -273,7 +273,7 @@ class OnlineFlags(Settings):
     actor_dropout: float | None = flag(
         None,
         "Every dropout probability of the actor; unset: its own. 0: and nothing else that is "
-        "random in training (layers left out, noise of routers), so that ratios start at 1.",
+        "random in training (skipped layers, noise of routers), so that ratios start at 1.",
     )
     critic_dropout: float | None = flag(None, "The same for the critic.")
     enable_ema: bool = flag(
@@ -347,14 +347,14 @@ class OnlineFlags(Settings):
 
     seed: int = flag(1234, "Seed of data order, sampling and new weights.", group="Output")
     save_steps: int = flag(
-        100, "Save to output_dir/step-N every so many generation batches (0: only at the end)."
+        100, "Save to output_dir/step-N every N generation batches (0: only at the end)."
     )
     eval_steps: int = flag(
         0,
-        "Measure the accuracy of answers on the test part every so many optimiser steps; 0: before "
+        "Measure the accuracy of answers on the test part every N optimiser steps; 0: before "
         "and after training only.",
     )
-    eval_samples: int | None = flag(None, "At most so many test problems; unset: all.")
+    eval_samples: int | None = flag(None, "At most N test problems; unset: all.")
     eval_batch_size: int = flag(64, "Test problems per rank at a time.")
     pass_k: list[int] = flag(
         [1, 4],

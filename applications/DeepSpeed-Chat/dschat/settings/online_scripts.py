@@ -59,7 +59,7 @@ class GroupFlags(Settings):
     fp16: bool = flag(False, "Train in float16 with dynamic loss scaling; needs a GPU.")
     save_steps: int = flag(
         0,
-        "Save the model to output_dir/step-N/actor every so many optimiser steps (N counts "
+        "Save the model to output_dir/step-N/actor every K optimiser steps (N counts "
         "generation batches); 0: only at the end, to output_dir.",
         group="Output",
     )
