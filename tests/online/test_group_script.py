@@ -193,7 +193,7 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
         ({"f_div": "js"}, "--f_div belongs to --regularizer f_divergence"),
         ({"top_k": 3}, "--top_k belongs to --regularizer wasserstein or sinkhorn_divergence"),
         ({"alpha": 1.5}, "--alpha 1.5"),
-        ({"output_dir": "x"}, "--model_out and --output_dir are one setting"),
+        ({"output_dir": "x"}, "--output_dir and --model_out are one setting"),
         ({"bf16": None, "fp16": None}, "contradict each other"),
         ({"num_iterations": 2, "eval_steps": 3}, "expected a multiple of --num_iterations 2"),
         ({"generation_batch_size": 5}, "expected a divisor of"),

@@ -55,7 +55,7 @@ class LossSettings:
     def of(cls, config: OnlineConfig, pad_token_id: int) -> LossSettings:
         """Those of a run."""
         return cls(
-            partial(POLICY_LOSSES["ppo_clip"].load(), settings=config),
+            partial(POLICY_LOSSES[config.policy_loss].load(), settings=config),
             config.loss_normalization,
             pad_token_id,
             config.unsup_coef,

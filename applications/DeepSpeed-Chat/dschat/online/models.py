@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from dschat.checkpoint.model_folder import check_save
 from dschat.data.ends import ends_of
 from dschat.data.prompts import PromptExample
 from dschat.models.dropout import largest_dropout
+from dschat.models.key_values import plain_model
 from dschat.models.loading import (
     DTYPE_NAMES,
     check_same_vocabulary,
@@ -38,6 +40,7 @@ from dschat.rewards.text_reward import PROMPTS_COMPARED, TextReward
 from dschat.runtime import distributed
 from dschat.settings.command_line import require
 from dschat.settings.online import OnlineConfig
+from dschat.settings.online_checks import require_plain_cache
 
 
 @dataclass
@@ -166,6 +169,19 @@ def load_models(
         references = [WithoutAdapters(policy)]
     share_vocabulary(policy, references, tokens_of(tokenizer))
     return Models(policy, critic, references, rewards.combined(reward))
+
+
+def check_models(config: OnlineConfig, models: Models, tokenizer: Any) -> None:
+    """Refuse, before hours of training, models that could not be saved or sampled from as asked.
+
+    Raises:
+        UserError: says what and why.
+    """
+    assert config.output_dir is not None
+    trained = [models.actor.model] + ([models.critic.model] if models.critic else [])
+    check_save(trained, tokenizer, config.output_dir)
+    architecture = type(plain_model(models.actor.model)).__name__
+    require_plain_cache(config, models.actor.plain_cache, architecture)
 
 
 def _frozen_dtype(config: OnlineConfig, dtype: torch.dtype, device: torch.device) -> torch.dtype:

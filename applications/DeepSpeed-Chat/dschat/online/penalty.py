@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from dschat.data.ends import ends_of
 from dschat.errors import UserError
+from dschat.models.references import FrozenPolicy
 from dschat.regularization import (
     MixtureReference,
     MultiReference,
@@ -18,6 +20,20 @@ from dschat.runtime import distributed
 from dschat.runtime.run_files import data_folder
 from dschat.settings.online import OnlineConfig
 from dschat.settings.penalties import REGULARIZERS, TransportSettings
+
+
+def build_penalty(
+    config: OnlineConfig, references: Sequence[FrozenPolicy], tokenizer: Any, device: torch.device
+) -> tuple[PolicyRegularizer, PolicyRegularizer]:
+    """The regulariser from one reference, and that over all references of the run.
+
+    Raises:
+        UserError: (on all ranks) its settings cannot be used with this model.
+    """
+    with references[0].on_device() as reference:
+        embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
+        single = build_regularizer(config, embeddings, tokenizer)
+    return single, over_references(single, config)
 
 
 def build_regularizer(

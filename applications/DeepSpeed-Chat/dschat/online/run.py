@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dschat.checkpoint.ema import MovingAverage
-from dschat.checkpoint.model_folder import check_save, refuse_old_steps
+from dschat.checkpoint.model_folder import refuse_old_steps
 from dschat.checkpoint.resume import ResumableRun, open_run
-from dschat.data.prompts import PromptExample
-from dschat.errors import UserError
-from dschat.models.key_values import plain_model
 from dschat.models.loading import DTYPE_NAMES
 from dschat.online.checkpoints import Checkpointer
 from dschat.online.evaluation import AnswerEvaluation
 from dschat.online.loop import OnlineTrainer
 from dschat.online.metrics import Report
-from dschat.online.models import load_models, load_tokenizers
-from dschat.online.penalty import build_regularizer, over_references
-from dschat.online.pretraining_mix import PretrainingMix, load_mix
+from dschat.online.models import check_models, load_models, load_tokenizers
+from dschat.online.penalty import build_penalty
+from dschat.online.plan import (
+    check_groups,
+    data_facts,
+    optimizer_steps,
+    prompts_per_iteration,
+    report,
+)
+from dschat.online.pretraining_mix import load_mix
 from dschat.online.reference_sampling import draw_reference_samples
 from dschat.online.setup import (
     generation_backend,
@@ -41,7 +43,6 @@ from dschat.rewards import RewardFunction
 from dschat.rewards.build import Rewards
 from dschat.rollout.sampler import RolloutSampler
 from dschat.runtime import distributed
-from dschat.runtime.deepspeed_config import read_overrides
 from dschat.runtime.faults import BadSteps
 from dschat.runtime.files import require_folder
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
@@ -51,9 +52,7 @@ from dschat.scoring.sample_term import with_samples
 from dschat.scoring.scorer import Scorer
 from dschat.scoring.scoring import PenaltyScorer
 from dschat.scoring.targets import Targets
-from dschat.settings.command_line import require
 from dschat.settings.online import OnlineConfig
-from dschat.settings.online_checks import require_plain_cache
 from dschat.settings.supervised import adapter_learning_rate
 
 MAY_DIFFER = {
@@ -120,6 +119,8 @@ def build_trainer(
     check_groups(config)
     rewards = Rewards(config) if extras.reward is None else Rewards.only(extras.reward)
     backend = generation_backend(config)
+
+    # 1. data
     tokenizer = load_tokenizers(config)
     segment = None
     if config.termination_condition == "parsing":
@@ -131,16 +132,12 @@ def build_trainer(
     mix = load_mix(config, tokenizer, iterations)
     run.check_data(**data_facts(prompts, mix, config.deepspeed_config))
 
+    # 2. models and penalty
     models = load_models(config, tokenizer, dtype, device, rewards, prompts)
-    trained = [models.actor.model] + ([models.critic.model] if models.critic else [])
-    check_save(trained, tokenizer, config.output_dir)
-    actor_class = type(plain_model(models.actor.model)).__name__
-    require_plain_cache(config, models.actor.plain_cache, actor_class)
-    with models.references[0].on_device() as reference:
-        embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
-        single = build_regularizer(config, embeddings, tokenizer)
-    regularizer = over_references(single, config)
+    check_models(config, models, tokenizer)
+    single, regularizer = build_penalty(config, models.references, tokenizer, device)
     report(config, single, len(prompts), steps)
+    sample_term = None
     if config.from_samples:
         prompts = draw_reference_samples(
             prompts,
@@ -150,29 +147,31 @@ def build_trainer(
             sampler_of(config, tokenizer, None, device),
             data_folder(config),
         )
-
+        sample_term = partial(with_samples, config=config, tokenizer=tokenizer, device=device)
     actor = make_engine(models.actor, "actor", config, dtype, steps)
     critic = models.critic and make_engine(models.critic, "critic", config, dtype, steps)
+
+    # 3. what is written
     run.resolved = resolved(config, dtype, tokenizer, single)
     write_config(run.resolved, config.output_dir, penalty=regularizer.name, device=device.type)
-    evaluate, every = extras.evaluate, extras.evaluate_every
-    if evaluate is None and config.checks_answers:
-        evaluate = AnswerEvaluation(config)
-        every = config.eval_steps // config.updates_per_iteration()
     resuming = run.checkpoint is not None
-    engines = {"actor": actor} | ({"critic": critic} if critic else {})
     log = MetricsLog(config.output_dir, run.resolved.tensorboard_path, resuming)
+    name = (config.advantage or config.algorithm).upper()
     bad_steps = BadSteps(config.output_dir, config.max_bad_steps)
     average = None
     if config.enable_ema:
         resting = torch.device("cpu") if config.offload else None
         average = MovingAverage(actor.module.model, device=resting)
+    engines = {"actor": actor} | ({"critic": critic} if critic else {})
+    evaluate, every = extras.evaluate, extras.evaluate_every
+    if evaluate is None and config.checks_answers:
+        evaluate = AnswerEvaluation(config)
+        every = config.eval_steps // config.updates_per_iteration()
+
+    # 4. the loop and its parts
     penalty = PenaltyScorer(
         regularizer, models.references, config.temperature, distributed.union_over_ranks
     )
-    sample_term = None
-    if config.sample_coefficient:
-        sample_term = partial(with_samples, config=config, tokenizer=tokenizer, device=device)
     trainer = OnlineTrainer(
         config=config,
         prompts=prompts,
@@ -188,7 +187,7 @@ def build_trainer(
         updater=Updater(config, actor, critic, tokenizer.pad_token_id, bad_steps, mix, average),
         checkpointer=Checkpointer(config, run, engines, tokenizer, average, log),
         bad_steps=bad_steps,
-        report=Report(log, config.algorithm.upper(), regularizer, config.penalty_coefficient),
+        report=Report(log, name, regularizer, config.penalty_coefficient),
         sample_term=sample_term,
         evaluate=evaluate,
         evaluate_every=every,
@@ -196,49 +195,6 @@ def build_trainer(
     if resuming:
         trainer.restore()
     return trainer
-
-
-def data_facts(
-    prompts: list[PromptExample], mix: PretrainingMix | None, deepspeed_config: str | None
-) -> dict[str, Any]:
-    """What a resumed run must share beside the settings: its data and DeepSpeed's own file."""
-    crc = 0
-    for prompt in prompts:
-        crc = zlib.crc32(np.asarray(prompt.ids, dtype=np.int64).tobytes(), crc)
-    return {
-        "prompts": len(prompts),
-        "checksum_of_the_prompts": crc,
-        "checksum_of_the_text": None if mix is None else zlib.crc32(mix.blocks.tobytes()),
-        "contents_of_the_deepspeed_config": read_overrides(deepspeed_config),
-    }
-
-
-def responses_per_iteration(config: OnlineConfig) -> int:
-    """Of all ranks."""
-    per_rank = config.per_device_generation_batch_size * config.generation_rounds()
-    return per_rank * distributed.world_size()
-
-
-def prompts_per_iteration(config: OnlineConfig) -> int:
-    """Of all ranks."""
-    return responses_per_iteration(config) // config.group_size()
-
-
-def check_groups(config: OnlineConfig) -> None:
-    """Refuse a group size that does not divide an iteration's responses.
-
-    Raises:
-        UserError: says both numbers and where the larger one comes from.
-    """
-    total, group = responses_per_iteration(config), config.group_size()
-    if total % group:
-        raise UserError(
-            f"{config.flag('num_generations')} {group} does not divide the {total} responses "
-            f"of an iteration ({distributed.world_size()} ranks x "
-            f"{config.per_device_generation_batch_size} per generation batch x "
-            f"{config.generation_rounds()} generation batches): groups would be cut. Change one of "
-            "these."
-        )
 
 
 def resolved(
@@ -265,43 +221,3 @@ def resolved(
         if getattr(config, field.name) is None:
             values[field.name] = getattr(regularizer, field.name, None)
     return config.replace(**values)
-
-
-def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
-    """Optimiser steps of the whole run."""
-    prompts = prompts_per_iteration(config)
-    require(
-        n_prompts >= prompts,
-        f"There are {n_prompts} prompts and an iteration takes {prompts}: "
-        f"{responses_per_iteration(config)} responses ({distributed.world_size()} ranks x "
-        f"{config.flag('per_device_generation_batch_size')} "
-        f"{config.per_device_generation_batch_size} x {config.generation_rounds()} generation "
-        f"batches) in groups of {config.flag('num_generations')} {config.group_size()}. Lower the "
-        "batch size or the accumulation, use fewer ranks, let longer prompts in, or give more "
-        "data.",
-    )
-    return config.planned_iterations(n_prompts, prompts) * config.updates_per_iteration()
-
-
-def report(
-    config: OnlineConfig, regularizer: PolicyRegularizer, n_prompts: int, steps: int
-) -> None:
-    """Say at the start what is about to happen, and what is odd about the penalty."""
-    if figures := regularizer.diagnose():
-        facts = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        distributed.log_main(f"{regularizer.name}: {facts}")
-    if warning := regularizer.warning():
-        distributed.log_main(f"WARNING: {warning}")
-    rounds = config.generation_rounds()
-    if rounds != config.generation_batches:
-        distributed.log_main(
-            f"{rounds} generation batches per iteration, so that "
-            f"{config.gradient_accumulation_steps} accumulated micro-batches come from one policy."
-        )
-    size = prompts_per_iteration(config)
-    unused = n_prompts % size
-    distributed.log_main(
-        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps"
-        + (f"; {unused} prompts of each epoch make no full iteration of {size}" if unused else "")
-        + "."
-    )

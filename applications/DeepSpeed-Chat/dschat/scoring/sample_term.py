@@ -58,7 +58,7 @@ def with_samples(
             device,
         )
         weight = config.sample_coefficient * group_size / len(batch[0].samples)
-        if config.algorithm == "grpo":
+        if config.estimator == "grpo":
             weight *= 1 - 1 / group_size
         rows = 0 if samples is None else len(samples.places)
         weights = torch.full((rows,), weight, device=device)

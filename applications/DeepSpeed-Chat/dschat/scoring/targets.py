@@ -108,10 +108,9 @@ class Targets:
         cls, config: OnlineConfig, penalty_clip: float | None, segment: Segment | None = None
     ) -> Targets:
         """Those of an online run."""
-        name = {"ppo": "gae"}.get(config.algorithm, config.algorithm)
         per_rank = config.per_device_generation_batch_size * config.generation_rounds()
         return cls(
-            partial(ADVANTAGES[name].load(), settings=config),
+            partial(ADVANTAGES[config.estimator].load(), settings=config),
             config.penalty_coefficient,
             penalty_clip,
             config.clip_reward_value,
