@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dschat.commands import compare, dpo, grpo, judge, plot, ppo, respond, reward, sft
+from dschat.commands import compare, dpo, grpo, judge, ppo, respond, reward, sft
 from dschat.settings.command_line import CommandLine
-from dschat.settings.comparison import COMPARE
+from dschat.settings.comparison import COMPARE, PLOT
 from dschat.settings.judging import JUDGE
 from launch import DPO, MULTI_REFERENCE, ROOT, STEP1, STEP2, TRAINING
 
@@ -26,7 +26,7 @@ SCRIPTS: dict[Path, CommandLine[Any]] = {
     ROOT / "evaluation" / "compare.py": COMPARE,
     ROOT / "evaluation" / "gpt4-eval.py": JUDGE,
     ROOT / "evaluation" / "human-eval.py": judge.BY_HAND,
-    ROOT / "evaluation" / "plot_runs.py": plot.COMMAND_LINE,
+    ROOT / "evaluation" / "plot_runs.py": PLOT,
     ROOT / "evaluation" / "tools" / "sample_from_dataset.py": judge.SAMPLE,
 }
 COMMANDS: dict[str, Any] = {

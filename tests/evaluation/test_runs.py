@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.commands.plot import COMMAND_LINE
 from dschat.errors import UserError
 from dschat.evaluation.drawing import drawing
 from dschat.evaluation.runs.curves import draw_curves, lines_of, runs_that_end_early
@@ -18,7 +17,7 @@ from dschat.evaluation.runs.grouping import group_runs, notes_on
 from dschat.evaluation.runs.measures import EXACT_KL, drawn_measures, logged, shared_measure
 from dschat.evaluation.runs.plot import plot_runs
 from dschat.evaluation.runs.reading import read_runs
-from dschat.settings.runs import PlotConfig
+from dschat.settings.comparison import PLOT, PlotConfig
 from launch import ROOT, run_script
 from runs_fixtures import online_rows, write_run
 
@@ -29,12 +28,12 @@ def test_the_folders_may_stand_anywhere() -> None:
         ["--output", "o", "a", "b"],
         ["a", "--output=o", "b"],
     ):
-        config = COMMAND_LINE.parse(given)
+        config = PLOT.parse(given)
         assert (config.runs, config.output) == (["a", "b"], "o")
     with pytest.raises(UserError, match="Give one or more folders"):
-        COMMAND_LINE.parse([])
+        PLOT.parse([])
     with pytest.raises(UserError, match="Unknown flag '--ouput'"):
-        COMMAND_LINE.parse(["a", "--ouput", "b"])
+        PLOT.parse(["a", "--ouput", "b"])
 
 
 def test_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dschat.runtime.script import run_script
-from dschat.settings.command_line import CommandLine
-from dschat.settings.runs import PlotConfig
-
-COMMAND_LINE = CommandLine(PlotConfig, positional="runs")
+from dschat.settings.comparison import PLOT
 
 
 def main(description: str | None = __doc__) -> None:
     """Parse the flags and draw."""
 
     def run() -> None:
-        config = COMMAND_LINE.parse(description=description)
+        config = PLOT.parse(description=description)
 
         from dschat.evaluation.runs.plot import plot_runs
 

@@ -1,4 +1,4 @@
-"""The settings of `compare.py`."""
+"""The settings of `compare.py` and `plot_runs.py`."""
 
 from __future__ import annotations
 
@@ -180,3 +180,31 @@ class CompareConfig(Settings):
 
 
 COMPARE = CommandLine(CompareConfig, positional="files")
+
+
+@dataclass
+class PlotConfig(Settings):
+    """Which runs to draw, and where to."""
+
+    runs: list[str] = flag(
+        [],
+        "Folders of runs (their --output_dir); the flag itself may be left out. Required.",
+    )
+    output: str = flag("plots", "Folder for curves.png, frontier.png and their numbers as .csv.")
+    divergence: str | None = flag(
+        None,
+        "Horizontal axis of the frontier. kl: KL from the reference, exact at every token; "
+        "kl_sampled: the log-ratio of the sampled responses, an unbiased estimate of the same; "
+        "own: each run's own penalty, if it is the same for all; or the name of a metric. Unset: "
+        "kl if all runs log it, else kl_sampled.",
+    )
+
+    def validate(self) -> None:
+        """Refuse what is missing; raises `UserError`."""
+        require(
+            bool(self.runs),
+            "Give one or more folders of runs: plot_runs.py RUN ... [--output FOLDER].",
+        )
+
+
+PLOT = CommandLine(PlotConfig, positional="runs")

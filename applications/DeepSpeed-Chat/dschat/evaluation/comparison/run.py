@@ -11,8 +11,7 @@ from dschat.evaluation.comparison.report import figures_text, pairs_text, sample
 from dschat.evaluation.comparison.rouge import read_references, rouge_scores
 from dschat.evaluation.runs.plot import plot_runs
 from dschat.runtime.files import atomic_write_json, atomic_write_text
-from dschat.settings.comparison import CompareConfig
-from dschat.settings.runs import PlotConfig
+from dschat.settings.comparison import CompareConfig, PlotConfig
 
 SAMPLES = 3
 """Prompts whose responses are printed where models have responded."""

@@ -15,7 +15,7 @@ from dschat.evaluation.runs.measures import Measure, drawn_measures, shared_meas
 from dschat.evaluation.runs.reading import Run, read_runs
 from dschat.evaluation.runs.settings import compared_settings, differing
 from dschat.evaluation.tables import text_table
-from dschat.settings.runs import PlotConfig
+from dschat.settings.comparison import PlotConfig
 
 SAME_FOR_A_FRONTIER = (
     "temperature",
