@@ -15,19 +15,17 @@ Departures from DeepSpeed-Chat (main.py and ppo_trainer.py of its step 3), by st
   full softmax at `--temperature` and ends at any of the model's end tokens.
 - 1: An iteration samples as many generation batches as its optimizer steps accumulate over: no step
   mixes responses of two policies.
-- 1: A response without a token of its own is masked and counted; there, the previous batch is used
-  again.
+- 1: A response without a token of its own is masked; there, the previous batch is used again.
 - 2: The penalty is any regularizer, near one or several references, and stops at the response's
-  end; there, it is an estimate of KL and counts one position more. Logits are made in chunks of
-  positions.
+  end; there, it is an estimate of KL and counts one position more. Logits are made in chunks.
 - 4: The advantage is any function of the iteration's responses on all ranks. Macro actions have
   boundaries of their own in each response.
 - 5: Losses are divided by the tokens of the whole optimizer step, all ranks and micro-batches
-  together. Micro-batches hold rows of like length, and later epochs put others into a step.
+  together. Micro-batches hold rows of like length; later epochs put others into a step.
 - 5: The text loss is added to the policy's, not averaged with it. The moving average follows
   optimizer steps, not micro-batches.
 - 5: A step with NaN or infinity is skipped on all ranks, and what led to it is saved.
-- 6: Steps are counted in generation batches. A checkpoint resumes bit for bit.
+- 6: Steps are counted in generation batches; a checkpoint resumes bit for bit.
 """
 
 from __future__ import annotations
@@ -128,16 +126,14 @@ class OnlineTrainer:
                 folder = self.checkpointer.save(self.iteration, self._progress())
                 distributed.log_main(how_to_resume(folder))
                 return False
-            # What is asked to stop now is as good as done.
-            self.checkpointer.save_final(self.generation_step)
+            self.checkpointer.save_final(self.generation_step)  # also when asked to stop by now
         return True
 
     def run_iteration(self, prompts: Sequence[PromptExample]) -> dict[str, float]:
         """Sample, score and learn from a group of responses to each of the prompts.
 
         Args:
-            prompts: ranks x generation batch size x rounds / group size of them, the same on all
-                ranks.
+            prompts: of all ranks, `responses` / `group_size` of them.
 
         Returns:
             Metrics, the same on all ranks.
@@ -146,8 +142,7 @@ class OnlineTrainer:
             StopRequestedError: a rank was asked to stop before the updates; nothing has changed.
         """
         clock, states = Clock(), random_states()
-        accumulation, pad = self.config.gradient_accumulation_steps, self.tokenizer.pad_token_id
-        by_length = accumulation, self.group_size, pad
+        step = self.config.gradient_accumulation_steps, self.group_size, self.tokenizer.pad_token_id
         repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
         size = len(repeated) // self.rounds
         experiences: list[Experience] = []
@@ -158,7 +153,7 @@ class OnlineTrainer:
                 self.stop.check(self.device)
                 with clock.phase("generate"):
                     rollouts = self.sample(repeated[i * size : (i + 1) * size], i * size)  # 1
-                    rollouts = steps_by_length(rollouts, i * len(rollouts), *by_length)
+                    rollouts = steps_by_length(rollouts, i * len(rollouts), *step)
                 with clock.phase("score"):
                     scored = self.scorer.score(self.actor, self.critic, rollouts)  # 2
                     rollouts = scored.rollouts
@@ -183,12 +178,14 @@ class OnlineTrainer:
         except BadStepError as error:  # before the updates
             self.iteration += 1
             self.bad_steps.bad(error, self.iteration, plain_rows([*experiences, *rollouts]))
-            return {**self._counts(), "skipped": 1.0, "time/total_s": clock.total()}
+            bad = self.bad_steps.metrics()
+            return {**self._place(), "skipped": 1.0, **bad, "time/total_s": clock.total()}
         metrics = iteration_metrics(
             experiences, sums, self.targets.coefficient, self.device, self.group_size
         )
         metrics |= {**more, **self.backend.metrics, **updates, "skipped": float(not updates)}
-        return {**self._counts(), **metrics, **clock.metrics(metrics["response_tokens"])}
+        metrics |= self.bad_steps.metrics()
+        return {**self._place(), **metrics, **clock.metrics(metrics["response_tokens"])}
 
     def sample(self, batch: Sequence[PromptExample], start: int = 0) -> list[Rollout]:
         """This rank's responses to its share of a generation batch, see `RolloutSampler`."""
@@ -228,17 +225,15 @@ class OnlineTrainer:
             return
         found = self.evaluate(self)
         self.evaluated_at = self.iteration
-        place = {"step": self.generation_step, "iteration": self.iteration}
-        self.report.log.write({**place, **{f"eval/{name}": v for name, v in found.items()}})
+        self.report.log.write({**self._place(), **{f"eval/{n}": v for n, v in found.items()}})
+
+    def _place(self) -> dict[str, float]:
+        return {"step": self.generation_step, "iteration": self.iteration}
 
     @property
     def generation_step(self) -> int:
         """Generation batches done."""
         return self.iteration * self.rounds
-
-    def _counts(self) -> dict[str, float]:
-        bad = float(self.bad_steps.total)
-        return {"step": self.generation_step, "iteration": self.iteration, "bad_steps": bad}
 
     def _progress(self) -> dict[str, Any]:
         bad = self.bad_steps.counts()

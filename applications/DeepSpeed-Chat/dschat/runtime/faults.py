@@ -140,6 +140,10 @@ class BadSteps:
         self.folder, self.limit, self.unit = Path(output_dir) / "bad_steps", limit, unit
         self.total = self.in_a_row = 0
 
+    def metrics(self) -> dict[str, float]:
+        """For the log."""
+        return {"bad_steps": float(self.total)}
+
     def counts(self) -> tuple[int, int]:
         """What a checkpoint keeps: bad steps in all and in a row."""
         return self.total, self.in_a_row
