@@ -17,9 +17,8 @@ from dschat.models.response_logprobs import response_logprobs, response_logprobs
 from dschat.online.losses import LossSettings, actor_loss
 from dschat.online.updates import update
 from dschat.rollout.experience import Experience, Rollout
-from online_fixtures import make_trainer, online_settings
-from test_online_trainer import ready, rollouts_of, weights
-from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of, world
+from online_fixtures import make_trainer, online_settings, ready, rollouts_of, weights
+from tabular import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of, world
 from torch.distributions import Categorical
 
 

@@ -12,8 +12,16 @@ from dschat.models import output_layer
 from dschat.online.losses import policy_terms
 from dschat.online.updates import update
 from dschat.rewards import as_reward
-from dschat.rollout.experience import make_rollout
-from online_fixtures import learn, make_trainer, online_settings, score, with_targets
+from online_fixtures import (
+    learn,
+    make_trainer,
+    online_settings,
+    ready,
+    rollouts_of,
+    score,
+    weights,
+    with_targets,
+)
 
 END, PAD = 1, 0
 
@@ -21,37 +29,6 @@ END, PAD = 1, 0
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
     return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
-
-
-def weights(engine: Any) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in engine.module.parameters()]
-
-
-def rollouts_of(trainer: Any, responses: list[list[int]]) -> list[Any]:
-    """Rollouts with given responses, in the trainer's micro-batches."""
-    prompts = trainer.prompts[: len(responses)]
-    size = trainer.config.per_device_training_batch_size
-    texts = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
-    return [
-        make_rollout(
-            [p.ids for p in prompts[i : i + size]],
-            responses[i : i + size],
-            [p.text for p in prompts[i : i + size]],
-            texts[i : i + size],
-            [p.example for p in prompts[i : i + size]],
-            END,
-            PAD,
-            trainer.device,
-            list(range(i, min(i + size, len(responses)))),
-        )
-        for i in range(0, len(responses), size)
-    ]
-
-
-def ready(trainer: Any, rollouts: list[Any]) -> list[Any]:
-    """Scored rollouts with advantages."""
-    experiences, _ = score(trainer, rollouts)
-    return with_targets(trainer, experiences)
 
 
 @pytest.mark.parametrize(

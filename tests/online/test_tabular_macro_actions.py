@@ -9,7 +9,7 @@ import pytest
 import torch
 from dschat.regularization import KLDivergence
 from dschat.scoring.targets import MacroActions
-from test_tabular_world import (
+from tabular import (
     DIVERGENCES,
     PREFIXES,
     objectives_gradient,

@@ -7,143 +7,18 @@ end at the optima that Aminian et al. (arXiv 2502.01203) derive for whole respon
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from dschat.algorithms import ppo_policy_loss
 from dschat.data.prompts import PromptExample
-from dschat.online.losses import sample_loss
 from dschat.regularization import FDivergence, KLDivergence, MixtureReference, MultiReference
-from dschat.rollout.experience import Experience, Rollout
 from dschat.scoring.sample_term import with_samples
-from dschat.scoring.scoring import before_each_token
-from scipy.optimize import brentq
+from tabular import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of
+from tabular_references import COUNT, CPU, TOKENIZER, World, expected_update, experience
 from target_fixtures import with_group_targets
-from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of
 from torch import Tensor
-
-COUNT = len(RESPONSES)
-PAIRS = list(itertools.product(range(COUNT), repeat=2))
-FIRST_THEN_SECOND = torch.tensor([i for pair in PAIRS for i in pair])
-TOKENIZER = SimpleNamespace(eos_token_id=0, pad_token_id=0)
-CPU = torch.device("cpu")
-
-
-class World:
-    """References as tables of logits, rewards of both signs.
-
-    Attributes:
-        sequences: [K, responses] probability of each response under each reference.
-    """
-
-    def __init__(self, seed: int, weights: list[float]) -> None:
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).double()
-
-        self.weights = weights
-        self.references = [draw(len(PREFIXES), TOKENS) for _ in weights]
-        self.rewards = draw(COUNT)
-        assert self.rewards.min() < 0 < self.rewards.max()
-        self.sequences = torch.stack([logprobs_of(r).sum(1).exp() for r in self.references])
-
-    def optimum(self, kl_type: str, gamma: float) -> Tensor:
-        """[responses] the closed form of the paper."""
-        w = torch.tensor(self.weights, dtype=torch.float64).unsqueeze(1)
-        if kl_type == "rkl":
-            return ((w * self.sequences.log()).sum(0) + self.rewards / gamma).softmax(0)
-        mixture, top = (w * self.sequences).sum(0), float(self.rewards.max())
-        z = brentq(
-            lambda z: float((gamma * mixture / (z - self.rewards)).sum()) - 1, top + 1e-9, top + 99
-        )
-        return gamma * mixture / (z - self.rewards)
-
-
-def experience(order: Tensor, logprobs: Tensor, token: Tensor, rewards: Tensor) -> Experience:
-    """Responses in the given order as one micro-batch."""
-    lengths = torch.tensor([len(r) for r in RESPONSES])[order]
-    mask = torch.arange(LIMIT).unsqueeze(0) < lengths.unsqueeze(1)
-    ids = torch.zeros(len(order), LIMIT, dtype=torch.long)
-    flags = torch.zeros(len(order), dtype=torch.bool)
-    rollout = Rollout(ids, ids, mask, flags, flags, [], [], [], torch.arange(len(order)))
-    zero = torch.zeros(mask.shape)
-    return Experience(
-        rollout, logprobs[order].detach(), zero, None, token[order], zero, rewards[order]
-    )
-
-
-def token_penalties(regularizer: Any, policy: Tensor, references: list[Tensor]) -> Tensor:
-    """[responses, LIMIT] phi of every token of every response."""
-    token = torch.zeros(COUNT, LIMIT, dtype=torch.float64)
-    for i, response in enumerate(RESPONSES):
-        rows = rows_of(response)
-        options = {}
-        if getattr(regularizer, "needs_all_references", False):
-            actions = torch.tensor(response)
-            mask = torch.ones(1, len(response), dtype=torch.bool)
-            each = [r[rows].log_softmax(1)[torch.arange(len(rows)), actions] for r in references]
-            options = {"prefix_logprobs": before_each_token(torch.stack(each, 1), mask)}
-        logits = [r[rows] for r in references]
-        penalty = regularizer(policy[rows].detach(), logits, torch.tensor(response), **options)
-        token[i, : len(rows)] = penalty.token
-    return token
-
-
-def expected_update(
-    policy: Tensor, world: World, gamma: float, regularizer: Any, algorithm: str, samples: bool
-) -> Tensor:
-    """Minus the gradient of the trainer's loss, in expectation over pairs and over samples."""
-    logprobs = logprobs_of(policy)
-    probability = logprobs.sum(1).exp().detach()
-    pairs = probability[FIRST_THEN_SECOND].reshape(-1, 2).prod(1).repeat_interleave(2)
-    token = torch.zeros(COUNT, LIMIT, dtype=torch.float64)
-    if not samples:
-        token = token_penalties(regularizer, policy, world.references)
-    batch = experience(FIRST_THEN_SECOND, logprobs, token, world.rewards)
-    (targets,), _ = with_group_targets([batch], 2 * len(PAIRS), gamma, algorithm == "rloo")
-    assert targets.advantages is not None
-    # A pair's share of the loss is linear in its advantages: weighting them weights the pair.
-    loss = ppo_policy_loss(
-        logprobs[FIRST_THEN_SECOND],
-        targets.logprobs,
-        targets.advantages.double() * pairs.unsqueeze(1),
-        targets.rollout.response_mask,
-        clip=0.2,
-        count=1.0,
-    )
-    if samples:
-        loss = loss + expected_sample_loss(logprobs, world, gamma, algorithm)
-    (gradient,) = torch.autograd.grad(loss, policy)
-    return -gradient
-
-
-def expected_sample_loss(logprobs: Tensor, world: World, gamma: float, algorithm: str) -> Tensor:
-    """The loss of one sample per prompt, over all samples by their probability."""
-    config: Any = SimpleNamespace(
-        group_size=lambda: 2,
-        algorithm=algorithm,
-        loss_normalization="token",
-        sample_coefficient=gamma,
-    )
-    weights = torch.tensor(world.weights, dtype=torch.float64)
-    mixture = (weights.unsqueeze(1) * world.sequences).sum(0)
-    total = logprobs.new_zeros(())
-    nothing = torch.zeros(COUNT, LIMIT, dtype=torch.float64)
-    group = experience(torch.tensor([0, 0]), logprobs, nothing, world.rewards)
-    for i, response in enumerate(RESPONSES):
-        prompt = PromptExample([1], "", {}, (list(response),))
-        (e,) = with_samples([group], [prompt] * 2, config, TOKENIZER, CPU)
-        assert e.samples is not None
-        assert e.samples.actions[0].tolist() == list(response)
-        e = replace(e, sample_weights=e.sample_weights.double())
-        own = logprobs[i : i + 1, : len(response)]
-        total = total + mixture[i] * sample_loss(own, e, 1.0, "token")
-    return total
 
 
 def ascend(update: Any, steps: int = 500) -> Tensor:

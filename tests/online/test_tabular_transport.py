@@ -12,8 +12,8 @@ from dschat.algorithms import ppo_policy_loss
 from dschat.regularization import SinkhornDivergence
 from dschat.rollout.experience import Experience, Rollout
 from scipy.optimize import minimize
+from tabular import LIMIT, RESPONSES, logprobs_of, rows_of, world
 from target_fixtures import responses_of, with_gae
-from test_tabular_world import LIMIT, RESPONSES, logprobs_of, rows_of, world
 from torch import Tensor
 
 BETA, EPSILON = 1.5, 0.5

@@ -11,7 +11,6 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.optimizer import schedule
-from dschat.models.zero3 import whole_parameters
 from dschat.online import updates
 from dschat.online.faults import find_fault
 from dschat.online.loop import OnlineTrainer
@@ -20,7 +19,7 @@ from dschat.rollout.experience import Experience, make_rollout
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings
 from dschat.runtime.faults import GradientWatch, discard_gradients
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import make_trainer, online_settings, updates_of
 
 NAN = float("nan")
 
@@ -252,13 +251,6 @@ def test_a_bad_gradient_of_one_model_stops_both(
     assert same == [[False, False], [True, True], *[[False, False]] * 5]
     assert [row["skipped"] for row in rows] == [0, 0, 1, 0, 0, 0, 0, 0]
     assert rows[3]["bad_steps"] == 1
-
-
-def updates_of(engine: Any) -> torch.Tensor:
-    """All weights of an engine as one vector."""
-    parameters = list(engine.module.parameters())
-    with whole_parameters(parameters):
-        return torch.cat([p.detach().flatten() for p in parameters])
 
 
 @pytest.mark.parametrize("align", [False, True])

@@ -17,9 +17,9 @@ from dschat.data.prompts import PromptExample
 from dschat.online.losses import sample_loss
 from dschat.rollout.reference_samples import positions_in_common
 from dschat.scoring.sample_term import with_samples
+from tabular import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of
+from tabular_references import COUNT, CPU, TOKENIZER, World, expected_update, experience
 from target_fixtures import with_group_targets
-from test_tabular_references import COUNT, CPU, TOKENIZER, World, expected_update, experience
-from test_tabular_world import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of
 from torch import Tensor
 
 Pair = tuple[int, int, float]

@@ -20,9 +20,9 @@ from dschat.supervised.reward_modeling import PreferenceTrainer, train_reward_mo
 from dschat.supervised.sft import SupervisedTrainer, train_sft
 from dschat.supervised.trainer import CheckedEngine
 from launch import STEP1
+from online_fixtures import updates_of
 from resume_fixtures import forget_zero3, metrics, models_in, run_with_fault, stop_at
 from safetensors.torch import load_file
-from test_faults import updates_of
 
 BATCH = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 TRAINERS = {"sft": SupervisedTrainer, "reward": PreferenceTrainer, "dpo": MultiReferenceTrainer}
