@@ -60,6 +60,7 @@ MAY_DIFFER = {
     "reference_residency",
     "actor_gradient_checkpointing",
     "critic_gradient_checkpointing",
+    *("gradient_checkpointing", "report_to"),  # of gsm8k_grpo.py
     "profile_steps",
     "vllm_gpu_memory_utilization",
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
-from dschat.settings.flags import RARELY_NEEDED, with_parts
+from dschat.settings.flags import RARELY_NEEDED, plugin_flag, with_parts
 from dschat.settings.online_checks import GROUPED, check
 from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
@@ -133,11 +133,8 @@ class OnlineFlags(Settings):
     clip_reward_value: float = flag(
         2.5, "Scores of responses are clipped to plus or minus this before training (0: not)."
     )
-    plugin: list[str] | None = flag(
-        None,
-        "A Python file of yours that registers penalties, rewards or other parts; it is run before "
-        "flags are read. May be given several times.",
-        repeatable=True,
+    plugin: list[str] | None = plugin_flag(
+        "regularizers, rewards, advantages, policy losses or data schemas"
     )
 
     algorithm: str = flag(

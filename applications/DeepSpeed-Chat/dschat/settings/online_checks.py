@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dschat.settings.command_line import require
+from dschat.settings.flags import require_at_least
 from dschat.settings.supervised import require_resume
 
 BACKENDS = ["native", "transformers", "vllm"]
@@ -136,9 +137,9 @@ def _require_models(config: Any) -> None:
 
 
 def _require_ranges(config: Any) -> None:
+    require_at_least(config, 1, *AT_LEAST_ONE)
+    require_at_least(config, 0, *NOT_NEGATIVE)
     for names, holds, expected in (
-        (AT_LEAST_ONE, lambda v: v >= 1, "1 or more"),
-        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
         (POSITIVE, lambda v: v > 0, "a number above 0"),
         (PROBABILITIES, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     ):
