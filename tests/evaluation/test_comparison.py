@@ -56,27 +56,12 @@ def test_prompts_in_one_file_only(tmp_path: Path) -> None:
         aligned(tmp_path, a, b)
     found = aligned(tmp_path, a, b, allow_unpaired=True)
     assert (len(found.lines), found.unpaired) == (1, [2, 1])
-    with pytest.raises(UserError, match="no prompt in common"):
-        aligned(tmp_path, a, [("x", "", 0.0)], allow_unpaired=True)
-
-
-def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
-    good = write(tmp_path / "a.jsonl", [("p", "r", 1.0)])
-    bare = tmp_path / "b.jsonl"
-    bare.write_text('{"prompt": "p", "response": "r"}\n')
-    with pytest.raises(UserError, match="row 1 has no reward"):
-        read_aligned([good, str(bare)])
-    for arguments in (["--allow_unpaired", "a", "b"], ["--allow-unpaired", "true", "a", "b"]):
-        config = COMPARE.parse([*arguments, "--seed", "3"])
-        assert (config.files, config.allow_unpaired, config.seed) == (["a", "b"], True, 3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("a", "1 files are given; expected two or more"),
         ("a a", "given twice"),
-        ("a b --stemmer", "--stemmer is of ROUGE"),
         ("a b --greedy", "--greedy has no effect on files"),
         ("a b --models x=y --dataset d", "either files of responses or --models"),
         ("--models x=y", "Give --dataset"),

@@ -161,25 +161,3 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
             os.close(person.terminal)
     assert "Traceback" not in person.seen
     assert [json.loads(x)["line"] for x in output.read_text().splitlines()] == [1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_and_errors(name: str) -> None:
-    watch = (
-        "import runpy, sys; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: assert not {'torch', 'openai'} & set(sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", watch, str(SCRIPTS[name]), "--help"],
-        env=environment(COLUMNS="100"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--dataset {summarize,hh-rlhf" in done.stdout
-    wrong = run_script(SCRIPTS[name], ["--datset", "x"])
-    assert wrong.returncode == 1
-    assert "error: Unknown flag '--datset'. Did you mean --dataset?" in wrong.stderr
-    assert "Traceback" not in wrong.stderr

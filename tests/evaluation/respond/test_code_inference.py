@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 from dpo_fixtures import command_line
 from dschat.evaluation.respond.code_run import (
-    code_figures,
     figures_by_difficulty,
     infer_programs,
     reported_ks,
@@ -125,29 +123,6 @@ def test_the_summary_is_of_the_rows(whole: dict[str, Any]) -> None:
     error = statistics.stdev(means) / len(means) ** 0.5
     assert figures["sft"]["standard_error"] == pytest.approx(error)
     assert figures["sft"]["ended"] == statistics.fmean(row["ended"] for row in rows)
-
-
-def test_pass_at_k_by_enumeration() -> None:
-    """Every way to choose k of the responses, for every k, with verdicts drawn at random."""
-    generator = random.Random(0)
-    responses, problems = 7, 6
-    rows, solved = [], []
-    for _ in range(problems):
-        chance = generator.random()
-        solved.append([generator.random() < chance for _ in range(responses)])
-        rows += [
-            {"verdicts": ["passed", "passed" if right else "wrong"], "reward": 0.0}
-            for right in solved[-1]
-        ]
-    figures = code_figures(rows, responses)
-    assert [name for name in figures if name.startswith("pass@")] == [
-        "pass@1",
-        "pass@1_error",
-        *(f"pass@{k}" for k in (2, 3, 4, 5, 7)),
-    ]
-    for k in (1, 2, 3, 4, 5, 7):
-        tries = [statistics.fmean(map(any, itertools.combinations(s, k))) for s in solved]
-        assert figures[f"pass@{k}"] == pytest.approx(statistics.fmean(tries)), k
 
 
 def test_shares_and_difficulties_by_hand() -> None:

@@ -85,16 +85,6 @@ def lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-@pytest.mark.slow
-def test_an_error_is_one_message(code_flags: dict[str, Any], tmp_path: Path) -> None:
-    asked = {**code_flags, "proj-path": tmp_path, "model": tmp_path / "nowhere"}
-    done = run_script(SCRIPT, command_line(asked))
-    assert done.returncode == 1
-    (message,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert message.startswith("error: --model")
-    assert "nowhere: no such folder" in message
-
-
 def refused(flags: dict[str, Any], match: str, **changes: Any) -> None:
     asked = {**flags, **changes}
     words = command_line({name: value for name, value in asked.items() if value is not None})
@@ -109,29 +99,21 @@ def flags(code_flags: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 def test_flags(flags: dict[str, Any]) -> None:
     refused(flags, "--top_k 0: expected 1 or more", top_k=0)
-    refused(flags, "--num_responses 0: expected 1 or more", num_responses=0)
     refused(flags, "--test_seconds 0.0: expected", test_seconds=0)
     refused(flags, "--reward_workers 0", reward_workers=0)
     refused(flags, "Give the policy: --model", model=None, **{"no-actor-folder": None})
-    refused(flags, "Remove --num.responses and --top.k", temperature=0)
     refused(flags, "num.responses has no effect with --ref-scores", **{"ref-scores": True})
     data = {name: flags[name] for name in ("proj-path", "dataset")} | {"ref-scores": True}
     refused(data, "gpu has no effect with --ref-scores", gpu=0)
     refused(data, "batch.size has no effect with --ref-scores", batch_size=3)
     refused(data, "dtype has no effect with --ref-scores", dtype="bf16")
     refused(data, "--max-prompt-tokens 9 has no effect.*Give --model too", max_prompt_tokens=9)
-    refused(flags, "scored by their tests", **{"reward-model": "rm"})
     refused(flags, "use inference_with_rewards.py", reference_model="sft")
 
 
 def test_data(flags: dict[str, Any], tmp_path: Path) -> None:
     refused(flags, "--dataset app: neither apps nor a file", dataset="app")
     refused(flags, "None of the 8 prompts has 2 tokens", max_prompt_tokens=2)
-    other = tmp_path / "other"
-    other.mkdir()
-    row = {"prompt": "Human: x", "chosen": "a", "rejected": "b"}
-    write(other, [row])
-    refused(flags, "preferences rows, which have no tests; expected rows as in", dataset=other)
     broken = tmp_path / "broken"
     broken.mkdir()
     tests = json.dumps({"inputs": ["1"], "outputs": ["1", "2"]})

@@ -29,9 +29,7 @@ def test_flags(flags: dict[str, Any]) -> None:
     refused(flags, "--temperature -1.0: expected 0", temperature=-1)
     refused(flags, "--temperature nan", temperature="nan")
     refused(flags, "--dtype 'fp8' is unknown", dtype="fp8")
-    refused(flags, "--max-new-tokens has no effect with --ref-scores", ref_scores=True)
     refused(flags, "give --model too", model=None, no_actor_folder=True, ref_scores=True)
-    refused(flags, "Unknown flag", temprature=1)
 
 
 def test_models(flags: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
