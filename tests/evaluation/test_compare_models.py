@@ -19,7 +19,7 @@ from dschat.example.arithmetic_model import write_model
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rollout.generation import GenerationSettings
 from dschat.rollout.sampler import Sampler
-from dschat.settings.comparison import CompareConfig
+from dschat.settings.comparison import COMPARE, CompareConfig
 from online_fixtures import write_prompts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -196,6 +196,21 @@ def test_a_reward_model_and_a_reward_of_ones_own(
         assert [r["scores"]["letters"] for r in rows] == [len(r["response"]) for r in rows]
     # The same model with the same random numbers says the same.
     assert figures.outcomes[1].ties.mean == 1.0
+
+
+def test_checked_answers_with_the_flags_of_their_reward(folder: Path) -> None:
+    flags = f"--models new={folder / 'policy'} --dataset {folder / 'correct'} --num_samples 2"
+    flags += f" --max_new_tokens 4 --resamples 200 --output {folder / 'checked'}"
+    flags += " --reward math_answers --answer_extraction tags --tag_reward 0.5"
+    config = COMPARE.parse(flags.split())
+    assert [m.name for m in compare(config).measures][-1].startswith("answer: ")
+    (row, _) = rows_of(folder / "checked" / "new.jsonl")
+    assert row["scores"]["tags"] in (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert row["scores"]["accuracy"] in (True, False)
+    with pytest.raises(UserError, match="--answer_extraction last_word: expected"):
+        COMPARE.parse([*flags.split(), "--answer_extraction", "last_word"])
+    with pytest.raises(UserError, match="name the model's folder with --reward_model"):
+        COMPARE.parse([*flags.split(), "--reward", "reward_model"])
 
 
 def test_a_kind_without_problems_is_refused(folder: Path) -> None:

@@ -73,7 +73,7 @@ def hostile_page(models: int = 2) -> str:
     return page(figures, aligned, range(len(HOSTILE)))
 
 
-@pytest.mark.parametrize("models", [2, 3])
+@pytest.mark.parametrize("models", [1, 2, 3])
 def test_nothing_but_the_pages_own_elements(models: int) -> None:
     text = hostile_page(models)
     elements = Elements()
@@ -104,8 +104,9 @@ def test_harmless_text() -> None:
     assert long.endswith("x [... 5 more characters]")
 
 
-def test_the_plain_text_is_harmless_too() -> None:
-    aligned = hostile(3)
+@pytest.mark.parametrize("models", [1, 3])
+def test_the_plain_text_is_harmless_too(models: int) -> None:
+    aligned = hostile(models)
     everything = range(len(HOSTILE))
     pairs = pairs_text(aligned, everything)
     figures = figures_text(figures_of(aligned, Measuring(0, 200)))

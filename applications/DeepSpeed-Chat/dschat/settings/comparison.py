@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dschat.settings.command_line import CommandLine, Settings, flag, require
-from dschat.settings.rewards import FORMS, check_forms
+from dschat.settings.registry import REWARDS
+from dschat.settings.rewards import REWARD_MODEL, parse_rewards
 
 DIVERGENCES = ("KL", "Sinkhorn")
 FOR_MODELS = (
     *("models", "reference_models", "dataset", "num_samples", "max_prompt_tokens"),
     *("max_new_tokens", "temperature", "greedy", "batch_size", "dtype", "few_shot"),
-    *("reward_model", "reward", "answer_extraction", "kinds", "divergences", "epsilon"),
+    *("reward_model", "reward", "kinds", "divergences", "epsilon"),
 )
 """Flags that have no effect on files of responses."""
 
@@ -64,14 +65,16 @@ class CompareConfig(Settings):
         "Reward model that scores the responses; it may have another tokenizer.",
         group="What is measured",
     )
-    reward: list[str] = flag(
-        [],
-        "FILE.py:FUNCTION of your own rewards, or names of registered ones; each is a column. "
-        "Without this and --reward_model the rows' known answers are checked (as for gsm8k).",
+    reward: list[str] | None = flag(
+        None,
+        "What else scores the responses, each in a column of its own: names, or functions of your "
+        "own, my_file.py:function. Unset, and without --reward_model: whether the answer is the "
+        "row's known one, as for gsm8k (math_answers has the flags of that).",
+        registry=REWARDS,
+        repeatable=True,
     )
-    answer_extraction: list[str] = flag(
-        list(FORMS),
-        f"Where answers are looked for, the first form that a response has: {', '.join(FORMS)}.",
+    plugin: list[str] | None = flag(
+        None, "Python file that registers rewards or data schemas of your own.", repeatable=True
     )
     pass_k: list[int] = flag(
         [], "The k of pass@k; the largest is how many responses are sampled per prompt. Unset: 1."
@@ -176,7 +179,13 @@ class CompareConfig(Settings):
             "divergences" not in self.given or bool(self.reference_models),
             "--divergences are measured from --reference_models: give one, or remove the flag.",
         )
-        check_forms(self.answer_extraction)
+        if self.reward is not None:
+            specs = parse_rewards(self.reward)
+            require(
+                all(spec.name != REWARD_MODEL for spec in specs),
+                "--reward reward_model: name the model's folder with --reward_model instead.",
+            )
+        self.validate_parts()
 
 
 COMPARE = CommandLine(CompareConfig, positional="files")

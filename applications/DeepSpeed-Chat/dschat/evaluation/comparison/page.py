@@ -67,7 +67,9 @@ def page(figures: Figures, aligned: Aligned, indices: Sequence[int]) -> str:
         f'<p class="quiet">{_shown(HOW)}</p>',
     ]
     if indices:
-        parts.append(f"<h2>The {len(indices)} largest differences of the rewards</h2>")
+        several = len(figures.names) > 1
+        what = "largest differences of the rewards" if several else "first responses"
+        parts.append(f"<h2>The {len(indices)} {what}</h2>")
     parts += [_prompt(number, aligned, i) for number, i in enumerate(indices, start=1)]
     return "\n".join([*parts, "</main>\n</body>\n</html>\n"])
 

@@ -47,7 +47,7 @@ def estimate_text(estimate: Estimate, share: bool = False) -> str:
 
 def counts_text(figures: Figures) -> str:
     """How much was compared."""
-    what = "pairs of responses" if len(figures.names) == 2 else "responses of each"
+    what = {1: "responses", 2: "pairs of responses"}.get(len(figures.names), "responses of each")
     text = f"{figures.pairs} {what} to {figures.prompts} prompts"
     if any(figures.unpaired):
         each = (f"{n} of {x}" for n, x in zip(figures.unpaired, LETTERS, strict=False))
@@ -125,8 +125,12 @@ def pairs_text(aligned: Aligned, indices: Sequence[int]) -> str:
 
 def spread_text(aligned: Aligned, index: int) -> str:
     """How far the rewards of the responses to one prompt are apart."""
-    a, b, *more = (rows[index]["reward"] for rows in aligned.rows)
-    return f"difference {aligned.spread(index):.4g}" if more else f"A - B = {a - b:+.4g}"
+    rewards = [rows[index]["reward"] for rows in aligned.rows]
+    if len(rewards) == 1:
+        return f"reward {rewards[0]:.4g}"
+    if len(rewards) == 2:
+        return f"A - B = {rewards[0] - rewards[1]:+.4g}"
+    return f"difference {aligned.spread(index):.4g}"
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -37,8 +37,10 @@ from dschat.rewards.text_reward import TextReward
 from dschat.runtime.distributed import quiet_libraries
 from dschat.runtime.files import atomic_write_text
 from dschat.settings.comparison import CompareConfig
+from dschat.settings.rewards import FORMS
 
 Prompts = list[PromptExample]
+CHECKED = "math_answers"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def respond(config: CompareConfig) -> tuple[Aligned, Aligned | None]:
     tokenizer, width = _shared_vocabulary(folders)
     prompts = _prompts(config, tokenizer)
     _check_kinds(config, prompts)
-    rewards = [Rewards(config.replace(reward=[entry])).combined() for entry in config.reward]
+    rewards = [Rewards(config.replace(reward=[entry])).combined() for entry in config.reward or ()]
     model_reward = None
     if config.reward_model is not None:
         size = config.batch_size
@@ -212,8 +214,8 @@ def _columns(
         found, parts = score_responses(reward, [p.text for p in prompts], texts, examples)
         scores[reward.name if scores else "reward"] = found
         scores |= parts
-    if not scores:
-        forms = config.answer_extraction
+    if not scores or CHECKED in (config.reward or ()):
+        forms = getattr(config, "answer_extraction", FORMS)  # a flag of that reward
         scores["accuracy"] = [
             answered_correctly(text, p.example, forms)
             for text, p in zip(texts, prompts, strict=True)
