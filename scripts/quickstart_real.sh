@@ -22,7 +22,8 @@ python -m dschat.example.sentences --output_dir "$OUT/prompts" --seed "$SEED" \
   --train_size $((4 * GRPO_STEPS))
 
 echo "== 2/3 GRPO: $GRPO_STEPS steps of 4 prompts with 8 responses each"
-python -m dschat.example.sentences_grpo --refs "$MODEL" --dataset "$OUT/prompts" \
+python "$ROOT/applications/Multi-Reference/gsm8k_grpo.py" --refs "$MODEL" --dataset "$OUT/prompts" \
+  --reward "$ROOT/applications/DeepSpeed-Chat/dschat/example/sentence_check.py:SentenceReward" \
   --per_device_train_batch_size 16 --gradient_accumulation_steps 2 --num_generations 8 \
   --max_steps "$GRPO_STEPS" --learning_rate 2e-5 --lr_scheduler_type constant --gamma 0.05 \
   --max_prompt_length 64 --max_completion_length 28 --seed "$SEED" \

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.example import sentence_check, sentences_grpo
+from dschat.example import sentence_check
 from dschat.example.sentence_check import PARTS, SentenceReward, faults, succeeded
 from dschat.example.sentences import HELD_OUT, NOUNS, split_words
 from dschat.example.sentences import main as write_data
+from dschat.settings.online_scripts import GRPO
 from dschat.settings.registry import import_file
 from online_fixtures import command_line
 from tiny import build_tiny_tokenizer, tiny_config
 
+REWARD = f"{sentence_check.__file__}:SentenceReward"
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -101,11 +102,12 @@ def test_the_data(tmp_path: Path) -> None:
 def test_flags_of_checked_answers_are_refused(name: str, value: Any) -> None:
     flags = command_line(refs=["model"], output_dir="out", **{name: value})
     with pytest.raises(UserError, match=f"--{name}"):
-        sentences_grpo.command().parse(flags)
+        GRPO.parse([*flags, "--reward", REWARD])
 
 
 @pytest.mark.slow
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dschat.online.run import train_online
     from transformers import LlamaForCausalLM
 
     tokenizer: Any = build_tiny_tokenizer()
@@ -127,8 +129,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(used, "explained", by_length)
     # DeepSpeed cannot begin again in the process of a test that comes after this one.
     monkeypatch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["sentences_grpo", *flags.split()])
-    sentences_grpo.main()
+    train_online(GRPO.parse([*flags.split(), "--reward", REWARD]))
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert {"reward/word", "reward/sentence", "reward/success"} <= set(rows[0])
