@@ -65,6 +65,8 @@ def test_an_advantage(folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert rows
     assert not any("critic_lr" in row for row in rows)
+    # Responses one by one: within groups there would be nothing to learn from.
+    assert all(row["actor_grad_norm"] > 0 for row in rows)
     config = Path("runs/my_advantage/config.yaml").read_text()
     assert "advantage: batch" in config
     assert "least_std: 0.05" in config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,10 @@ def test_a_script_is_a_preset_of_a_penalty(line: Any, typed: str, expected: Any)
         (PPO, "--policy_loss ppo", "no policy loss named 'ppo'"),
         (PPO, "--regularizer kl --kl_type fkl", "--algorithm ppo needs --fkl_estimator per_state"),
         (PPO, "--vllm_gpu_memory_utilization 0.3", "belongs to --generation_backend vllm"),
+        (PPO, "--advantage rloo --lam 0.9", "--lam: --advantage rloo has no critic"),
+        (PPO, "--advantage gea", "no advantage named 'gea'. Did you mean 'gae'"),
+        (PPO, "--reward length", "no reward named 'length'. Known: math, code, reward_model"),
+        (PPO, "--reward math --sandbox limits", "--sandbox belongs to --reward code"),
         (PPO, "--epsilon_high 0", "--epsilon_high 0.0: expected a number above 0"),
         (PPO, "--max_steps 3", "Unknown flag '--max_steps'"),
         (WPR, "--transport sinkhorn_divergence --cost_dim 5", "--cost_dim belongs to --transport"),
@@ -62,6 +67,34 @@ def test_a_script_is_a_preset_of_a_penalty(line: Any, typed: str, expected: Any)
 def test_flags_that_do_not_fit_are_refused(line: Any, typed: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         line.parse([*MODELS.split(), *typed.split()])
+
+
+@pytest.mark.parametrize(
+    ("line", "typed", "expected"),
+    [
+        (PPO, "", ("gae", True, 1, True)),
+        (PPO, "--algorithm rloo", ("rloo", False, 8, True)),
+        (PPO, "--advantage grpo --num_generations 4", ("grpo", False, 4, True)),
+        (PPO, "--algorithm grpo --advantage gae", ("gae", True, 1, True)),
+        (PPO, "--reward math code:0.5", ("gae", True, 1, False)),
+        (WPR, "--reward math --reward reward_model:2", ("gae", True, 1, True)),
+        (PPO_APPS, "--reward reward_model", ("gae", True, 1, True)),
+    ],
+)
+def test_advantage_critic_group_and_reward(line: Any, typed: str, expected: Any) -> None:
+    config = line.parse([*MODELS.split(), *typed.split()])
+    found = (config.advantage_name, config.trains_critic, config.group_size())
+    assert (*found, config.uses_reward_model) == expected
+    assert config.policy_loss == "ppo_clip"
+
+
+def test_a_reward_of_ones_own_needs_neither_critic_nor_reward_model(tmp_path: Path) -> None:
+    file = tmp_path / "my.py"
+    file.write_text("raise AssertionError('settings run no code of a reward')")
+    flags = f"--algorithm grpo --actor_model_name_or_path a --output_dir o --reward {file}:f"
+    config = PPO.parse(flags.split())
+    assert (config.trains_critic, config.uses_reward_model) == (False, False)
+    assert config.critic_model_name_or_path is None
 
 
 def test_grpo_has_the_names_of_hugging_face() -> None:
