@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -55,6 +56,20 @@ def test_whatever_can_be_called_like_one_is_a_reward(
     assert (adapted.name, adapted.collective) == (name, collective)
     assert score_responses(adapted, PROMPTS, RESPONSES, ROWS) == ([3.0, 6.0], parts)
     assert as_reward(adapted) is adapted
+
+
+def test_all_calls_of_an_async_reward_share_an_event_loop() -> None:
+    """As connections of a client that is kept between calls need it."""
+    loops = []
+
+    async def noted(prompts: list[str], *_: Any) -> list[float]:
+        loops.append(asyncio.get_running_loop())
+        return [0.0] * len(prompts)
+
+    for _ in range(2):
+        score_responses(as_reward(noted), PROMPTS, RESPONSES, ROWS)
+    assert loops[0] is loops[1]
+    assert not loops[0].is_closed()
 
 
 def test_a_name_given_goes_before_the_functions_own() -> None:

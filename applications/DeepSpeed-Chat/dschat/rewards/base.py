@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -103,7 +105,15 @@ def awaited(result: Any) -> Any:
     async def wait() -> Any:
         return await result
 
-    return asyncio.run(wait())
+    return _event_loop().run_until_complete(wait())
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One for all calls: connections that a reward keeps between calls belong to it."""
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
 
 
 def score_responses(
