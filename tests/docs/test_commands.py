@@ -14,7 +14,8 @@ import pytest
 from command_lines import COMMANDS, SCRIPTS, command_line
 from doc_pages import PAGES, ROOT, Command, commands
 
-FOUND = [command for page in PAGES for command in commands(page)]
+RUN = "extending.md"  # test_extending.py runs its commands, with the files that they name
+FOUND = [command for page in PAGES if page.name != RUN for command in commands(page)]
 LAUNCHERS = {"-i": 1, "--include": 1, "--num_accelerators": 1, "--master_port": 1}
 LAUNCHERS |= {"--hostfile": 1, "--no_python": 0}
 UNFINISHED = re.compile(r"\.\.\.|my_|\.yaml$|^\[")

@@ -1,13 +1,18 @@
-"""The built-in parts: an entry for each, whose module is imported when a run uses it."""
+"""The registries with all built-in parts: an entry each, imported when a run uses it.
+
+Entries with flags of their own stand beside these: `dschat.settings.penalties` and `.rewards`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES, REWARDS
+from dschat.settings.penalties import REGULARIZERS
+from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES
+from dschat.settings.rewards import REWARDS
 
-__all__ = ["ADVANTAGES", "DATA_SCHEMAS", "POLICY_LOSSES", "REWARDS"]
+__all__ = ["ADVANTAGES", "DATA_SCHEMAS", "POLICY_LOSSES", "REGULARIZERS", "REWARDS"]
 
 
 @dataclass
@@ -52,6 +57,3 @@ _SCHEMAS = {
 }
 for _name, _target in _SCHEMAS.items():
     DATA_SCHEMAS.add(_name, f"dschat.data.schemas.{_target}")
-
-# Built by `dschat.online.models`, because the critic without its adapters may be the same model.
-REWARDS.add("reward_model", "", summary="a sequence classifier, --critic_model_name_or_path")

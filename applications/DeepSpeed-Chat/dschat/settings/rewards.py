@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dschat.settings.command_line import Settings, flag, require
-from dschat.settings.parts import REWARDS
+from dschat.settings.registry import REWARDS
 
 REWARD_MODEL = "reward_model"
+# Loaded by `dschat.online.models`: the critic without its adapters may be the same model.
+REWARDS.add(REWARD_MODEL, "", summary="a sequence classifier, --critic_model_name_or_path")
 
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>[^:]*)(:(?P<weight>.*))?")
 _NAMED = re.compile(r"(?P<name>[^:]*)(:(?P<weight>.*))?")
