@@ -56,7 +56,7 @@ def test_a_script_is_a_preset_of_a_penalty(line: Any, typed: str, expected: Any)
         (PPO, "--vllm_gpu_memory_utilization 0.3", "belongs to --generation_backend vllm"),
         (PPO, "--advantage rloo --lam 0.9", "--lam: --advantage rloo has no critic"),
         (PPO, "--advantage gea", "no advantage named 'gea'. Did you mean 'gae'"),
-        (PPO, "--reward length", "no reward named 'length'. Known: math, code, reward_model"),
+        (PPO, "--reward length", "no reward named 'length'. Known: reward_model, math, code"),
         (PPO, "--reward math --sandbox limits", "--sandbox belongs to --reward code"),
         (PPO, "--epsilon_high 0", "--epsilon_high 0.0: expected a number above 0"),
         (PPO, "--max_steps 3", "Unknown flag '--max_steps'"),
