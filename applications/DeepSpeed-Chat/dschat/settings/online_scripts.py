@@ -28,6 +28,8 @@ TRANSPORT = Renamed(
     "of the mean token distance.",
 )
 
+PROGRAMS = Renamed("reward", default=["code"])
+
 PPO: CommandLine[OnlineConfig] = CommandLine(OnlineConfig, absent=NOT_IN_STEP_3)
 """main.py"""
 WPR: CommandLine[OnlineConfig] = CommandLine(
@@ -35,14 +37,13 @@ WPR: CommandLine[OnlineConfig] = CommandLine(
 )
 """main_wpr.py"""
 PPO_APPS: CommandLine[OnlineConfig] = CommandLine(
-    OnlineConfig, absent=NOT_IN_STEP_3, preset={"reward": ["code"]}
+    OnlineConfig, table={"reward": PROGRAMS}, absent=NOT_IN_STEP_3
 )
 """main_apps.py"""
 WPR_APPS: CommandLine[OnlineConfig] = CommandLine(
     OnlineConfig,
-    table={"transport": TRANSPORT},
+    table={"transport": TRANSPORT, "reward": PROGRAMS},
     absent=NOT_IN_STEP_3,
-    preset={"reward": ["code"]},
 )
 """main_wpr_apps.py"""
 
