@@ -83,7 +83,7 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ),
     # Files of settings
     ("sft", "nowhere.yaml", "The config file 'nowhere.yaml' cannot be read"),
-    ("sft", "list.yaml", "'list.yaml' holds a list; expected names and values"),
+    ("sft", "list.yaml", "'list.yaml' is a list; expected names and values"),
     ("sft", "torn.yaml", "'torn.yaml' cannot be read: .*line 3, column 1"),
     ("reward", "torn.json", "'torn.json' cannot be read: Expecting property name"),
     ("ppo", "latin.yaml", "'latin.yaml' cannot be read: 'utf-8' codec"),
@@ -210,7 +210,7 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("sample", "--savepath notes.txt/x", "notes.txt/x could not be written"),
     ("plot", "run --output notes.txt", "notes.txt"),
     ("compare", "a.jsonl b.jsonl --output notes.txt", "notes.txt"),
-    # Checkpoints to go on from
+    # Checkpoints to resume from
     ("sft", "--resume_from_checkpoint nowhere", "nowhere is not a complete checkpoint"),
     ("ppo", "--resume_from_checkpoint checkpoint/resumable-3", "complete.json cannot be read"),
     ("grpo", "--resume_from_checkpoint run", "run is not a complete checkpoint"),

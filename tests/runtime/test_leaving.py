@@ -131,6 +131,14 @@ os._exit = watched
 sys.modules["torch"] = types.ModuleType("torch")
 run_script(lambda: print("done"))
 """
+CALL = 'run_script(lambda: print("done"))'
+# As the published scripts and the console commands do.
+COMMAND = """
+from dschat.commands import sft
+sft.COMMAND_LINE = types.SimpleNamespace(parse=lambda **_: None)
+sys.modules["dschat.supervised.sft"] = types.SimpleNamespace(run_sft=lambda _: print("done"))
+sft.main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -138,15 +146,17 @@ run_script(lambda: print("done"))
     [
         (["script.py"], True),
         (["-m", "script"], True),
+        (["command.py"], True),
         (["-m", "cProfile", "-o", "profile", "script.py"], False),
         (["-c", "import runpy; runpy.run_path('script.py'); open('profile', 'w').close()"], False),
     ],
-    ids=["path", "module", "profiler", "runpy"],
+    ids=["path", "module", "command", "profiler", "runpy"],
 )
 def test_it_leaves_only_where_nobody_waits_for_it(
     command: list[str], leaves: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "command.py").write_text(SCRIPT.replace(CALL, COMMAND))
     done = subprocess.run(
         [sys.executable, *command],
         cwd=tmp_path,

@@ -117,10 +117,10 @@ class CommandLine(Generic[ConfigT]):
     Attributes:
         settings: a dataclass of `flag(...)` fields. Its `validate()`, if any, is called on the
             result. If it is a `Settings`, the result knows what was given, and flags' names.
-        description: shown by `--help` as it stands.
+        description: shown by `--help` without reflowing it.
         refused: known flags that are refused -> what to use instead.
-        table: published flag -> the setting that it sets (of the dataclass or of a part), or how
-            it differs from it. Settings that are not in it have their own names.
+        table: published flag -> the setting that it sets (of the dataclass or of a part), or a
+            `Renamed`, if it differs in more than the name. Other settings keep their own names.
         absent: settings for which this script has no flag.
         preset: settings that this script decides -> their values; there is no flag for them.
         own: a `Settings` dataclass of flags that only this script has. Its
@@ -380,7 +380,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """The description as it stands, one spelling of every flag, and no usage of a hundred flags."""
+    """Keeps the description's line breaks, and shows one spelling of every flag."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = argparse.Action(action.option_strings[:1], action.dest, metavar=action.metavar)
@@ -445,13 +445,13 @@ def _help(f: Flag) -> str:
     default = f.default
     if isinstance(default, list):
         default = " ".join(map(str, default)) or None
-    # Not so of what is unset (the help says what that means) and of switches.
-    told = "" if default is None or default is False else f" (default: {default})"
-    switch = f" (--no_{f.name}: not)" if default is True else ""
+    # The help says what an unset flag means; a switch is off by default.
+    shown = "" if default is None or default is False else f" (default: {default})"
+    switch = f" (--no_{f.name} turns it off)" if default is True else ""
     parts = ""
     if f.registry is not None and not f.choices and len(f.registry):
         parts = f" Known: {', '.join(f.registry)}; --{f.name} NAME --help shows the flags of one."
-    return (f.help + parts + told + switch).replace("%%", "%").replace("%", "%%")
+    return (f.help + parts + shown + switch).replace("%%", "%").replace("%", "%%")
 
 
 def _truth(text: str) -> bool:
@@ -476,7 +476,7 @@ def _part_group(f: Flag, settings_class: type) -> str:
 
 
 def _mark_switches(arguments: list[str], flags: Sequence[Flag]) -> None:
-    """Make `--switch` before an argument that stands without a flag `--switch=true`."""
+    """Write `--switch` as `--switch=true` where an argument without a flag follows it."""
     switches = {name for f in flags if f.kind is bool for name in (f.name, *f.aliases)}
     for i, (argument, following) in enumerate(itertools.pairwise(arguments)):
         if (
@@ -544,7 +544,7 @@ def _read_config_file(path: str) -> dict[str, Any]:
         raise UserError(f"The config file {path!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UserError(
-            f"The config file {path!r} holds a {type(values).__name__}; "
+            f"The config file {path!r} is a {type(values).__name__}; "
             "expected names and values, one flag a line (learning_rate: 1e-5)."
         )
     return values

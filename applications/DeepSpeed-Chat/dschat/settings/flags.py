@@ -43,8 +43,8 @@ def flag(
     Args:
         default: may be a list.
         help: what `--help` says; the default is added to it.
-        group: title of the group of flags that begins with this one and goes on until the next
-            title; groups of one title are one group.
+        group: title of the group of flags that begins with this one, up to the next title; groups
+            of the same title are merged.
         aliases: other names of the flag, without dashes.
         registry: the value names a part (for a list: parts), whose settings become flags too.
         repeatable: a list flag that may be given several times, each adding to it.
@@ -77,7 +77,7 @@ def plugin_flag(parts: str) -> Any:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `UserError(message)` unless the condition holds."""
+    """Raise `UserError(message)` if the condition is false."""
     if not condition:
         raise UserError(message)
 
@@ -191,9 +191,9 @@ class Settings:
                     settings.validate()
 
     def as_flags(self) -> dict[str, Any]:
-        """Published flag -> value, of all flags that this script has: what config.yaml holds.
+        """Published flag -> value, of all flags of this script: the contents of config.yaml.
 
-        It can be given back as a config file.
+        It can be used as a config file.
         """
         found = {}
         for f in self.published or flags_of(type(self)):
@@ -216,7 +216,7 @@ class Settings:
 def chosen_parts(chooser: Flag, value: Any) -> Iterator[Any]:
     """The parts (`registry.Part`) that a value of this flag names.
 
-    In a list an entry may go on after a colon (`name:weight`) and may name no part (`file.py:f`).
+    An entry of a list may have more after a colon (`name:weight`), or name no part (`file.py:f`).
 
     Raises:
         UserError: there is no part of that name.

@@ -84,8 +84,8 @@ class InferenceFlags(Settings):
     )
     gpu: int | None = flag(
         None,
-        "Index of the GPU, from 0, for one process; unset: the first GPU, or the CPU where there "
-        "is none. Under deepspeed each rank has its own.",
+        "Index of the GPU, from 0, for one process; unset: the first GPU, or the CPU if there is "
+        "none. Under deepspeed each rank has its own.",
         group="Devices",
     )
     batch_size: int = flag(16, "Responses per rank at a time.")
@@ -178,7 +178,7 @@ def model_name(path: str) -> str:
 
 
 def dataset_name(dataset: str, short_names: Mapping[str, str]) -> str:
-    """The folder of a data set's results: the short name where there is one, else the path's."""
+    """The folder of a data set's results: its short name if it has one, else the path's."""
     parts = Path(dataset).parts
     for short, name in short_names.items():
         if dataset == short or "/".join(parts[-2:]) == name:

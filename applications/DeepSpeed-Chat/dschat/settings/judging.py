@@ -155,14 +155,14 @@ class JudgeCommandLine(CommandLine[JudgeConfig]):
         rest = list(sys.argv[1:] if argv is None else argv)
         key = _take_key(rest)
         environment = os.environ.get(KEY_VARIABLE)
-        told = io.StringIO()  # the parser repeats an invalid value, such as a misplaced key
+        messages = io.StringIO()  # the parser repeats an invalid value, such as a misplaced key
         try:
-            with contextlib.redirect_stderr(told):
+            with contextlib.redirect_stderr(messages):
                 config = super().parse(rest, description)
         except UserError as error:
             raise UserError(redact(str(error), key, environment)) from None
         finally:
-            print(redact(told.getvalue(), key, environment), end="", file=sys.stderr)
+            print(redact(messages.getvalue(), key, environment), end="", file=sys.stderr)
         config.sk = key or environment
         return config
 
@@ -224,7 +224,7 @@ def checked_key(key: str | None) -> str:
     """The key without white space around it.
 
     Raises:
-        UserError: there is none, or it holds characters that no header can carry.
+        UserError: there is none, or it has characters that are not allowed in an HTTP header.
     """
     key = (key or "").strip()
     if not key:

@@ -75,14 +75,17 @@ def reference_weights(config: Any, kl_type: str | None = None) -> list[tuple[str
     for given, missing in (("ref_a", "ref_b"), ("ref_b", "ref_a")):
         require(
             getattr(config, missing) is not None,
-            f"--{given} is given without --{missing}. Give both, or a single reference with "
-            f"--refs {getattr(config, given)}",
+            f"{config.flag(given)} is given without {config.flag(missing)}. Give both, or a single "
+            f"reference with --refs {getattr(config, given)}",
         )
     assert config.ref_a is not None
     assert config.ref_b is not None
     for name in ("alpha", "beta"):
         value = getattr(config, name)
-        require(0.0 <= value <= 1.0, f"--{name} {value}: expected the weight of ref_a, in [0, 1].")
+        require(
+            0.0 <= value <= 1.0,
+            f"{config.flag(name)} {value}: expected the weight of ref_a, in [0, 1].",
+        )
     weight = config.alpha if kl_type == "rkl" else config.beta
     return [(config.ref_a, weight), (config.ref_b, 1.0 - weight)]
 
@@ -96,7 +99,8 @@ def _from_list(config: Any) -> list[tuple[str, float]]:
     for name in ("alpha", "beta"):
         require(
             name not in config.given,
-            f"--{name} is the weight of --ref_a and has no meaning with --refs: use --ref_weights.",
+            f"{config.flag(name)} is the weight of --ref_a and has no effect with --refs: use "
+            "--ref_weights.",
         )
     return check_weights(config.refs, config.ref_weights)
 
