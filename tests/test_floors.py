@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dschat
-import pytest
 
 PACKAGE = Path(dschat.__file__).parent
 FLOORS = [
@@ -89,7 +88,6 @@ def test_no_import_goes_in_a_circle() -> None:
         remaining = {name: needs for name, needs in remaining.items() if name not in free}
 
 
-@pytest.mark.xfail(strict=True, reason="issue 13, under way")
 def test_no_folder_is_a_heap() -> None:
     folders = [p for p in (PACKAGE, *PACKAGE.rglob("*")) if p.is_dir()]
     sizes = {str(p.relative_to(PACKAGE)): len(list(p.glob("*.py"))) for p in folders}

@@ -14,9 +14,10 @@ import torch
 from dschat.checkpoint.ema import MovingAverage
 from dschat.checkpoint.model_folder import refuse_old_steps
 from dschat.checkpoint.resume import ResumableRun, open_run
+from dschat.data.prompts import PromptExample
 from dschat.models.loading import DTYPE_NAMES
+from dschat.online.answer_accuracy import prompt_results, summarise
 from dschat.online.checkpoints import Checkpointer
-from dschat.online.evaluation import AnswerEvaluation
 from dschat.online.loop import OnlineTrainer
 from dschat.online.metrics import Report
 from dschat.online.models import check_models, load_models, load_tokenizers
@@ -30,17 +31,12 @@ from dschat.online.plan import (
 )
 from dschat.online.pretraining_mix import load_mix
 from dschat.online.reference_sampling import draw_reference_samples
-from dschat.online.setup import (
-    generation_backend,
-    load_prompts,
-    make_engine,
-    sampler_of,
-    start,
-)
+from dschat.online.setup import generation_backend, load_prompts, make_engine, sampler_of, start
 from dschat.online.updates import Updater
 from dschat.regularization import PolicyRegularizer
 from dschat.rewards import RewardFunction
 from dschat.rewards.build import Rewards
+from dschat.rollout.generation import whole_model
 from dschat.rollout.sampler import RolloutSampler
 from dschat.runtime import distributed
 from dschat.runtime.faults import BadSteps
@@ -222,3 +218,44 @@ def resolved(
         if getattr(config, field.name) is None:
             values[field.name] = getattr(regularizer, field.name, None)
     return config.replace(**values)
+
+
+class AnswerEvaluation:
+    """Measures accuracy on the test part of the data: greedy, and in k tries.
+
+    Args:
+        config: an `OnlineConfig` with the reward `math`.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.prompts: list[PromptExample] | None = None
+
+    def __call__(self, trainer: OnlineTrainer) -> dict[str, float]:
+        """Metrics of `AccuracyReport`, the same on all ranks."""
+        config = self.config
+        if self.prompts is None:
+            self.prompts = load_prompts(config, trainer.tokenizer, held_out=True)
+        ks = [] if config.pass_k == [0] else config.pass_k
+        engine = trainer.actor
+        with whole_model(engine, engine.zero_optimization_partition_weights()) as model:
+            vocabulary = engine.module.output_layer.vocabulary_size
+            results = prompt_results(
+                model,
+                self.prompts,
+                sampler_of(config, trainer.tokenizer, vocabulary, trainer.device),
+                max(ks, default=0),
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                forms=config.answer_extraction,
+            )
+        every = [r for share in distributed.gather_objects(results) for r in share]
+        report = summarise(every, ks, config.answer_extraction)
+        tries = "".join(f", pass@{k} {value:.1%}" for k, value in report.pass_at.items())
+        low, high = report.interval
+        step = trainer.iteration * config.updates_per_iteration()
+        distributed.log_main(
+            f"accuracy at step {step}: {report.accuracy:.1%} ({low:.1%} to {high:.1%}) of "
+            f"{report.prompts} problems{tries}; answers found by {report.found_by_text()}"
+        )
+        return report.metrics()
