@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dschat.checkpoint.engine_checkpoint import careful_files
+from dschat.checkpoint.engine_checkpoint import checked_files
 
 
 class Stage(int, Enum):
@@ -25,7 +25,7 @@ def test_members_of_enumerations_are_saved_as_their_values(tmp_path: Path) -> No
         "optimizer_state_dict": OrderedDict(zero_stage=Stage.WEIGHTS, groups=[(Stage.WEIGHTS, 1)]),
         "weights": torch.arange(3),
     }
-    careful_files().save(state, str(tmp_path / "state.pt"))
+    checked_files().save(state, str(tmp_path / "state.pt"))
     found = torch.load(tmp_path / "state.pt", weights_only=True)
     assert found["optimizer_state_dict"] == OrderedDict(zero_stage=3, groups=[(3, 1)])
     assert type(found["optimizer_state_dict"]["zero_stage"]) is int

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import pytest
 import torch
-from dschat.checkpoint.engine_checkpoint import careful_files, load_values
+from dschat.checkpoint.engine_checkpoint import checked_files, load_values
 from dschat.data.text import conversation_text
 from dschat.errors import UserError
 from dschat.models.convert_reward_model import convert
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     """What --resume_from_checkpoint reads of an engine."""
     mark, path = tmp_path / "mark", tmp_path / "state.pt"
     torch.save({"module": Touch(mark)}, path)
-    for load in (careful_files().load, load_values):
+    for load in (checked_files().load, load_values):
         with pytest.raises(UserError, match="holds more than weights"):
             load(str(path))
     assert not mark.exists()

@@ -11,15 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from dpo_fixtures import configured
 from dschat.data import clock
 from dschat.data.ends import set_ends_of
-from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
-from dschat.supervised.dpo import train_dpo
-from dschat.supervised.reward_modeling import train_reward_model
-from dschat.supervised.sft import train_sft
 from online_fixtures import make_trainer, online_settings
 from resume_fixtures import assert_same_run, forget_zero3, stop_at
+from step_fixtures import run_step
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -32,10 +28,8 @@ TEMPLATE = (
 
 
 @pytest.fixture(autouse=True)
-def _apart() -> Iterator[None]:
-    forget_zero3()
+def _now() -> Iterator[None]:
     yield
-    forget_zero3()
     clock.freeze(None)
 
 
@@ -93,10 +87,7 @@ def sft(chat_model: str, chats: str, output: Path, **flags: Any) -> dict[str, fl
         "learning_rate": 1e-2,
         **flags,
     }
-    forget_zero3()
-    config = SupervisedConfig(**settings)
-    config.validate()
-    return train_sft(config)
+    return run_step("sft", settings)
 
 
 def test_step_1_saves_all_ends(chat_model: str, chats: str, tmp_path: Path) -> None:
@@ -106,32 +97,16 @@ def test_step_1_saves_all_ends(chat_model: str, chats: str, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_dpo_saves_all_ends(chat_model: str, chats: str, tmp_path: Path) -> None:
-    config = configured(
-        {
-            "ref_a": chat_model,
-            "ref_b": chat_model,
-            "dataset": chats,
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 8,
-            "max_length": 96,
-        }
-    )
-    train_dpo(config)
+    flags = {"ref_a": chat_model, "ref_b": chat_model, "dataset": chats, "max_length": 96}
+    run_step("dpo", {**flags, "output_dir": tmp_path / "out", "per_device_train_batch_size": 8})
     check_folder(tmp_path / "out")
 
 
 @pytest.mark.slow
 def test_step_3_saves_all_ends(chat_model: str, chats: str, tmp_path: Path) -> None:
-    config = RewardModelingConfig(
-        model_name_or_path=chat_model,
-        data_path=[chats],
-        data_split="0,1,0",
-        output_dir=str(tmp_path / "rm"),
-        per_device_train_batch_size=8,
-        max_seq_len=96,
-    )
-    config.validate()
-    train_reward_model(config)
+    flags = {"model_name_or_path": chat_model, "data_path": [chats], "data_split": "0,1,0"}
+    flags |= {"output_dir": str(tmp_path / "rm"), "per_device_train_batch_size": 8}
+    run_step("reward", {**flags, "max_seq_len": 96})
     (reward,) = (tmp_path / "rm").glob("step_*")
     forget_zero3()
     settings = online_settings(tmp_path, Path(chat_model), reward, num_train_epochs=1)
@@ -176,7 +151,7 @@ def calendar(monkeypatch: pytest.MonkeyPatch) -> type[Calendar]:
     return Calendar
 
 
-def test_a_run_that_goes_on_the_next_day_has_the_same_prompts(
+def test_a_run_resumed_the_next_day_has_the_same_prompts(
     chat_model: str,
     chats: str,
     tmp_path: Path,
@@ -197,7 +172,7 @@ def test_a_run_that_goes_on_the_next_day_has_the_same_prompts(
 
 
 @pytest.mark.slow
-def test_step_3_goes_on_the_next_day(
+def test_step_3_resumed_the_next_day(
     chat_model: str, chats: str, tmp_path: Path, calendar: type[Calendar]
 ) -> None:
     reward = Path(reward_like(chat_model, tmp_path / "reward"))

@@ -11,10 +11,9 @@ import pytest
 import torch
 from dschat.models.lora import add_lora, merged_state_dict
 from dschat.models.optimizer import adamw
-from dschat.settings.supervised import SupervisedConfig
-from dschat.supervised.sft import train_sft
 from online_fixtures import make_trainer, online_settings
 from resume_fixtures import forget_zero3
+from step_fixtures import run_step
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -50,24 +49,20 @@ def train(
     settings: Callable[..., dict[str, Any]], model: Path, output: Path, **flags: Any
 ) -> tuple[Any, Any]:
     """Step 1 with a new end token; the saved model as plain transformers loads it."""
-    forget_zero3()
-    config = SupervisedConfig(
-        **settings(
-            model_name_or_path=str(model),
-            output_dir=str(output),
-            data_split="1,0,0",
-            end_of_conversation_token=NEW,
-            add_eot_token=True,
-            lora_dim=4,
-            lora_module_name="model.layers.",
-            lora_learning_rate=5e-2,
-            only_optimize_lora=True,
-            num_train_epochs=15,
-            **flags,
-        )
+    made = settings(
+        model_name_or_path=str(model),
+        output_dir=str(output),
+        data_split="1,0,0",
+        end_of_conversation_token=NEW,
+        add_eot_token=True,
+        lora_dim=4,
+        lora_module_name="model.layers.",
+        lora_learning_rate=5e-2,
+        only_optimize_lora=True,
+        num_train_epochs=15,
+        **flags,
     )
-    config.validate()
-    train_sft(config)
+    run_step("sft", made)
     forget_zero3()
     return AutoModelForCausalLM.from_pretrained(output).eval(), AutoTokenizer.from_pretrained(
         output

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from dpo_fixtures import command_line, configured
-from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
+from dpo_fixtures import command_line
 from dschat.supervised.batches import RankBatches
-from dschat.supervised.dpo import train_dpo
-from dschat.supervised.reward_modeling import train_reward_model
-from dschat.supervised.sft import train_sft
 from dschat.supervised.trainer import CheckedEngine
 from launch import DPO, STEP1, STEP2, run_script
 from preferences import rows
 from safetensors.torch import load_file
+from step_fixtures import run_step
 
 STEPS = ("sft", "reward", "dpo")
 SCRIPTS = {"sft": STEP1, "reward": STEP2, "dpo": DPO}
@@ -60,19 +57,6 @@ class Rows:
         return [json.loads(line) for line in lines], load_file(model / "model.safetensors")
 
 
-def run_here(step: str, flags: dict[str, Any]) -> None:
-    if step == "dpo":
-        train_dpo(configured(flags))
-        return
-    kind, train = {
-        "sft": (SupervisedConfig, train_sft),
-        "reward": (RewardModelingConfig, train_reward_model),
-    }[step]
-    config = kind(**flags)
-    config.validate()
-    train(config)
-
-
 def same(found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
     """The same losses, statistics and weights, up to rounding."""
     (metrics, weights), (others, other_weights) = found, expected
@@ -109,8 +93,8 @@ def test_seven_rows_as_2_2_2_1_are_a_batch_of_7(
     step: str, tmp_path: Path, dpo_models: dict[str, str], gradients: list[Any]
 ) -> None:
     data = Rows(tmp_path / "rows", dpo_models, 7)
-    run_here(step, data.flags(step, "whole", 7, 1))
-    run_here(step, data.flags(step, "ragged", 2, 4))
+    run_step(step, data.flags(step, "whole", 7, 1))
+    run_step(step, data.flags(step, "ragged", 2, 4))
     same(data.found(step, "ragged"), data.found(step, "whole"))
     whole, *_, ragged, _, _ = gradients
     assert whole.keys() == ragged.keys()
@@ -121,14 +105,16 @@ def test_seven_rows_as_2_2_2_1_are_a_batch_of_7(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "stage"), [("sft", 0), ("reward", 3), ("dpo", 2)])
+@pytest.mark.parametrize(("step", "stage"), [("sft", 0), ("sft", 3), ("reward", 3), ("dpo", 2)])
 def test_two_ranks_with_rows_for_one_and_a_half(
     step: str, stage: int, tmp_path: Path, dpo_models: dict[str, str]
 ) -> None:
     """5 rows as 2 and 2, then 1 and none: nothing is repeated, nothing hangs."""
     data = Rows(tmp_path / "rows", dpo_models, 5)
-    run_here(step, data.flags(step, "whole", 5, 1))
+    run_step(step, data.flags(step, "whole", 5, 1))
     flags = {**data.flags(step, "ranks", 2, 2), "zero_stage": stage}
+    if stage == 3:
+        flags["gradient_checkpointing"] = True
     run = run_script(SCRIPTS[step], command_line(flags), ranks=2)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     same(data.found(step, "ranks"), data.found(step, "whole"))

@@ -1,120 +1,60 @@
-"""Steps 1, 2 and DPO gone on with after SIGTERM, in this process: the uninterrupted run again."""
+"""Steps 1, 2 and DPO resumed after SIGTERM, in this process: the uninterrupted run again."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dpo_fixtures import configured
 from dschat.checkpoint import resumable
 from dschat.errors import UserError
-from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
-from dschat.supervised.dpo import train_dpo
-from dschat.supervised.reward_modeling import train_reward_model
-from dschat.supervised.sft import train_sft
 from preferences import rows
 from resume_fixtures import (
     assert_same_run,
     checkpoints,
-    forget_zero3,
     metrics,
     models_in,
     stop_at,
 )
 
-Settings = Callable[..., dict[str, Any]]
 Output = tuple[dict[str, float], str]
-
-
-@pytest.fixture(autouse=True)
-def _apart() -> Iterator[None]:
-    """Other tests' models are not partitioned either."""
-    forget_zero3()
-    yield
-    forget_zero3()
-
-
-@pytest.fixture
-def sft(tiny_model_dir: Path, settings: Settings, tmp_path: Path, capsys: Any) -> Any:
-    """Runs step 1 into a folder of the given name, 3 epochs of 4 optimiser steps."""
-
-    def run(name: str, **flags: Any) -> Output:
-        config = SupervisedConfig(
-            **settings(
-                **{
-                    "model_name_or_path": str(tiny_model_dir),
-                    "output_dir": str(tmp_path / name),
-                    "data_split": "1,0,0",
-                    "per_device_train_batch_size": 2,
-                    "gradient_accumulation_steps": 2,
-                    "num_train_epochs": 3,
-                    "dropout": 0.1,
-                    **flags,
-                }
-            )
-        )
-        config.validate()
-        forget_zero3()
-        return train_sft(config), capsys.readouterr().out
-
-    return run
+FLAGS: dict[str, dict[str, Any]] = {
+    # 3 epochs of 4 optimiser steps.
+    "sft": {"num_train_epochs": 3, "dropout": 0.1},
+    # Evaluates and saves every 3 micro-steps, which are not optimiser steps.
+    "reward": {
+        "num_train_epochs": 2,
+        "dropout": 0.1,
+        "eval_interval": 3,
+        "lr_scheduler_type": "linear",
+        "num_warmup_steps": 3,
+    },
+    # Rows are means over 3 optimiser steps.
+    "dpo": {"num_train_epochs": 2, "logging_steps": 3, "eval_steps": 2, "save_steps": 4},
+}
 
 
 @pytest.fixture
-def reward(tiny_reward_dir: Path, settings: Settings, tmp_path: Path, capsys: Any) -> Any:
-    """Runs step 2; evaluates and saves every 3 micro-steps, which are not optimiser steps."""
+def run(train: Any, dpo_models: dict[str, str], capsys: Any) -> Callable[..., Output]:
+    """Runs a kind of step into a folder of the given name; gives its result and output."""
 
-    def run(name: str, **flags: Any) -> Output:
-        config = RewardModelingConfig(
-            **settings(
-                **{
-                    "model_name_or_path": str(tiny_reward_dir),
-                    "output_dir": str(tmp_path / name),
-                    "data_split": "0,1,0",
-                    "per_device_train_batch_size": 2,
-                    "gradient_accumulation_steps": 2,
-                    "num_train_epochs": 2,
-                    "dropout": 0.1,
-                    "eval_interval": 3,
-                    "lr_scheduler_type": "linear",
-                    "num_warmup_steps": 3,
-                    **flags,
-                }
-            )
-        )
-        config.validate()
-        forget_zero3()
-        return train_reward_model(config), capsys.readouterr().out
+    def run_kind(kind: str, name: str, **flags: Any) -> Output:
+        references = {"refs": [dpo_models["a"], dpo_models["b"]]} if kind == "dpo" else {}
+        result = train(kind, name, **{**FLAGS[kind], **references, **flags})
+        return result, capsys.readouterr().out
 
-    return run
+    return run_kind
 
 
 @pytest.fixture
-def dpo(dpo_models: dict[str, str], dpo_settings: Settings, tmp_path: Path, capsys: Any) -> Any:
-    """Runs DPO; its rows are means over 3 optimiser steps."""
-
-    def run(name: str, **flags: Any) -> Output:
-        settings = dpo_settings(
-            ref_a=dpo_models["a"],
-            ref_b=dpo_models["b"],
-            output_dir=str(tmp_path / name),
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
-            num_train_epochs=2,
-            logging_steps=3,
-            eval_steps=2,
-            save_steps=4,
-        )
-        forget_zero3()
-        return train_dpo(configured({**settings, **flags})), capsys.readouterr().out
-
-    return run
+def sft(run: Any) -> Callable[..., Output]:
+    return functools.partial(run, "sft")
 
 
 @pytest.mark.slow
@@ -134,11 +74,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     step: str,
     stop: int,
     flags: dict[str, Any],
-    request: pytest.FixtureRequest,
+    run: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = request.getfixturevalue(step)
+    run = functools.partial(run, step)
     whole, _ = run("whole", **flags)
     with monkeypatch.context() as patch:
         stop_at(patch, stop)
@@ -192,7 +132,7 @@ def test_auto_starts_and_ends(sft: Any, tmp_path: Path) -> None:
     assert len(metrics(tmp_path / "run")) == 5
 
 
-def test_only_the_same_run_goes_on(
+def test_only_the_same_run_is_resumed(
     sft: Any, preference_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -263,7 +203,7 @@ def test_loading_runs_no_code(sft: Any, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_comparison_that_was_cut_off_is_made_after_all(
-    dpo: Any, tiny_reward_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, tiny_reward_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dschat.supervised.reward_comparison import RewardComparison
 
@@ -274,11 +214,11 @@ def test_a_comparison_that_was_cut_off_is_made_after_all(
     with monkeypatch.context() as patch:
         patch.setattr(RewardComparison, "run", cut)
         with pytest.raises(KeyboardInterrupt):
-            dpo("run", **flags)
+            run("dpo", "run", **flags)
     shown, weights = metrics(tmp_path / "run"), sorted(models_in(tmp_path / "run"))
     written = [path.stat().st_mtime_ns for path in weights]
-    dpo("run", **flags)
+    run("dpo", "run", **flags)
     assert (tmp_path / "run" / "reward_comparison.json").is_file()
-    dpo("run", **flags)
+    run("dpo", "run", **flags)
     assert metrics(tmp_path / "run") == shown
     assert [path.stat().st_mtime_ns for path in weights] == written

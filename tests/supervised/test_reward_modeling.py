@@ -9,19 +9,12 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.settings.supervised import RewardModelingConfig
-from dschat.supervised.reward_modeling import train_reward_model
 from preferences import rows
+from step_fixtures import run_step
 from torch.nn import functional as F
 
 Settings = Callable[..., dict[str, Any]]
 Metrics = Callable[[str | Path], list[dict[str, Any]]]
-
-
-def configured(flags: dict[str, Any]) -> RewardModelingConfig:
-    config = RewardModelingConfig(**flags)
-    config.validate()
-    return config
 
 
 def scores(
@@ -60,7 +53,7 @@ def test_loss_accuracy_and_scores(
         num_padding_at_beginning=pads,
         compute_fp32_loss=True,
     )
-    train_reward_model(configured(flags))
+    run_step("reward", flags)
     start, first, *_, last = read_metrics(flags["output_dir"])
     chosen, rejected = scores(tiny_reward_dir, tiny_tokenizer, rows(16), pads)
     expected = -F.logsigmoid(chosen - rejected).mean().item()
@@ -86,7 +79,7 @@ def test_it_learns_from_a_language_model(
     flags = settings(
         model_name_or_path=str(tiny_model_dir), num_train_epochs=4, zero_stage=1, data_split="0,1,0"
     )
-    final = train_reward_model(configured(flags))
+    final = run_step("reward", flags)
     assert final["eval_accuracy"] == 1.0
     assert final["eval_chosen_score"] > final["eval_rejected_score"]
     folders = [p.name for p in Path(flags["output_dir"]).iterdir() if p.is_dir()]
@@ -105,7 +98,7 @@ def test_intervals_count_micro_steps(
         eval_interval=3,
         eval_iters=1,
     )
-    train_reward_model(configured(flags))
+    run_step("reward", flags)
     found = read_metrics(flags["output_dir"])
     folders = {p.name for p in Path(flags["output_dir"]).iterdir() if p.is_dir()}
     assert folders == {"step_3", "step_6", "step_8"}
@@ -128,7 +121,7 @@ def test_a_head_trains_beside_adapters(tiny_reward_dir: Path, settings: Settings
         only_optimize_lora=True,
         gradient_checkpointing=True,
     )
-    train_reward_model(configured(flags))
+    run_step("reward", flags)
     (folder,) = (p for p in Path(flags["output_dir"]).iterdir() if p.is_dir())
     before = load_file(tiny_reward_dir / "model.safetensors")
     after = load_file(folder / "model.safetensors")
@@ -142,4 +135,4 @@ def test_texts_cut_to_the_same_tokens_are_refused(
 ) -> None:
     flags = settings(model_name_or_path=str(tiny_reward_dir), max_seq_len=5)
     with pytest.raises(UserError, match="larger --max_seq_len"):
-        train_reward_model(configured(flags))
+        run_step("reward", flags)

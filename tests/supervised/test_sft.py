@@ -12,18 +12,13 @@ import torch
 from dschat.errors import UserError
 from dschat.settings.command_line import parse_config
 from dschat.settings.supervised import SupervisedConfig
-from dschat.supervised.sft import IGNORED, labelled, train_sft
+from dschat.supervised.sft import IGNORED, labelled
 from preferences import rows
+from step_fixtures import run_step
 from torch.nn import functional as F
 
 Settings = Callable[..., dict[str, Any]]
 Metrics = Callable[[str | Path], list[dict[str, Any]]]
-
-
-def configured(flags: dict[str, Any]) -> SupervisedConfig:
-    config = SupervisedConfig(**flags)
-    config.validate()
-    return config
 
 
 def cross_entropy(folder: Path, tokenizer: Any, rows: list[dict[str, str]], whole: bool) -> float:
@@ -60,7 +55,7 @@ def test_loss_and_perplexity_are_the_cross_entropy(
         gradient_accumulation_steps=2,
         num_train_epochs=2,
     )
-    train_sft(configured(flags))
+    run_step("sft", flags)
     start, first, last = read_metrics(flags["output_dir"])
     whole = not completion_only
     expected = cross_entropy(tiny_model_dir, tiny_tokenizer, rows(16), whole)
@@ -95,7 +90,7 @@ def test_same_seed_same_metrics_other_seed_other_metrics(
             lora_dim=2,
             lora_module_name="model.layers.",
         )
-        train_sft(configured(flags))
+        run_step("sft", flags)
         seen.append(read_metrics(flags["output_dir"]))
     assert seen[0] == seen[1]
     assert seen[0] != seen[2]
@@ -119,7 +114,7 @@ def test_adapters_only_leaves_every_other_weight_as_it_was(
         enable_tensorboard=True,
         print_loss=True,
     )
-    train_sft(configured(flags))
+    run_step("sft", flags)
     before = load_file(tiny_model_dir / "model.safetensors")
     after = load_file(Path(flags["output_dir"]) / "model.safetensors")
     assert before.keys() == after.keys()
@@ -151,4 +146,4 @@ def test_what_cannot_work_is_said(
     flags: dict[str, Any], says: str, tiny_model_dir: Path, settings: Settings
 ) -> None:
     with pytest.raises(UserError, match=says):
-        train_sft(configured(settings(**{"model_name_or_path": str(tiny_model_dir), **flags})))
+        run_step("sft", settings(**{"model_name_or_path": str(tiny_model_dir), **flags}))

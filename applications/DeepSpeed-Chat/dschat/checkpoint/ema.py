@@ -73,7 +73,7 @@ class MovingAverage:
         return dict(self.shares)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from the shares that this rank has saved.
+        """Resume from the shares that this rank has saved.
 
         Raises:
             UserError: they are of another model, or of another number of ranks.
@@ -84,7 +84,7 @@ class MovingAverage:
             differing = sorted(n for n in found | expected if found.get(n) != expected.get(n))
             raise UserError(
                 f"The saved average of the actor does not fit this run ({', '.join(differing[:3])}"
-                "): go on with the model, the ZeRO stage and the number of ranks of the saved run."
+                "): use the model, the ZeRO stage and the number of ranks of the saved run."
             )
         for name, share in self.shares.items():
             share.copy_(state[name])

@@ -63,14 +63,14 @@ def _without_enums(value: Any) -> Any:
     return value
 
 
-def careful_files() -> Any:
+def checked_files() -> Any:
     """DeepSpeed's file writer that keeps failures for later, and its reader that runs no code.
 
     A write that fails must not raise on one rank while the others wait for it in a barrier.
     """
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
-    class CarefulFiles(TorchCheckpointEngine):  # type: ignore[misc]
+    class CheckedFiles(TorchCheckpointEngine):  # type: ignore[misc]
         failure: Exception | None = None
 
         def makedirs(self, path: str, exist_ok: bool = False) -> None:
@@ -91,7 +91,7 @@ def careful_files() -> Any:
             with torch.serialization.safe_globals(allowed_classes()):
                 return load_values(path, map_location)
 
-    return CarefulFiles()
+    return CheckedFiles()
 
 
 def save_engine(engine: Any, folder: str | Path) -> None:
@@ -100,7 +100,7 @@ def save_engine(engine: Any, folder: str | Path) -> None:
     Raises:
         UserError: on all ranks: the disk is full or the folder may not be written to.
     """
-    files = careful_files()
+    files = checked_files()
     before, engine.checkpoint_engine = engine.checkpoint_engine, files
     # DeepSpeed's rank 0 copies programs into the folder, which may fail on a full disk too.
     engine._copy_recovery_script = lambda folder: None
@@ -120,7 +120,7 @@ def load_engine(engine: Any, folder: str | Path) -> None:
     Raises:
         UserError: on all ranks: the files do not fit the engine.
     """
-    before, engine.checkpoint_engine = engine.checkpoint_engine, careful_files()
+    before, engine.checkpoint_engine = engine.checkpoint_engine, checked_files()
     try:
         with on_all_ranks():
             path, _ = engine.load_checkpoint(str(folder), tag=TAG)

@@ -128,7 +128,7 @@ def is_first_of_node() -> bool:
 
 
 def first_failure(message: str | None) -> str | None:
-    """The first rank's failure message, if any rank has one: all ranks go on or stop together."""
+    """The first failure message of any rank, so that all ranks stop together; None: no failure."""
     return next((m for m in gather_objects(message) if m is not None), None)
 
 

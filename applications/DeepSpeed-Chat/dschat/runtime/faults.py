@@ -1,6 +1,6 @@
 """NaN and infinity: found before the optimiser's step, agreed on by all ranks, kept, counted.
 
-A bad step is left out on all ranks: weights, moments and schedules stay as they were. What led to
+A bad step is skipped on all ranks: weights, moments and schedules stay as they were. What led to
 it is written to output_dir/bad_steps, and after `--max_bad_steps` of them in a row the run stops.
 """
 
@@ -93,8 +93,8 @@ class GradientWatch:
 def discard_gradients(engine: Any) -> None:
     """`engine.step()` without a step: gradients go, weights, moments and schedule stay.
 
-    In the ZeRO stages 1 to 3 this takes DeepSpeed's own way of leaving out a step after an
-    overflow; with fp16 the loss scale is lowered as after one.
+    In the ZeRO stages 1 to 3 this is DeepSpeed's own way of skipping a step after an overflow;
+    with fp16 the loss scale is lowered as after one.
     """
     if engine.zero_optimization_stage() == 0:
         engine.zero_grad()
@@ -162,7 +162,7 @@ class BadSteps:
         number: int,
         rows: Sequence[dict[str, Any]],
     ) -> None:
-        """A step was left out; all ranks call it.
+        """A step was skipped; all ranks call it.
 
         Args:
             number: of the iteration, or what else the unit is.

@@ -71,5 +71,5 @@ class StepProfiler:
             self.folder.mkdir(parents=True, exist_ok=True)
             profile.export_chrome_trace(str(self.folder / f"iterations-{self._first}-{last}.json"))
         except OSError as error:
-            # The other ranks go on: a picture of the run must not end it.
+            # The other ranks continue: a trace that cannot be written must not end the run.
             distributed.log_main(f"WARNING: --profile_steps: {self.folder} is not written: {error}")

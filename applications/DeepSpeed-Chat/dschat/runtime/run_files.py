@@ -34,15 +34,15 @@ def library_versions() -> dict[str, str]:
 
 
 def plain_settings(config: Any) -> dict[str, Any]:
-    """A configuration's values as JSON keeps them, without secrets."""
-    return json.loads(json.dumps(_without_secrets(config), default=str))
+    """Published flag -> value of settings, as JSON keeps them and without secrets.
 
-
-def _without_secrets(config: Any) -> dict[str, Any]:
-    """Published flag -> value of settings; field -> value of another dataclass."""
+    Args:
+        config: settings, or another dataclass: field -> value.
+    """
     is_settings = isinstance(config, Settings)
     values = config.as_flags() if is_settings else dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
+    kept = {name: value for name, value in values.items() if not SECRET_NAME.search(name)}
+    return json.loads(json.dumps(kept, default=str))
 
 
 def git_commit() -> str | None:
@@ -72,7 +72,7 @@ def git_commit() -> str | None:
 def write_config(config: Any, output_dir: str | Path, **run: Any) -> None:
     """Write output_dir/config.yaml: all resolved settings, and what they ran on under `run`.
 
-    The file can be given back to the script. Values of settings that hold secrets are left out.
+    The file can be given back to the script. Settings that hold secrets are not in it.
     Only rank 0 writes; the other ranks return at once.
 
     Args:
@@ -87,7 +87,7 @@ def write_config(config: Any, output_dir: str | Path, **run: Any) -> None:
         return
     import yaml
 
-    settings = _without_secrets(config)
+    settings = plain_settings(config)
     settings["run"] = {
         **run,
         "given": config.given_flags() if isinstance(config, Settings) else [],
@@ -122,7 +122,7 @@ class MetricsLog:
         Args:
             output_dir: made if need be.
             tensorboard_path: folder for TensorBoard's files; None: none are written.
-            append: go on with an existing metrics.jsonl (a resumed run) instead of replacing it.
+            append: add to an existing metrics.jsonl (a resumed run) instead of replacing it.
         """
         self.path = Path(output_dir) / "metrics.jsonl"
         self._board_path = tensorboard_path
@@ -150,7 +150,7 @@ class MetricsLog:
                 self._board = SummaryWriter(str(self._board_path), purge_step=purge)
 
     def _next_step(self) -> int | None:
-        """After the last row of the metrics that are gone on with."""
+        """After the last row of the metrics that are appended to."""
         try:
             rows = read_jsonl(self.path)
         except UserError:

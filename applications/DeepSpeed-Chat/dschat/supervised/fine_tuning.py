@@ -185,7 +185,7 @@ def tokenised(
     what: str,
     length_flag: str = "--max_seq_len",
 ) -> Any:
-    """`encode` mapped over a `datasets.Dataset`; rows that it marks with `keep` False are left out.
+    """`encode` mapped over a `datasets.Dataset`; rows that it marks with `keep` False are dropped.
 
     Args:
         rows: the data layer's rows.
@@ -213,7 +213,7 @@ def tokenised(
     kept = [i for i, keep in enumerate(encoded["keep"]) if keep]
     if len(kept) < len(encoded):
         log_main(
-            f"{len(encoded) - len(kept)} of {len(encoded)} {what} left out: nothing of the "
+            f"{len(encoded) - len(kept)} of {len(encoded)} {what} skipped: nothing of the "
             f"response is left within {length_flag}."
         )
     if not kept and len(encoded):
