@@ -70,5 +70,5 @@ python "$ROOT/evaluation/compare.py" \
   --reward "$ROOT/applications/DeepSpeed-Chat/dschat/example/summaries.py:GoldScore" \
   --runs "$OUT/ppo_kl" "$OUT/ppo_wpr" \
   --dataset "$OUT/example/data" --num_samples 256 --max_prompt_tokens 120 --max_new_tokens 32 \
-  --seed "$SEED" --output "$OUT/comparison"
+  --dtype fp32 --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

@@ -80,5 +80,5 @@ python "$ROOT/evaluation/compare.py" --models "RKL=$OUT/rkl" "FKL=$OUT/fkl" \
   --reference_models "adder=$OUT/adder" "subtractor=$OUT/subtractor" \
   --runs "$OUT/rkl" "$OUT/fkl" --dataset "$EXAMPLE/correct" \
   --greedy --pass_k 1 4 --kinds "additions=+" "subtractions=-" --batch_size 100 \
-  --max_prompt_tokens 40 --max_new_tokens 32 --seed "$SEED" --output "$OUT/comparison"
+  --max_prompt_tokens 40 --max_new_tokens 32 --dtype fp32 --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

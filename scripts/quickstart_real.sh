@@ -33,5 +33,5 @@ echo "== 3/3 held-out words"
 python "$ROOT/evaluation/compare.py" --models "trained=$OUT/grpo" --reference_models "start=$MODEL" \
   --reward "$ROOT/applications/DeepSpeed-Chat/dschat/example/sentence_check.py:SentenceReward" \
   --dataset "$OUT/prompts" --greedy --max_new_tokens 28 --batch_size 50 \
-  --runs "$OUT/grpo" --seed "$SEED" --output "$OUT/comparison"
+  --runs "$OUT/grpo" --dtype fp32 --seed "$SEED" --output "$OUT/comparison"
 echo "Everything is in $OUT ($((SECONDS - begin)) s)."

@@ -213,6 +213,12 @@ def test_checked_answers_with_the_flags_of_their_reward(folder: Path) -> None:
         COMPARE.parse([*flags.split(), "--reward", "reward_model"])
 
 
+def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dschat.evaluation.comparison.respond.world_size", lambda: 2)
+    with pytest.raises(UserError, match="in one process, and there are 2"):
+        compare(settings(folder))
+
+
 def test_a_kind_without_problems_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="--kinds products=x: .* no test problem"):
         compare(settings(folder, kinds=["products=x"]))

@@ -72,6 +72,7 @@ def test_prompts_in_one_file_only(tmp_path: Path) -> None:
         ("--models a=x --pass_k 0 --dataset d", "--pass_k"),
         ("--models a=x --num_samples 0 --dataset d", "--num_samples 0"),
         ("--models a=x --temperature 0 --dataset d", "--temperature 0"),
+        ("--models a=x --pass_k 1 --reward_model r --dataset d", "--pass_k needs right and wrong"),
         ("--models a=x --epsilon 0.1 --dataset d", "--epsilon is of the Sinkhorn divergence"),
         ("--models a=x --divergences Sinkhorn --dataset d", "measured from --reference_models"),
     ],

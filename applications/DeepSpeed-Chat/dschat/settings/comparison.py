@@ -171,6 +171,13 @@ class CompareConfig(Settings):
                 f"--models {name!r}: the name becomes a file's; it may hold no / and not begin "
                 "with a dot.",
             )
+        judged = self.reward is not None or self.reward_model is None
+        for name in ("pass_k", "kinds"):
+            require(
+                judged or name not in self.given,
+                f"--{name} needs right and wrong responses, and a reward model has no such score. "
+                "Add --reward math_answers or a function that returns 0 or 1, or remove the flag.",
+            )
         require(
             self.epsilon is None or "Sinkhorn" in self.divergences,
             "--epsilon is of the Sinkhorn divergence: add --divergences KL Sinkhorn, or remove it.",

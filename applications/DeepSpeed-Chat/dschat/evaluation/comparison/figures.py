@@ -218,6 +218,10 @@ def _success(aligned: Aligned) -> str | None:
 def _of_kinds(aligned: Aligned, kinds: Sequence[str]) -> list[Measure]:
     """The share of right responses to each kind of problem."""
     name = _success(aligned)
+    require(
+        not kinds or name is not None,
+        "--kinds needs a score that says right or wrong of every response (checked answers, say).",
+    )
     return [
         _plain(
             kind,
@@ -225,7 +229,7 @@ def _of_kinds(aligned: Aligned, kinds: Sequence[str]) -> list[Measure]:
             lambda row: row["scores"][name],
             share=True,
         )
-        for kind in (kinds if name else ())
+        for kind in kinds
     ]
 
 

@@ -34,8 +34,9 @@ from dschat.rewards.build import Rewards
 from dschat.rewards.math_answers import answered_correctly
 from dschat.rewards.maths.extraction import find_answer
 from dschat.rewards.text_reward import TextReward
-from dschat.runtime.distributed import quiet_libraries
+from dschat.runtime.distributed import quiet_libraries, world_size
 from dschat.runtime.files import atomic_write_text
+from dschat.settings.command_line import require
 from dschat.settings.comparison import CompareConfig
 from dschat.settings.rewards import FORMS
 
@@ -63,6 +64,12 @@ def respond(config: CompareConfig) -> tuple[Aligned, Aligned | None]:
         UserError: a model, the data or a reward cannot be used.
     """
     device = choose_device(None)
+    require(
+        world_size() == 1,
+        f"compare.py lets models respond in one process, and there are {world_size()}. Start it "
+        "with python; inference_with_rewards.py responds on several GPUs, and compare.py takes its "
+        "files.",
+    )
     dtype = resolve_dtype(config.dtype, device)
     quiet_libraries()
     references = _folders(config.reference_models)

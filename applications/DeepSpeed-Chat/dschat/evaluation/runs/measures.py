@@ -153,6 +153,7 @@ TITLES = {
     "policy_loss": "loss of the policy",
     "value_loss": "loss of the critic",
     "reference_sample_loss": "loss on the references' samples",
+    "reward/success": "share of successful responses",
     "eval/accuracy": "greedy accuracy on the test part",
     "loss": "loss",
     "eval_loss": "loss on held-out data",
