@@ -1,4 +1,4 @@
-"""README.md, CHANGELOG.md and docs/*.md, taken apart: links, anchors and commands."""
+"""The pages of documentation, taken apart: links, anchors and commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "tests/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 INLINE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"([A-Z_0-9]+=\S+ )*(python|bash|deepspeed|torchrun|pip|pytest|dschat-)\S* ")
+
+
+def page_id(page: Path) -> str:
+    """For the tests' ids."""
+    return str(page.relative_to(ROOT))
 
 
 def prose(text: str) -> str:
