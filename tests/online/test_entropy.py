@@ -17,14 +17,9 @@ from dschat.models.response_logprobs import response_logprobs, response_logprobs
 from dschat.online.losses import LossSettings, actor_loss
 from dschat.online.updates import update
 from dschat.rollout.experience import Experience, Rollout
-from online_fixtures import make_trainer, online_settings, ready, rollouts_of, weights
+from online_fixtures import make_trainer, ready, rollouts_of, weights
 from tabular import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of, world
 from torch.distributions import Categorical
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 def entropies(trainer: Any, rollout: Rollout) -> torch.Tensor:

@@ -11,13 +11,8 @@ import yaml
 from dschat.checkpoint.resume import check_same_run
 from dschat.errors import UserError
 from dschat.runtime.run_files import plain_settings
-from online_fixtures import grpo_config, make_trainer, online_settings
+from online_fixtures import grpo_config, make_trainer
 from test_trajectory import CASES, RECORDED, trajectory
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 def test_a_run_is_the_one_recorded_with_generate(settings: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dschat.regularization.base import with_defaults
 from dschat.rewards import as_reward
 from dschat.rollout.sampler import Sampler
 from dschat.runtime import distributed
-from online_fixtures import make_trainer, online_settings, score
+from online_fixtures import make_trainer, score
 from target_fixtures import with_group_targets
 from tiny import tiny_config
 from transformers import AutoModelForCausalLM
@@ -41,11 +41,6 @@ def refs(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> list[
         str(another_model(folder / "a", tiny_tokenizer, 1)),
         str(another_model(folder / "b", tiny_tokenizer, 2, rows)),
     ]
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 def weights(engine: Any) -> list[torch.Tensor]:

@@ -11,14 +11,9 @@ import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference, WithoutAdapters
 from dschat.settings.online import online_config
-from online_fixtures import learn, make_trainer, online_settings, score
+from online_fixtures import learn, make_trainer, score
 
 LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 def run(trainer: Any, iterations: int = 3) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.runtime.faults import BadStepError
 from dschat.settings.online_scripts import PPO, WPR
 from launch import TRAINING, run_script
-from online_fixtures import make_trainer, online_settings, score
+from online_fixtures import make_trainer, score
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"actor_model_name_or_path": "./nowhere"}, "no such folder.*nowhere|nowhere.*no such folder"),
@@ -54,11 +54,6 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"add_eot_token": True}, "--end_of_conversation_token"),
     ({"actor_lora_dim": 4}, "actor_lora_module_name"),
 ]
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 @pytest.mark.parametrize(("changes", "message"), CASES, ids=[str(c) for c, _ in CASES])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from dschat.rewards import as_reward
 from online_fixtures import (
     learn,
     make_trainer,
-    online_settings,
     ready,
     rollouts_of,
     score,
@@ -24,11 +22,6 @@ from online_fixtures import (
 )
 
 END, PAD = 1, 0
-
-
-@pytest.fixture
-def settings(tmp_path: Path, tiny_model_dir: Path, tiny_reward_dir: Path) -> Any:
-    return lambda **changes: online_settings(tmp_path, tiny_model_dir, tiny_reward_dir, **changes)
 
 
 @pytest.mark.parametrize(
