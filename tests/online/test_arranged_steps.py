@@ -55,7 +55,7 @@ def iteration(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     plain_update, plain_step = updates.update, updates.optimizer_step
 
     def update(actor: Any, critic: Any, step: list[Experience], *rest: Any) -> Any:
-        found["places"].append({int(p) for e in step for p in e.rollout.places})
+        found["places"].append({int(p) for e in step for p in e.rollout.indices})
         return plain_update(actor, critic, step, *rest)
 
     def optimizer_step(engine: Any) -> float:
@@ -151,7 +151,7 @@ def test_every_pass_has_the_same_steps_on_any_number_of_ranks(
             mine = list(trainer.updater.steps(experiences, 0))
             assert len(mine) == len(steps)
             for all_ranks, step in zip(steps, mine, strict=True):
-                places = [int(p) for e in step for p in e.rollout.places]
+                places = [int(p) for e in step for p in e.rollout.indices]
                 assert [len(e.scores) for e in step] == [size] * accumulation
                 assert len(set(places)) == len(places)
                 all_ranks |= set(places)
@@ -169,7 +169,7 @@ def test_whole_groups_go_to_one_rank_and_share_their_prompt(
     expected = {
         int(place): example["response_ids"]
         for r in whole
-        for place, example in zip(r.places, r.examples, strict=True)
+        for place, example in zip(r.indices, r.examples, strict=True)
     }
     passes: list[int] = []
     plain = policy.response_states
@@ -181,9 +181,9 @@ def test_whole_groups_go_to_one_rank_and_share_their_prompt(
         rollouts = on_rank(trainer, rank, 2, batch)
         assert len(rollouts) == 2
         for r in rollouts:
-            (group,) = {int(place) // 4 for place in r.places}
+            (group,) = {int(place) // 4 for place in r.indices}
             seen.add(group)
-            for place, example in zip(r.places, r.examples, strict=True):
+            for place, example in zip(r.indices, r.examples, strict=True):
                 assert example["response_ids"] == expected[int(place)]
         score(trainer, rollouts)
     assert seen == {0, 1, 2, 3}
@@ -199,7 +199,7 @@ def test_the_printed_response_is_the_first_that_was_sampled(
 
     def keep(*given: Any) -> Any:
         rollouts = sample(*given)
-        first.append((rollouts[0].prompts[0], rollouts[0].responses[0], rollouts[0].places[0]))
+        first.append((rollouts[0].prompts[0], rollouts[0].responses[0], rollouts[0].indices[0]))
         return rollouts
 
     trainer.sample = keep

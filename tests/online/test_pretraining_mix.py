@@ -45,7 +45,7 @@ def objective(model: Any, trainer: Any, experiences: list[Any]) -> torch.Tensor:
         clipped = ratio.clamp(0.8, 1.2)
         terms = torch.maximum(-e.advantages * ratio, -e.advantages * clipped)
         policy = policy + terms[r.response_mask].sum() / tokens
-    places = torch.cat([e.rollout.places for e in experiences]).tolist()
+    places = torch.cat([e.rollout.indices for e in experiences]).tolist()
     text = torch.from_numpy(trainer.updater.mix.rows(trainer.iteration, places)).long()
     return policy + COEFFICIENT * model(text, labels=text).loss
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 def experience(places: list[int], scores: list[float]) -> Any:
     """What `_equal_groups` looks at."""
-    return SimpleNamespace(rollout=SimpleNamespace(places=places), scores=torch.tensor(scores))
+    return SimpleNamespace(rollout=SimpleNamespace(indices=places), scores=torch.tensor(scores))
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_scaling_divides_advantages_and_sample_weights_by_one_standard_deviation
     order = torch.tensor([0, 3, 5, 5])  # the second group's rewards are equal
     config: Any = SimpleNamespace(
         group_size=lambda: 2,
-        algorithm="grpo",
+        estimator="grpo",
         loss_normalization="token",
         sample_coefficient=0.7,
     )
@@ -138,7 +138,7 @@ def test_a_tiny_spread_scales_rewards_penalties_and_samples_by_the_same_floor() 
     token = torch.randn(COUNT, LIMIT, generator=torch.Generator().manual_seed(0)).double()
     config: Any = SimpleNamespace(
         group_size=lambda: 2,
-        algorithm="grpo",
+        estimator="grpo",
         loss_normalization="token",
         sample_coefficient=0.7,
     )

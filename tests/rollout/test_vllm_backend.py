@@ -205,7 +205,7 @@ def test_adapters_are_sent_merged_and_stay_what_they_were(fake: Any, kind: str) 
 
 def test_weights_that_do_not_arrive_are_noticed_at_every_sending(fake: Any) -> None:
     LLM.broken = True
-    with pytest.raises(UserError, match="other probabilities than the policy, at optimiser step 0"):
+    with pytest.raises(UserError, match="other probabilities than the policy, at optimizer step 0"):
         make_backend("vllm", 20, 0.3)(engine_around(small_model("llama")), request())
     LLM.broken = False
     backend: Any = make_backend("vllm", 20, 0.3)
@@ -216,7 +216,7 @@ def test_weights_that_do_not_arrive_are_noticed_at_every_sending(fake: Any) -> N
     with torch.no_grad():  # an update that shifts log-probabilities by hundredths of a nat
         for parameter in model.parameters():
             parameter.mul_(1.005)
-    with pytest.raises(UserError, match="at optimiser step 1: .* differs by 0.0"):
+    with pytest.raises(UserError, match="at optimizer step 1: .* differs by 0.0"):
         backend(engine_around(model, steps=1), request())
 
 

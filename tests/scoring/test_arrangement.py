@@ -144,7 +144,7 @@ def experience(rows: Rows, batch: list[int], samples: list[list[list[int]]]) -> 
         scores=torch.tensor(batch).float(),
         advantages=numbers + 4,
         samples=chosen,
-        sample_weights=torch.empty(0) if chosen is None else chosen.places / 10,
+        sample_weights=torch.empty(0) if chosen is None else chosen.indices / 10,
     )
 
 

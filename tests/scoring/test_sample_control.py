@@ -85,7 +85,7 @@ def test_the_expected_update_is_the_same(algorithm: str, drift: float) -> None:
     batch = experience(order, logprobs, nothing, world.rewards)
     config: Any = SimpleNamespace(
         group_size=lambda: 2,
-        algorithm=algorithm,
+        estimator=algorithm,
         loss_normalization="token",
         sample_coefficient=gamma,
     )
@@ -171,7 +171,7 @@ def test_no_control_where_it_would_have_a_mean() -> None:
     ):
         config: Any = SimpleNamespace(
             group_size=lambda: 2,
-            algorithm="rloo",
+            estimator="rloo",
             loss_normalization=normalization,
             sample_coefficient=0.5,
         )

@@ -35,7 +35,7 @@ def responses(trainer: Any, prompts: list[Any]) -> dict[int, list[int]]:
     return {
         place: example["response_ids"]
         for r in rollouts
-        for place, example in zip(r.places.tolist(), r.examples, strict=True)
+        for place, example in zip(r.indices.tolist(), r.examples, strict=True)
     }
 
 

@@ -34,7 +34,7 @@ class PromptResult:
         samples: how many responses were sampled; and of them
         sampled_correct, sampled_tokens, sampled_ended: those right, all their tokens, those that
             ended by themselves.
-        form: by which form the answer of the greedy response was found; None: by none.
+        form: the form in which the greedy response has its answer; None: it has none.
     """
 
     index: int

@@ -65,7 +65,7 @@ class LossSettings:
 
 
 def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
-    """(what losses are divided by, active tokens) of one optimiser step over all ranks."""
+    """(what losses are divided by, active tokens) of one optimizer step over all ranks."""
     masks = [e.rollout.response_mask for e in step]
     local = [float(sum(int(loss_count(m, n)) for m in masks)) for n in (normalization, "token")]
     count, tokens = distributed.sum_over_ranks(local, masks[0].device)
@@ -145,7 +145,7 @@ def actor_loss(
     parts = {"loss": policy, "policy_loss": policy}
     parts |= {name: value / tokens for name, value in sums.items()}
     if experience.sample_weights is not None:
-        # Where a micro-batch has no sample, the others' shares still need a place to go.
+        # A micro-batch without a sample still has a share, of 0: all ranks report the same names.
         parts["reference_sample_loss"] = policy.new_zeros(())
     if terms.of_samples is not None:
         extra = sample_loss(terms.of_samples, experience, count, settings.normalization)

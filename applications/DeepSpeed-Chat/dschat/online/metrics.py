@@ -30,10 +30,10 @@ def iteration_metrics(
     """Means over the responses that have a token, and over their tokens, of all ranks.
 
     Args:
-        metric_sums: the metrics of regulariser (`penalty/...`) and reward (`reward/...`) as sums
+        metric_sums: the metrics of regularizer (`penalty/...`) and reward (`reward/...`) as sums
             over active positions and responses, and `positions`, the number of the former.
         coefficient: of the penalty.
-        group_size: responses to a prompt, neighbours by `rollout.places`.
+        group_size: responses to a prompt, neighbours by `rollout.indices`.
 
     Returns:
         `reward` (what the reward function said) with its std, `penalised_reward`,
@@ -91,7 +91,7 @@ def _equal_groups(
     """The share of all ranks' groups in which every reward is the same."""
     rewards = torch.zeros(responses, dtype=torch.float64, device=device)
     for e in experiences:
-        rewards[e.rollout.places] = e.scores.double()
+        rewards[e.rollout.indices] = e.scores.double()
     groups = distributed.all_reduce(rewards).view(-1, group_size)
     return float((groups == groups[:, :1]).all(dim=1).double().mean())
 

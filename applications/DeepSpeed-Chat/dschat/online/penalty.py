@@ -25,7 +25,7 @@ from dschat.settings.penalties import REGULARIZERS, TransportSettings
 def build_penalty(
     config: OnlineConfig, references: Sequence[FrozenPolicy], tokenizer: Any, device: torch.device
 ) -> tuple[PolicyRegularizer, PolicyRegularizer]:
-    """The regulariser from one reference, and that over all references of the run.
+    """The regularizer from one reference, and that over all references of the run.
 
     Raises:
         UserError: (on all ranks) its settings cannot be used with this model.
@@ -39,7 +39,7 @@ def build_penalty(
 def build_regularizer(
     config: OnlineConfig, embeddings: torch.Tensor, tokenizer: Any
 ) -> PolicyRegularizer:
-    """The regulariser from one reference, of the registered class that the settings name.
+    """The regularizer from one reference, of the registered class that the settings name.
 
     One rank of each node builds what is cached, the others read it.
 
@@ -88,7 +88,7 @@ def _perturbed(config: OnlineConfig, embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def over_references(regularizer: PolicyRegularizer, config: OnlineConfig) -> PolicyRegularizer:
-    """The regulariser itself for one reference; for several its weighted sum over them.
+    """The regularizer itself for one reference; for several its weighted sum over them.
 
     Where the settings ask for it, the divergence from the references' mixture instead.
     """

@@ -1,4 +1,4 @@
-"""How long an online run is: responses, prompts and optimiser steps, and what they are made of."""
+"""How long an online run is: responses, prompts and optimizer steps, and what they are made of."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_groups(config: OnlineConfig) -> None:
 
 
 def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
-    """Optimiser steps of the whole run."""
+    """Optimizer steps of the whole run."""
     prompts = prompts_per_iteration(config)
     require(
         n_prompts >= prompts,
@@ -94,7 +94,7 @@ def report(
     size = prompts_per_iteration(config)
     unused = n_prompts % size
     distributed.log_main(
-        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimiser steps"
+        f"{n_prompts} prompts, {distributed.world_size()} rank(s), {steps} optimizer steps"
         + (f"; {unused} prompts of each epoch make no full iteration of {size}" if unused else "")
         + "."
     )

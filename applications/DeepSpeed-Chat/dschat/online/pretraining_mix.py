@@ -2,7 +2,7 @@
 
 Source: Ouyang et al. 2022, arXiv 2203.02155, equation 2, and DeepSpeed-Chat's `train_unsupervised`:
 after every micro-batch of responses as many blocks of text go forward and backward, and both
-gradients add up to one optimiser step on policy loss + unsup_coef * mean -log pi(token). The mean
+gradients add up to one optimizer step on policy loss + unsup_coef * mean -log pi(token). The mean
 is over all tokens of the step on all ranks. (DeepSpeed-Chat halves the sum of the two, which Adam
 does not see but gradient clipping does.) The loss is that of the policy itself, without the
 sampling temperature.
@@ -38,15 +38,15 @@ class PretrainingMix:
     responses: int
     seed: int = 0
 
-    def rows(self, iteration: int, places: Sequence[int]) -> np.ndarray:
-        """[places, tokens] the blocks of these places in an iteration: functions of both alone.
+    def rows(self, iteration: int, indices: Sequence[int]) -> np.ndarray:
+        """[indices, tokens] the blocks of these indices in an iteration: functions of both alone.
 
         Args:
             iteration: from 0.
-            places: of responses among those of all ranks, see `Rollout`.
+            indices: of responses among those of all ranks, see `Rollout`.
         """
         passes, within = np.divmod(
-            iteration * self.responses + np.asarray(places), len(self.blocks)
+            iteration * self.responses + np.asarray(indices), len(self.blocks)
         )
         orders = {int(p): self._order(int(p)) for p in np.unique(passes)}
         chosen = [orders[int(p)][i] for p, i in zip(passes, within, strict=True)]
@@ -64,11 +64,11 @@ class PretrainingMix:
 
         Args:
             actor: the engine around the `PolicyModel`.
-            micro_batches: of this rank in the optimiser step; all have as many responses.
+            micro_batches: of this rank in the optimizer step; all have as many responses.
             experience: the responses that the blocks go with.
         """
-        places = experience.rollout.places
-        rows = torch.from_numpy(self.rows(iteration, places.tolist())).to(places.device).long()
+        indices = experience.rollout.indices
+        rows = torch.from_numpy(self.rows(iteration, indices.tolist())).to(indices.device).long()
         everything = torch.ones_like(rows)
         logprobs = actor(rows, everything, everything[:, 1:].bool(), temperature=1.0)
         return -logprobs.sum() / (logprobs.numel() * micro_batches * distributed.world_size())

@@ -27,7 +27,7 @@ FIRST_ROOM = 64
 """Tokens of a response for which there is room at first."""
 
 LEAVE_AT = 8
-"""Ended rows leave as soon as they are one in so many."""
+"""Ended rows leave the batch as soon as they are one row in LEAVE_AT."""
 
 PADDING_WORTH_A_PASS = 0.2
 """Share of padding in a prefill above which a part of the prompts gets a pass of its own."""
@@ -120,11 +120,11 @@ def _prefill(
 
     Returns:
         The logits [B, V] after each prompt and, from some `forward`, the states [B, H]; keys and
-        values for B rows with all prompts ending at the same place; and the position [B] of each
+        values for B rows with all prompts ending at the same column; and the position [B] of each
         prompt's last token.
     """
     width = input_ids.shape[1]
-    # A masked place may hold anything: -1 is no token.
+    # A masked position may hold anything: -1 is no token.
     marked = torch.where(attention_mask.bool(), input_ids, -1)
     unique, rows = torch.unique(marked, dim=0, return_inverse=True)
     lengths = (unique >= 0).sum(dim=1)

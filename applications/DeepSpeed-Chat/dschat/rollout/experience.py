@@ -1,9 +1,9 @@
-"""What a rollout leaves behind for training: token ids and one number per token, no logits."""
+"""What a rollout keeps for training: token ids and one number per token, no logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class Rollout:
         dropped: [B] bool, the response has no token of its own.
         examples: per sequence what a reward function gets besides the texts.
         prompts, responses: the texts.
-        places: [B] int64, each response's place among all ranks' responses of the iteration;
-            responses to one prompt have neighbouring places.
+        indices: [B] int64, each response's index among all ranks' responses of the iteration;
+            responses to one prompt have consecutive indices.
         states: [n, H] the policy's states before the n active tokens, where sampling kept them.
     """
 
@@ -40,7 +40,7 @@ class Rollout:
     prompts: list[str]
     responses: list[str]
     examples: list[dict[str, Any]]
-    places: Tensor
+    indices: Tensor
     states: Tensor | None = None
 
     @property
@@ -86,10 +86,6 @@ class Experience:
     sample_control: Tensor | None = None
     entropy: Tensor | None = None
 
-    def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> Experience:
-        """The same experience with its training targets."""
-        return replace(self, advantages=advantages, returns=returns)
-
 
 def make_rollout(
     prompt_ids: list[list[int]],
@@ -100,7 +96,7 @@ def make_rollout(
     ends: EndIds,
     pad_token_id: int,
     device: torch.device,
-    places: list[int] | None = None,
+    indices: list[int] | None = None,
     keep_empty: bool = False,
     states: Sequence[Tensor] | None = None,
 ) -> Rollout:
@@ -109,7 +105,7 @@ def make_rollout(
     Args:
         prompt_ids, response_ids: without padding; a response that ended by itself ends with
             one of `ends`.
-        places: see `Rollout`; None counts the rows.
+        indices: see `Rollout`; None counts the rows.
         keep_empty: a response that is the end token alone is a response of one token. Else it is
             dropped, as in DeepSpeed-Chat.
         states: per response [length, H], see `SampledStates`.
@@ -148,6 +144,6 @@ def make_rollout(
         prompts=prompts,
         responses=responses,
         examples=examples,
-        places=torch.tensor(places if places is not None else range(batch)).to(device),
+        indices=torch.tensor(indices if indices is not None else range(batch)).to(device),
         states=kept,
     )

@@ -2,7 +2,7 @@
 
 Each prompt of the global batch has its own row of uniform numbers, and a token is where the
 cumulative probability passes that number. So a response depends on the weights, the seed and the
-prompt's place in the global batch, not on which rank, or beside which other prompts, it was
+prompt's index in the global batch, not on which rank, or beside which other prompts, it was
 sampled. It is also cheaper than `multinomial`. Models with plain attention go through
 `dschat.rollout.decoding`, others through transformers' `generate`; the tokens are the same.
 """

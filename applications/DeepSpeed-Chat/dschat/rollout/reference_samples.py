@@ -24,7 +24,7 @@ SEED_OF_SAMPLES = 7_919
 def samples_of(
     prompt_ids: Sequence[list[int]],
     samples: Sequence[Sequence[list[int]]],
-    places: Sequence[int],
+    indices: Sequence[int],
     group_size: int,
     ends: EndIds,
     pad_token_id: int,
@@ -38,12 +38,12 @@ def samples_of(
     Args:
         prompt_ids: of the micro-batch's responses. samples: per response those of its prompt, the
             same number for all, at most `group_size`.
-        places: per response its place in the iteration.
+        indices: per response its index in the iteration.
     """
-    chosen = [i for i, place in enumerate(places) if place % group_size < len(samples[i])]
+    chosen = [i for i, index in enumerate(indices) if index % group_size < len(samples[i])]
     if not chosen:
         return None
-    responses = [samples[i][places[i] % group_size] for i in chosen]
+    responses = [samples[i][indices[i] % group_size] for i in chosen]
     nothing: list[dict[str, Any]] = [{} for _ in chosen]
     empty = [""] * len(chosen)
     return make_rollout(
@@ -55,7 +55,7 @@ def samples_of(
         ends,
         pad_token_id,
         device,
-        [places[i] for i in chosen],
+        [indices[i] for i in chosen],
         keep_empty=True,
     )
 
@@ -73,22 +73,22 @@ def positions_in_common(
     actions: Tensor,
     mask: Tensor,
     samples: Sequence[Sequence[list[int]]],
-    places: Sequence[int],
+    indices: Sequence[int],
     group_size: int,
 ) -> Tensor:
     """[B, T] bool: a response's tokens before which it is the references' sample, word for word.
 
-    Whether a position is one of them is settled before its token is drawn, so that the mean of
+    Whether a position is one of them is known before its token is drawn, so that the mean of
     grad log pi(token) over these positions is 0, however response and sample depend on each other.
 
     Args:
         actions, mask: [B, T] the responses' tokens.
-        samples: per response those of its prompt that it may be compared with; its place within
+        samples: per response those of its prompt that it may be compared with; its index within
             its group says with which.
     """
     found = torch.zeros_like(mask)
-    for i, (row, place) in enumerate(zip(actions.tolist(), places, strict=True)):
-        member = place % group_size
+    for i, (row, index) in enumerate(zip(actions.tolist(), indices, strict=True)):
+        member = index % group_size
         if member < len(samples[i]):
             pairs = enumerate(zip(row, samples[i][member], strict=False))
             parted = (t for t, (own, other) in pairs if own != other)

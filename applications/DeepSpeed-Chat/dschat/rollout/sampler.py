@@ -1,4 +1,4 @@
-"""Prompts -> responses: the one place that collates, draws, generates and decodes.
+"""Prompts -> responses: the one module that collates, draws, generates and decodes.
 
 `Sampler` samples from a plain model, or from a DeepSpeed engine through a generation backend;
 `RolloutSampler` makes of it the rollouts of a training step on one rank.
@@ -132,18 +132,18 @@ class Sampler:
         responses: Sequence[list[int]],
         size: int,
         device: torch.device,
-        places: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
         keep_empty: bool = False,
         kept: SampledStates | None = None,
     ) -> list[Rollout]:
         """Prompts and their responses in micro-batches of `size`, each padded to its own longest.
 
         Args:
-            places, keep_empty: see `make_rollout`.
+            indices, keep_empty: see `make_rollout`.
             kept: what `sample` kept of these responses.
         """
         states = None if kept is None else kept.of_responses(responses)
-        texts, places = self.decode(responses), places or range(len(prompts))
+        texts, indices = self.decode(responses), indices or range(len(prompts))
         return [
             make_rollout(
                 [p.ids for p in prompts[i : i + size]],
@@ -154,7 +154,7 @@ class Sampler:
                 self.settings.end_ids,
                 self.settings.pad_token_id,
                 device,
-                list(places[i : i + size]),
+                list(indices[i : i + size]),
                 keep_empty,
                 None if states is None else states[i : i + size],
             )
@@ -232,7 +232,7 @@ class RolloutSampler:
             policy: the actor's DeepSpeed engine.
             batch: the prompts of all ranks, one for each response.
             step: number of the generation batch in the run.
-            start: place of the batch's first response among those of the iteration.
+            start: index of the batch's first response among those of the iteration.
         """
         sampler, device = self.sampler, self.sampler.device
         assert device is not None
@@ -246,7 +246,7 @@ class RolloutSampler:
                 numbers[i] = uniform_numbers_of_samples(limit, sampler.seed, [rows[member]])[0]
         kept = SampledStates(len(mine), limit) if self.keep_states else None
         responses = sampler.sample(policy, mine, numbers[share], kept)
-        places = [start + i for i in share]
+        indices = [start + i for i in share]
         return sampler.rollouts(
-            mine, responses, self.micro_batch, device, places, self.keep_empty, kept
+            mine, responses, self.micro_batch, device, indices, self.keep_empty, kept
         )

@@ -115,7 +115,7 @@ def steps_by_length(
 
 def group_numbers(rollouts: Sequence[Rollout], group_size: int) -> list[int]:
     """The group of each row."""
-    return [place // group_size for r in rollouts for place in r.places.tolist()]
+    return [index // group_size for r in rollouts for index in r.indices.tolist()]
 
 
 def regrouped_rollouts(
@@ -141,8 +141,8 @@ def regrouped_rollouts(
     ids = together([r.input_ids for r in rollouts], pad_token_id)
     attention = together([r.attention_mask for r in rollouts], 0)
     mask = _stacked([r.response_mask for r in rollouts], after)
-    ended, dropped, places = (
-        torch.cat([getattr(r, name) for r in rollouts]) for name in ("ended", "dropped", "places")
+    ended, dropped, indices = (
+        torch.cat([getattr(r, name) for r in rollouts]) for name in ("ended", "dropped", "indices")
     )
     texts = [text for r in rollouts for text in zip(r.prompts, r.responses, strict=True)]
     examples = [example for r in rollouts for example in r.examples]
@@ -163,7 +163,7 @@ def regrouped_rollouts(
                 prompts=[texts[row][0] for row in batch],
                 responses=[texts[row][1] for row in batch],
                 examples=[examples[row] for row in batch],
-                places=places[rows],
+                indices=indices[rows],
                 states=torch.cat([states[row] for row in batch]) if states else None,
             )
         )
@@ -179,7 +179,7 @@ def _states_of_rows(rollout: Rollout) -> tuple[Tensor, ...]:
 def regrouped(
     experiences: Sequence[Experience], batches: Sequence[Sequence[int]], pad_token_id: int
 ) -> list[Experience]:
-    """The same of experiences; the references' samples go with the responses of their places."""
+    """The same of experiences; the references' samples go with the responses of their index."""
     rollouts = regrouped_rollouts([e.rollout for e in experiences], batches, pad_token_id)
     width = max(e.rollout.response_mask.shape[1] for e in experiences)
     tensors = {
@@ -200,13 +200,13 @@ def regrouped(
 def _with_samples_of(
     experience: Experience, experiences: Sequence[Experience], pad_token_id: int
 ) -> Experience:
-    """The experience with those samples that belong to its places."""
+    """The experience with those samples that belong to its indices."""
     if experience.sample_weights is None:
         return experience
     given = [e.samples for e in experiences if e.samples is not None]
     weights = torch.cat([e.sample_weights for e in experiences if e.sample_weights is not None])
-    numbers = {place: i for i, place in enumerate(p for r in given for p in r.places.tolist())}
-    chosen = [numbers[p] for p in experience.rollout.places.tolist() if p in numbers]
+    numbers = {index: i for i, index in enumerate(p for r in given for p in r.indices.tolist())}
+    chosen = [numbers[p] for p in experience.rollout.indices.tolist() if p in numbers]
     samples = regrouped_rollouts(given, [chosen], pad_token_id)[0] if chosen else None
     return replace(experience, samples=samples, sample_weights=weights[chosen])
 

@@ -43,7 +43,7 @@ class Chunks:
         return torch.cat(found) if found else torch.zeros(0, device=actions.device)
 
 
-class Visit:
+class ReferencePass:
     """One reference during one scoring: its hidden states stay, the reference need not.
 
     Args:

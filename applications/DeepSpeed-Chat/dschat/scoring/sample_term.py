@@ -40,18 +40,18 @@ def with_samples(
     length, which would give it a mean.
 
     Args:
-        prompts: those of all ranks' responses of the iteration, at their places, with `samples`.
+        prompts: those of all ranks' responses of the iteration, by index, with `samples`.
         config: its `sample_coefficient` is that of sum_k w_k KL(rho_k || pi).
     """
     group_size = config.group_size()
     result = []
     for e in experiences:
-        places = e.rollout.places.tolist()
-        batch = [prompts[place] for place in places]
+        indices = e.rollout.indices.tolist()
+        batch = [prompts[index] for index in indices]
         samples = samples_of(
             [p.ids for p in batch],
             [p.samples for p in batch],
-            places,
+            indices,
             group_size,
             ends_of(tokenizer).ids,
             tokenizer.pad_token_id,
@@ -60,13 +60,13 @@ def with_samples(
         weight = config.sample_coefficient * group_size / len(batch[0].samples)
         if config.estimator == "grpo":
             weight *= 1 - 1 / group_size
-        rows = 0 if samples is None else len(samples.places)
+        rows = 0 if samples is None else len(samples.indices)
         weights = torch.full((rows,), weight, device=device)
         control = None
         if config.loss_normalization == "token":
             known = [p.samples[: len(p.sample_rows)] for p in batch]
             r = e.rollout
-            common = positions_in_common(r.actions, r.response_mask, known, places, group_size)
+            common = positions_in_common(r.actions, r.response_mask, known, indices, group_size)
             control = weight * common.float()
         result.append(replace(e, samples=samples, sample_weights=weights, sample_control=control))
     return result

@@ -1,8 +1,8 @@
 """From sampled sequences to experience: log-probabilities, values, rewards and the penalty.
 
 Only hidden states are kept for a whole batch. Logits of policy and reference are made from them a
-chunk of positions at a time and go straight into the regulariser, so that no tensor of
-batch x length x vocabulary is ever alive, whatever the regulariser.
+chunk of positions at a time and go straight into the regularizer, so that no tensor of
+batch x length x vocabulary is ever alive, whatever the regularizer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dschat.models.policy import PolicyModel
 from dschat.models.references import FrozenPolicy
 from dschat.regularization import MultiReference, Penalty, PolicyRegularizer, with_defaults
 from dschat.rollout.experience import Experience, Rollout
-from dschat.scoring.chunks import Chunks, Visit
+from dschat.scoring.chunks import Chunks, ReferencePass
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TokenScores:
 
 
 class _MeanOfMetrics:
-    """Averages regularisers' metrics over chunks, weighted by their positions."""
+    """Averages regularizers' metrics over chunks, weighted by their positions."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
@@ -61,10 +61,10 @@ class _Part:
 
 
 class PenaltyScorer:
-    """Runs a regulariser over the active positions of a batch of rollouts.
+    """Runs a regularizer over the active positions of a batch of rollouts.
 
     Several references under `MultiReference` are asked one after the other, each on the device only
-    while its own divergence is computed; a regulariser with `needs_all_references` sees them
+    while its own divergence is computed; a regularizer with `needs_all_references` sees them
     together.
 
     Args:
@@ -74,7 +74,7 @@ class PenaltyScorer:
         union: takes the union of a support over ranks: (ids, vocabulary size) -> ids.
 
     Attributes:
-        seconds: that the last call spent in the regulariser, without the models' passes and logits.
+        seconds: that the last call spent in the regularizer, without the models' passes and logits.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class PenaltyScorer:
             rollouts: with `states` where sampling kept them: the actor is not asked again.
 
         Returns:
-            Scores per micro-batch, the regulariser's metrics as sums over active positions, and
+            Scores per micro-batch, the regularizer's metrics as sums over active positions, and
             the number of those positions (all of this rank).
         """
         self.seconds = 0.0
         policy: PolicyModel = actor.module if hasattr(actor, "module") else actor
-        # Made before any regulariser could fail on one rank: ranks may have to agree on them.
+        # Made before any regularizer could fail on one rank: ranks may have to agree on them.
         plans = [policy.plan(*r.model_inputs()) for r in rollouts]
         hidden = [
             actor(*r.model_inputs(), hidden_only=True, plan=plan) if r.states is None else r.states
@@ -114,14 +114,16 @@ class PenaltyScorer:
         ]
         actions = [r.actions[r.response_mask] for r in rollouts]
         # A reference that is given twice is asked once.
-        visit_of = {id(r): Visit(r, rollouts, plans, self.temperature) for r in self.references}
-        visits = [visit_of[id(r)] for r in self.references]
+        pass_of = {
+            id(r): ReferencePass(r, rollouts, plans, self.temperature) for r in self.references
+        }
+        passes = [pass_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
             if self.regularizer.needs_all_references:
-                found = self._together(chunks, visits, rollouts, actions)
+                found = self._together(chunks, passes, rollouts, actions)
             else:
-                found = self._one_by_one(chunks, visits, rollouts, actions)
+                found = self._one_by_one(chunks, passes, rollouts, actions)
         metrics = _MeanOfMetrics()
         for part in (part for parts in found for part in parts):
             metrics.add(part.penalty.metrics, len(part.logprobs))
@@ -131,7 +133,7 @@ class PenaltyScorer:
     def _one_by_one(
         self,
         chunks: Chunks,
-        visits: list[Visit],
+        passes: list[ReferencePass],
         rollouts: Sequence[Rollout],
         actions: list[Tensor],
     ) -> list[list[_Part]]:
@@ -139,21 +141,21 @@ class PenaltyScorer:
         several = self.regularizer if isinstance(self.regularizer, MultiReference) else None
         single = several.regularizer if several else self.regularizer
         with ExitStack() as stack:
-            if len(visits) == 1:  # no other waits for its room between the two passes
-                stack.enter_context(visits[0].open())
-            options = self._support(single, chunks, visits, rollouts)
+            if len(passes) == 1:  # no other waits for its room between the two passes
+                stack.enter_context(passes[0].open())
+            options = self._support(single, chunks, passes, rollouts)
             timed = partial(self._timed, single)
             by_reference = []
-            for k, visit in enumerate(visits):
-                with visit.open() as other:
+            for k, reference_pass in enumerate(passes):
+                with reference_pass.open() as other:
                     by_reference.append(
                         [
                             _parts(timed, chunks, other, i, a, options, k == 0)
                             for i, a in enumerate(actions)
                         ]
                     )
-                if visit not in visits[k + 1 :]:
-                    visit.hidden = None
+                if reference_pass not in passes[k + 1 :]:
+                    reference_pass.hidden = None
         if several is None:
             return by_reference[0]
         return [
@@ -173,15 +175,15 @@ class PenaltyScorer:
         self,
         single: PolicyRegularizer,
         chunks: Chunks,
-        visits: list[Visit],
+        passes: list[ReferencePass],
         rollouts: Sequence[Rollout],
     ) -> dict[str, Tensor]:
         """First pass: the tokens that take part, over all positions of all references and ranks."""
         if not single.uses_support:
             return {}
         support: Tensor | None = None
-        for visit in visits:
-            with visit.open() as other:
+        for reference_pass in passes:
+            with reference_pass.open() as other:
                 for i, rollout in enumerate(rollouts):
                     # All next-token ids count, those after the end of a response included: once.
                     token_ids = rollout.actions.flatten()
@@ -197,14 +199,14 @@ class PenaltyScorer:
     def _together(
         self,
         chunks: Chunks,
-        visits: list[Visit],
+        passes: list[ReferencePass],
         rollouts: Sequence[Rollout],
         actions: list[Tensor],
     ) -> list[list[_Part]]:
         """Parts by micro-batch, from all references' logits at once."""
         found = []
         with ExitStack() as stack:
-            others = [stack.enter_context(v.open()) for v in visits]
+            others = [stack.enter_context(v.open()) for v in passes]
             for i, (rollout, chosen) in enumerate(zip(rollouts, actions, strict=True)):
                 logprobs = torch.stack([o.logprobs(i, chosen) for o in others], dim=1)
                 so_far = before_each_token(logprobs, rollout.response_mask)

@@ -1,7 +1,7 @@
 """From rewards and penalties to what an update learns: advantages, and returns for a critic.
 
-What an advantage is computed from is put together over all ranks first, every response in its
-place, so that a group may lie on several ranks and in several micro-batches; every rank then
+What an advantage is computed from is gathered from all ranks first, in the order of the prompts,
+so that a group may lie on several ranks and in several micro-batches; every rank then
 computes the same numbers and takes its own rows.
 """
 
@@ -75,8 +75,8 @@ class MacroActions:
             return macro_actions_of_lengths(mask, self.segment([a[m].tolist() for a, m in rows]))
         if self.kind == "randomized":
             seed = self.seed * 1_000_003 + iteration
-            places = experience.rollout.places.tolist()
-            seeds = [(seed * 1_000_003 + place) % 2**63 for place in places]
+            indices = experience.rollout.indices.tolist()
+            seeds = [(seed * 1_000_003 + index) % 2**63 for index in indices]
             return randomized_macro_actions(mask, self.repeat_times, seeds)
         return fixed_macro_actions(mask, self.ngram)
 
@@ -91,7 +91,7 @@ class Targets:
         penalty_clip: the regularizer's `reward_clip`; the published value estimators clip.
         score_clip: bound of the scores (published: 2.5); 0 for none.
         responses: of all ranks in an iteration. group_size: of them to one prompt, neighbours by
-            `rollout.places`.
+            `rollout.indices`.
         macro_actions: how tokens are grouped; used where there is a critic.
     """
 
@@ -143,13 +143,13 @@ class Targets:
         width = int(distributed.all_reduce(torch.tensor(width, device=device), "max"))
 
         def together(parts: Sequence[Tensor]) -> Tensor:
-            """[B] or [B, T] of this rank's micro-batches -> all ranks' rows at their places."""
+            """[B] or [B, T] of this rank's micro-batches -> all ranks' rows, by index."""
             shape = (self.responses,) if parts[0].dim() == 1 else (self.responses, width)
             whole = torch.zeros(shape, dtype=parts[0].dtype, device=device)
             for e, part in zip(experiences, parts, strict=True):
                 columns = () if part.dim() == 1 else (slice(part.shape[1]),)
-                whole[(e.rollout.places, *columns)] = part
-            # Every place is filled by one rank and 0 on all others.
+                whole[(e.rollout.indices, *columns)] = part
+            # A row is filled by one rank and 0 on all others.
             return distributed.all_reduce(whole)
 
         values = ids = None
@@ -171,20 +171,20 @@ class Targets:
 
 def _take(experience: Experience, found: Advantages) -> Experience:
     """Rows of this micro-batch from those of the iteration."""
-    mask, places = experience.rollout.response_mask, experience.rollout.places
+    mask, indices = experience.rollout.response_mask, experience.rollout.indices
     zero = torch.zeros((), device=mask.device)
 
     def mine(whole: Tensor) -> Tensor:
-        return torch.where(mask, whole[places, : mask.shape[1]].float(), zero)
+        return torch.where(mask, whole[indices, : mask.shape[1]].float(), zero)
 
     advantages = mine(found.advantages)
     control, weights = experience.sample_control, experience.sample_weights
     if control is not None:
         if found.scale is not None:
-            control = control / found.scale[places].float().unsqueeze(1)
+            control = control / found.scale[indices].float().unsqueeze(1)
         advantages = torch.where(mask, advantages - control, zero)
     if found.scale is not None and experience.samples is not None and weights is not None:
-        weights = weights / found.scale[experience.samples.places].float()
+        weights = weights / found.scale[experience.samples.indices].float()
     return replace(
         experience,
         advantages=advantages,

@@ -7,7 +7,7 @@ loads a checkpoint's weights into the running model. vLLM's weight transfer engi
 
 The engine runs in this process, so weights are handed over as they are, one at a time. It starts
 from the configuration of the model in training with random weights, and is sent the real ones
-before the first batch and after every optimiser step. Each time its log-probabilities of a prompt
+before the first batch and after every optimizer step. Each time its log-probabilities of a prompt
 are compared with the policy's: weights that do not arrive show nowhere else.
 """
 
@@ -56,7 +56,7 @@ class VLLMBackend:
         self.max_length = max_length
         self.gpu_memory_utilization = gpu_memory_utilization
         self.llm: Any = None
-        self.sent_at: int | None = None  # the engine's optimiser steps when weights were sent last
+        self.sent_at: int | None = None  # the engine's optimizer steps when weights were sent last
         self.metrics: dict[str, float] = {}
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
@@ -170,7 +170,7 @@ class VLLMBackend:
         dtype = plain_model(engine.module.model).dtype
         if not found.within(BOUNDS[dtype]):
             raise UserError(
-                f"vLLM computes other probabilities than the policy, at optimiser step "
+                f"vLLM computes other probabilities than the policy, at optimizer step "
                 f"{engine.global_steps}: the log-probability of a token that it samples differs by "
                 f"{found.mean:.3g} on average and {found.largest:.3g} at most, KL {found.kl:.3g} "
                 f"(in {str(dtype).removeprefix('torch.')} expected at most {BOUNDS[dtype].mean}, "
