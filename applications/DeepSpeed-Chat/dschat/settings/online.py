@@ -404,6 +404,7 @@ class OnlineConfig(ResumeFlags, OnlineFlags):
         """
         self.validate_parts()
         check(self)
+        profiled_iterations(self.profile_steps)
 
     def flag_name(self, name: str) -> str:
         """As `flag`, without the dashes."""
