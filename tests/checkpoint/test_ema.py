@@ -113,7 +113,7 @@ def test_without_the_flag_there_is_no_average(settings: Any) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["actor", "critic"]
 
 
-def test_an_average_goes_on_from_its_saved_state() -> None:
+def test_an_average_resumes_from_its_saved_state() -> None:
     def model() -> torch.nn.Module:
         torch.manual_seed(0)
         return torch.nn.Linear(5, 3)

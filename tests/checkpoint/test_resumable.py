@@ -68,8 +68,8 @@ def test_a_damaged_folder_is_refused_by_name_and_skipped_by_auto(
     harm: str, tmp_path: Path, capsys: Any
 ) -> None:
     save(tmp_path, 9)  # as a word 9 comes after 10: numbers count
-    torn = save(tmp_path, 10)
-    state, seal = torn / "engine" / "state.pt", torn / "complete.json"
+    damaged = save(tmp_path, 10)
+    state, seal = damaged / "engine" / "state.pt", damaged / "complete.json"
     if harm == "cut":
         state.write_bytes(state.read_bytes()[:-1])
     elif harm == "changed":
@@ -84,14 +84,27 @@ def test_a_damaged_folder_is_refused_by_name_and_skipped_by_auto(
         seal.write_text(seal.read_text()[:40])
     else:
         seal.write_text("{}")
-    with pytest.raises(
-        UserError, match="damaged" if harm[:2] in ("cu", "ch", "mi") else "not a complete"
-    ):
-        resumable.choose(tmp_path, str(torn))
+    says = "damaged" if harm in ("cut", "changed", "missing") else "not a complete"
+    with pytest.raises(UserError, match=says):
+        resumable.choose(tmp_path, str(damaged))
     found = resumable.choose(tmp_path, "auto")
     assert found is not None
     assert found.step == 9
     assert "WARNING: skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("request_", ["auto", "by name"])
+def test_another_versions_checkpoint_is_refused_with_the_reason(
+    request_: str, tmp_path: Path
+) -> None:
+    """It is whole, so that auto must not start a new run beside it."""
+    folder = save(tmp_path, 4)
+    seal = json.loads((folder / "complete.json").read_text())
+    del seal["format"]
+    seal["checksum"] = resumable._own_checksum(seal)
+    (folder / "complete.json").write_text(json.dumps(seal))
+    with pytest.raises(UserError, match=r"another version.*format 1, expected 2.*start a new run"):
+        resumable.choose(tmp_path, "auto" if request_ == "auto" else str(folder))
 
 
 def test_nothing_to_resume_from(tmp_path: Path, capsys: Any) -> None:

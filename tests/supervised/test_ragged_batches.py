@@ -80,6 +80,7 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     plain = CheckedEngine._fault
 
     def noted(self: CheckedEngine) -> Any:
+        assert "buffered_allreduce_fallback" in vars(self.engine)  # `spare_gradient_copies`
         parameters = self.engine.module.named_parameters()
         found.append({n: p.grad.clone() for n, p in parameters if p.grad is not None})
         return plain(self)

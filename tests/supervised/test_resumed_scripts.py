@@ -1,4 +1,4 @@
-"""Runs on two ranks that are stopped, killed, or left without disk, and gone on with."""
+"""Runs on two ranks that are stopped, killed, or left without disk, and resumed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def whole(flags: Flags) -> Path:
     return Path(flags("whole")[-1])
 
 
-def test_sigterm_to_one_rank_stops_both_and_the_run_goes_on(flags: Flags, whole: Path) -> None:
+def test_sigterm_to_one_rank_stops_both_and_the_run_is_resumed(flags: Flags, whole: Path) -> None:
     output = whole.with_name("stopped")
     auto = [*flags("stopped"), "--resume_from_checkpoint", "auto"]
     done = run_with_fault(STEP1, "stop:6", auto, ranks=2)
@@ -104,7 +104,7 @@ def test_a_full_disk_and_a_kill_leave_the_older_checkpoint(flags: Flags, whole: 
 
 
 @pytest.mark.parametrize("stage", [2])
-def test_a_reward_model_goes_on_on_two_ranks(
+def test_a_reward_model_is_resumed_on_two_ranks(
     stage: int, preference_dir: Path, tiny_reward_dir: Path, tmp_path: Path
 ) -> None:
     flags = {
@@ -127,7 +127,7 @@ def test_a_reward_model_goes_on_on_two_ranks(
 
 
 @pytest.mark.parametrize("stage", [2])
-def test_dpo_goes_on_on_two_ranks(
+def test_dpo_is_resumed_on_two_ranks(
     stage: int, preference_dir: Path, dpo_models: dict[str, str], tmp_path: Path
 ) -> None:
     flags = {

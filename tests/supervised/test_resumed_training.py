@@ -107,7 +107,7 @@ def test_checkpoints_change_nothing_and_any_of_them_will_do(
     assert_same_run(tmp_path / "elsewhere", tmp_path / "whole", tolerance=1e-6)
     assert checkpoints(tmp_path / "elsewhere") == []
     # A damaged one is skipped; the run is not finished where its model is gone.
-    (tmp_path / "often" / "resumable-10" / "rank-0.pt").write_bytes(b"torn")
+    (tmp_path / "often" / "resumable-10" / "rank-0.pt").write_bytes(b"damaged")
     (tmp_path / "often" / "config.json").unlink()
     _, told = sft("often", resume_from_checkpoint="auto", checkpoint_steps=5)
     assert "skipped" in told
