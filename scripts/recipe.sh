@@ -10,7 +10,7 @@
 #   CHECKPOINT_STEPS=N, MASTER_PORT=N
 #
 # Every variable of a recipe is set as VAR="${VAR:-default}": the environment comes first. Arguments
-# of a script go on to the Python script. Relative paths start at the root of the repository.
+# of a script are passed to the Python script. Relative paths start at the root of the repository.
 set -euo pipefail
 shopt -s inherit_errexit
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -117,7 +117,7 @@ step() {
   mkdir -p "$(dirname "$marker")"
   "$@"
   [ "$(basename "$marker")" != recipe.done ] || finished "$(dirname "$marker")" ||
-    fail "$(dirname "$marker") is not finished. The same command goes on."
+    fail "$(dirname "$marker") is not finished. The same command resumes it."
   printf '%s\n' "$what" >"$marker"
 }
 
@@ -146,7 +146,7 @@ finished() {
   done
 }
 
-# train FOLDER SCRIPT FLAG...: a training script that writes to FOLDER; it goes on where it was.
+# train FOLDER SCRIPT FLAG...: a training script that writes to FOLDER and resumes there.
 train() {
   local folder="$1" script="$2"
   shift 2

@@ -104,7 +104,7 @@ def command(name: str, typed: str, out: Path) -> Command:
 
 
 def exit_code(asked: Command) -> int:
-    """Run the script here; whatever ends it, this process goes on.
+    """Run the script here; whatever ends it, this process continues.
 
     The environment, `sys.argv` and `sys.path` are afterwards as they were.
     """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole HH-RLHF recipe. A second start goes on where the first one was.
+# The whole HH-RLHF recipe. A second start resumes where the first one stopped.
 # shellcheck source=settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
 

@@ -176,7 +176,7 @@ def test_which_policies_are_compared() -> None:
 FAKE = """
 source "$RECIPE_SH"
 step "$FOLDER/recipe.done" bash -c 'eval "$1"' run "$1" "$VALUE"
-echo went on
+echo continued
 """
 
 
@@ -207,7 +207,7 @@ def test_a_finished_step_is_skipped(fake: Fake, tmp_path: Path) -> None:
     code, told = fake(train)
     assert code == 0
     assert "already there" in told
-    assert "went on" in told
+    assert "continued" in told
     code, told = fake(train, value="2")
     assert code == 1
     assert "of another command" in told
@@ -221,7 +221,7 @@ def test_a_stopped_step_is_not_finished(fake: Fake, tmp_path: Path) -> None:
     code, told = fake(f"cd {model}; mkdir step-2; sleep 0.05; mkdir resumable-3")
     assert code == 1
     assert "is not finished" in told
-    assert "went on" not in told
+    assert "continued" not in told
     assert not (model / "recipe.done").exists()
     code, told = fake(f"cd {model}; mkdir step-4")
     assert code == 0
@@ -231,4 +231,4 @@ def test_a_stopped_step_is_not_finished(fake: Fake, tmp_path: Path) -> None:
 def test_a_failed_step_ends_the_recipe(fake: Fake) -> None:
     code, told = fake("mkdir step-1; exit 3")
     assert code == 3
-    assert "went on" not in told
+    assert "continued" not in told

@@ -34,7 +34,7 @@ def trained(folder: Path, *models: Path, steps: int) -> None:
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if any("loss" in n for n in row)]
     assert len(rows) >= steps
     assert all(math.isfinite(v) for row in rows for v in row.values() if isinstance(v, float))
-    assert list(folder.glob("resumable-*"))  # a killed run would have gone on from it
+    assert list(folder.glob("resumable-*"))  # a killed run would have resumed from it
     assert (folder / "config.yaml").is_file()
 
 
