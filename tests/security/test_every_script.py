@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import shlex
 import shutil
 import stat
 import subprocess
@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpo_fixtures import command_line, save_model
-from inference_fixtures import save_reward_model
-from judge_server import JudgeServer, serving, two_models
-from launch import DPO, MULTI_REFERENCE, ROOT, STEP1, STEP2, TRAINING, environment, free_port
-from online_fixtures import online_settings
-from preferences import rows
+from bad_input_files import make_files
+from bad_input_runs import SCRIPTS
+from judge_server import JudgeServer, serving
+from launch import MULTI_REFERENCE, TRAINING, environment, free_port
 
-STEP3 = TRAINING / "step3_rlhf_finetuning"
 SECRETS = {
     name: f"{name.lower().replace('_', '-')}-5d41402abc4b2a76b9719d911017c592"
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
@@ -47,22 +44,26 @@ for script, arguments in json.load(open(sys.argv[-1])):
         sys.exit(f"===== {script} failed")
 print("===== all done", flush=True)
 """
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'][0] + ':' + m['content'][-24:] + ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'a:' }}{% endif %}"
-)
-PROGRAM = {
-    "question": "Print 1.",
-    "solutions": json.dumps(["print(1)"]),
-    "input_output": json.dumps({"inputs": [""], "outputs": ["1\n"]}),
-    "starter_code": "",
-    "difficulty": "introductory",
+# What comes before and after the right command lines, to make the runs short and full of files.
+BOARD = "--enable_tensorboard --per_device_train_batch_size 4 --per_device_eval_batch_size 4"
+ONE_STEP = "--enable_test_mode --test_stop_step 1"
+ADDED: dict[str, tuple[str, str]] = {
+    "sft": ("", f"{BOARD} --data_split 1,0,0"),
+    "reward": ("", f"{BOARD} --data_split 0,1,0"),
+    "ppo": ("", ONE_STEP),
+    "wpr": ("", f"{ONE_STEP} --enable_tensorboard --cost_dim 20 --top_k 8 --epsilon 0.1"),
+    "apps": ("", ONE_STEP),
+    "wpr_apps": ("", f"{ONE_STEP} --cost_dim 20 --top_k 8 --epsilon 0.1"),
+    "grpo": ("", "--ref_a chat --ref_b chat --gamma 0.5 --max_steps 1 --max_prompt_length 200"),
+    "dpo": ("", "--gamma 0.5 --rm_name reward --max_new_tokens 4"),
+    "plot": ("run run_2", ""),
+    "compare": ("a.jsonl b.jsonl", ""),
 }
 
 
 @dataclass(frozen=True)
 class Done:
-    """What has happened. `root` holds inputs, outputs (out), HOME and the current folder."""
+    """What has happened; `root` holds inputs (given, the current folder), outputs (out), HOME."""
 
     root: Path
     temporary: Path
@@ -83,102 +84,26 @@ def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def write_data(folder: Path, examples: list[dict[str, Any]]) -> Path:
-    folder.mkdir(parents=True)
-    for name, part in (("train", examples), ("test", examples[:3])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    return folder
-
-
-def commands(root: Path, tokenizer: Any) -> list[tuple[Path, dict[str, Any]]]:
-    """Each kind of script with its flags."""
-    given, out = root / "given", root / "out"
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = TEMPLATE
-    a, b = (save_model(given / name, tokenizer, i) for i, name in enumerate(("a", "b")))
-    reward = save_reward_model(given / "reward", tokenizer)
-    pairs = write_data(given / "pairs", rows(12))
-    sums = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(8)]
-    numbers = write_data(given / "sums", sums)
-    problems = write_data(given / "problems", [PROGRAM] * 8)
-    common = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
-    tune = {"data_path": pairs, "max_seq_len": 64, "enable_tensorboard": True, **common}
-    online = online_settings(given, a, reward, enable_test_mode=True, test_stop_step=1)
-    del online["data_output_path"]
-    code = {**online, "data_path": problems, "sandbox": "limits", "reward_workers": 1}
-    del code["critic_model_name_or_path"]
-    samples = {"filepath": given / "a.jsonl", "savepath": out / "s" / "sampled.jsonl"}
-    answers = {"proj-path": out / "answers", "batch-size": 4, "no-actor-folder": True, "model": a}
-    answers |= {"max-new-tokens": 5, "num-samples": 3}
-    two_models(given, "AB=A")
-    judged = {"dataset": "summarize"}
-    models = {"model_name_a": given / "a.jsonl", "model_name_b": given / "b.jsonl", "yes": True}
-    references = {"ref_a": a, "ref_b": b, "gamma": 0.5}
-    wpr = {"cost_dim": 20, "top_k": 8, "epsilon": 0.1, "enable_tensorboard": True}
-    return [
-        (STEP1, {**tune, "model_name_or_path": a, "data_split": "1,0,0", "output_dir": out / "1"}),
-        (STEP2, {**tune, "model_name_or_path": a, "data_split": "0,1,0", "output_dir": out / "2"}),
-        (STEP3 / "main_wpr.py", {**online, **wpr, "output_dir": out / "3"}),
-        (STEP3 / "main_apps.py", {**code, "output_dir": out / "apps", "max_answer_seq_len": 16}),
-        (
-            MULTI_REFERENCE / "gsm8k_grpo.py",
-            {
-                **references,
-                "dataset": numbers,
-                "model_out": out / "grpo",
-                "per_device_train_batch_size": 4,
-                "num_generations": 4,
-                "max_steps": 1,
-                "max_completion_length": 8,
-                "max_prompt_length": 200,
-            },
-        ),
-        (
-            DPO,
-            {
-                **references,
-                **common,
-                "dataset": pairs,
-                "output_dir": out / "dpo",
-                "max_length": 64,
-                "rm_name": reward,
-                "max_new_tokens": 4,
-            },
-        ),
-        (
-            ROOT / "inference" / "inference_with_rewards.py",
-            {**answers, "reward-model": reward, "dataset": pairs},
-        ),
-        (
-            ROOT / "inference" / "inference_apps.py",
-            {**answers, "dataset": problems, "sandbox": "limits", "reward_workers": 1},
-        ),
-        (ROOT / "evaluation" / "tools" / "sample_from_dataset.py", {**judged, **samples}),
-        (
-            ROOT / "evaluation" / "gpt4-eval.py",
-            {**judged, **models, "output": out / "judged" / "judged.jsonl"},
-        ),
-        (
-            ROOT / "evaluation" / "human-eval.py",
-            {
-                **judged,
-                "model_a": given / "a.jsonl",
-                "model_b": given / "b.jsonl",
-                "output": out / "judged" / "human.jsonl",
-            },
-        ),
-    ]
+def commands(out: Path) -> list[tuple[str, list[str]]]:
+    """Each script with its arguments."""
+    asked = []
+    for name, (script, right) in SCRIPTS.items():
+        before, after = ADDED.get(name, ("", ""))
+        words = shlex.split(f"{before} {right} {after}")
+        asked.append((str(script), [word.format(out=out / name) for word in words]))
+    return asked
 
 
 @pytest.fixture(scope="module")
 def done(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """All scripts, through the launcher, with secrets in the environment."""
     root = tmp_path_factory.mktemp("every script")
-    asked = [(str(s), command_line(f)) for s, f in commands(root, tiny_tokenizer)]
+    make_files(root / "given", tiny_tokenizer)
+    asked = commands(root / "out")
     # Generated programs run as a user who may not enter pytest's folders.
     temporary = Path(tempfile.mkdtemp())
     temporary.chmod(0o755)
-    for name in ("home", "cwd", "out"):
+    for name in ("home", "out"):
         (root / name).mkdir()
     (root / "given" / "driver.py").write_text(DRIVER)
     (root / "given" / "asked.json").write_text(json.dumps(asked))
@@ -199,7 +124,7 @@ def done(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         env = {k: v for k, v in env.items() if not k.startswith(("XDG_", "HF_HOME"))}
         with open(root / "told.txt", "wb") as told:
             code = subprocess.run(
-                command, env=env, cwd=root / "cwd", stdout=told, stderr=told, timeout=400
+                command, env=env, cwd=root / "given", stdout=told, stderr=told, timeout=900
             ).returncode
     text = (root / "told.txt").read_text(encoding="utf-8")
     (root / "told.txt").unlink()
@@ -223,14 +148,14 @@ def test_everything_lies_in_the_output_folder(done: Done) -> None:
     out = done.root / "out"
     strangers = {p for p in changed if not p.is_relative_to(out)}
     # Caches of libraries, where their own settings put them.
-    caches = {p for p in strangers if p.is_relative_to(done.root / "home" / ".cache")}
+    homes = [done.root / "home" / name for name in (".cache", ".config")]
+    caches = {p for p in strangers if any(p.is_relative_to(home) for home in homes)}
     assert not {str(p.relative_to(done.root)) for p in strangers - caches if p != done.root / "out"}
     assert not [p for p in done.before if p not in done.after]
 
 
 def test_nothing_is_left_in_the_temporary_folder(done: Done) -> None:
     assert not list(done.temporary.rglob("*"))
-    assert not list((done.root / "cwd").iterdir())
 
 
 def test_permissions_are_ordinary(done: Done) -> None:
