@@ -195,7 +195,7 @@ def open_run(config: Any, settings: Any = None, may_differ: Collection[str] = ()
     """Find out what --resume_from_checkpoint means in --output_dir; all ranks call it.
 
     Args:
-        config: a dataclass with `ResumeFlags` and output_dir.
+        config: a dataclass with `TrainingFlags` and output_dir.
         settings: what the user gave, where it is another dataclass than `config`.
         may_differ: names of settings, beside `NO_RESULT`, that change no result in this script.
 

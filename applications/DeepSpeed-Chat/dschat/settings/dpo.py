@@ -6,7 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from dschat.settings.command_line import REPLACED_FLAGS, flag, require
-from dschat.settings.flags import RARELY_NEEDED, plugin_flag, require_at_least
+from dschat.settings.flags import (
+    chat_template_flag,
+    plugin_flag,
+    require_at_least,
+)
 from dschat.settings.references import (
     REFERENCES,
     ReferenceFlags,
@@ -15,7 +19,7 @@ from dschat.settings.references import (
 from dschat.settings.supervised import (
     SCHEDULERS,
     FineTuningConfig,
-    ResumeFlags,
+    TrainingFlags,
     adapter_learning_rate,
 )
 
@@ -33,7 +37,7 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
 
 
 @dataclass
-class DirectPreferenceConfig(ReferenceFlags, ResumeFlags):
+class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     """DPO from preference pairs, the policy held near several references."""
 
     gamma: float = flag(
@@ -63,11 +67,7 @@ class DirectPreferenceConfig(ReferenceFlags, ResumeFlags):
         None, "Cache folder for prepared data; unset: data/ in output_dir."
     )
     plugin: list[str] | None = plugin_flag("data schemas")
-    apply_chat_template: bool = flag(
-        False,
-        "Write prompts that are plain texts with the model's chat template: a dialogue "
-        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
-    )
+    apply_chat_template: bool = chat_template_flag()
     max_length: int = flag(1024, "Prompt and response are truncated to this many tokens.")
     max_prompt_length: int | None = flag(
         None, "Pairs whose prompt is longer than this many tokens are skipped (and counted)."
@@ -141,15 +141,6 @@ class DirectPreferenceConfig(ReferenceFlags, ResumeFlags):
     num_samples: int = flag(256, "Maximum number of held-out prompts (--rm_name).")
     max_new_tokens: int = flag(256, "Maximum length of their responses, in tokens.")
     temperature: float = flag(1.0, "Sampling temperature of these responses.")
-    deepspeed_config: str | None = flag(
-        None,
-        "JSON file with further DeepSpeed settings, for those that are not flags here.",
-        group=RARELY_NEEDED,
-    )
-    deepspeed: bool = flag(
-        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
-    )
-    local_rank: int = flag(-1, "Set by the launcher.")
 
     @property
     def policy(self) -> tuple[str, str]:

@@ -62,6 +62,15 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def chat_template_flag() -> Any:
+    """The flag `--apply_chat_template`."""
+    return flag(
+        False,
+        "Write prompts that are plain texts with the model's chat template: a dialogue "
+        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
+    )
+
+
 def plugin_flag(parts: str) -> Any:
     """The flag `--plugin` of a script: the settings' field must have this name.
 

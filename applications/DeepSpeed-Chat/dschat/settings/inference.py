@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from dschat.settings.command_line import REPLACED_FLAGS, Settings, flag, require
-from dschat.settings.flags import RARELY_NEEDED, plugin_flag, require_at_least
+from dschat.settings.flags import (
+    RARELY_NEEDED,
+    chat_template_flag,
+    plugin_flag,
+    require_at_least,
+)
 from dschat.settings.rewards import SandboxFlags
 
 STEP_FOLDER = re.compile(r"step[-_]?\d+")
@@ -61,11 +66,7 @@ class InferenceFlags(Settings):
     ref_scores: bool = flag(False, "Generate nothing: score the data set's own responses.")
     num_samples: int = flag(2000, "Maximum number of prompts.")
     max_prompt_tokens: int = flag(512, "Longer prompts are skipped (and counted).")
-    apply_chat_template: bool = flag(
-        False,
-        "Write prompts that are plain texts with the model's chat template: a dialogue "
-        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
-    )
+    apply_chat_template: bool = chat_template_flag()
     data_seed: int = flag(
         1234,
         "Seed of the prompts' order. For data without an evaluation split also of the 5 % that is "

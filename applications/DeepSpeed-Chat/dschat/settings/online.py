@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
-from dschat.settings.flags import RARELY_NEEDED, plugin_flag, with_parts
+from dschat.settings.flags import RARELY_NEEDED, chat_template_flag, plugin_flag, with_parts
 from dschat.settings.online_checks import GROUPED, check
 from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import reference_weights
 from dschat.settings.rewards import parse_rewards, uses_reward_model
-from dschat.settings.supervised import SCHEDULERS, ResumeFlags
+from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
 ALGORITHMS = ["ppo", "grpo", "rloo"]
 DEFAULT_GROUP = 8
@@ -41,11 +41,7 @@ class OnlineFlags(Settings):
         None,
         "Folder for prepared data and tables, kept for the next run; unset: data/ in output_dir.",
     )
-    apply_chat_template: bool = flag(
-        False,
-        "Write prompts that are plain texts with the model's chat template: a dialogue "
-        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
-    )
+    apply_chat_template: bool = chat_template_flag()
     few_shot: int = flag(
         0,
         "Worked examples before every question, in training and evaluation: the first rows of the "
@@ -338,9 +334,6 @@ class OnlineFlags(Settings):
         "fp16: where the gradients of actor or critic overflow, both skip the step. (In bf16 and "
         "fp32 a gradient that is not finite always stops both.)",
     )
-    deepspeed_config: str | None = flag(
-        None, "JSON file with further DeepSpeed settings for actor and critic."
-    )
 
     seed: int = flag(1234, "Seed of data order, sampling and new weights.", group="Output")
     save_steps: int = flag(
@@ -378,15 +371,11 @@ class OnlineFlags(Settings):
         "Accepted as users write it; log-probabilities and losses are always in fp32.",
         group=RARELY_NEEDED,
     )
-    deepspeed: bool = flag(
-        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
-    )
-    local_rank: int = flag(-1, "Set by the launcher.")
 
 
 # The flags of a base are shown after those of the bases behind it.
 @dataclass
-class OnlineConfig(ResumeFlags, OnlineFlags):
+class OnlineConfig(TrainingFlags, OnlineFlags):
     """The settings of a run, with those of its penalty and rewards (`config.epsilon`).
 
     Attributes:

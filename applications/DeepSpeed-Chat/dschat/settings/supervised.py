@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
-from dschat.settings.flags import RARELY_NEEDED, RESUMING, plugin_flag, require_at_least
+from dschat.settings.flags import (
+    RARELY_NEEDED,
+    RESUMING,
+    chat_template_flag,
+    plugin_flag,
+    require_at_least,
+)
 
 SCHEDULERS = [
     "linear",
@@ -20,8 +26,8 @@ DEFAULT_LORA_LEARNING_RATE = 5e-4
 
 
 @dataclass
-class ResumeFlags(Settings):
-    """Checkpoints, resuming, and when a run gives up: in every training script."""
+class TrainingFlags(Settings):
+    """What every training script has: checkpoints, resuming, the launcher's flags."""
 
     checkpoint_steps: int = flag(
         0,
@@ -41,9 +47,18 @@ class ResumeFlags(Settings):
         "gradient or one of their inputs (step 3: rewards, log-probabilities, advantages) was not "
         "finite. The inputs are saved to output_dir/bad_steps.",
     )
+    deepspeed_config: str | None = flag(
+        None,
+        "JSON file with further DeepSpeed settings, for those that are not flags here.",
+        group=RARELY_NEEDED,
+    )
+    deepspeed: bool = flag(
+        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
+    )
+    local_rank: int = flag(-1, "Set by the launcher.")
 
 
-def require_resume(config: ResumeFlags) -> None:
+def require_resume(config: TrainingFlags) -> None:
     """Refuse numbers that are out of range; raises `UserError`."""
     require_at_least(config, 0, "checkpoint_steps")
     require_at_least(config, 1, "checkpoint_keep", "max_bad_steps")
@@ -67,7 +82,7 @@ def adapter_learning_rate(settings: Any, role: str = "") -> float:
 
 
 @dataclass
-class FineTuningConfig(ResumeFlags):
+class FineTuningConfig(TrainingFlags):
     """What steps 1 and 2 have in common."""
 
     model_name_or_path: str | None = flag(
@@ -96,11 +111,7 @@ class FineTuningConfig(ResumeFlags):
         None, "Cache folder for prepared data; unset: data/ in output_dir."
     )
     plugin: list[str] | None = plugin_flag("data schemas")
-    apply_chat_template: bool = flag(
-        False,
-        "Write prompts that are plain texts with the model's chat template: a dialogue "
-        "(Human: ... Assistant:) as its turns, any other text as a user's turn.",
-    )
+    apply_chat_template: bool = chat_template_flag()
     max_seq_len: int = flag(512, "Texts are truncated to this many tokens.")
     per_device_train_batch_size: int = flag(
         16, "Training rows per rank and micro-step.", group="Training"
@@ -155,15 +166,6 @@ class FineTuningConfig(ResumeFlags):
     tensorboard_path: str | None = flag(
         None, "Folder for them; unset: a folder 'tensorboard' in output_dir."
     )
-    deepspeed_config: str | None = flag(
-        None,
-        "JSON file with further DeepSpeed settings, for those that are not flags here.",
-        group=RARELY_NEEDED,
-    )
-    deepspeed: bool = flag(
-        False, "Accepted as DeepSpeed users write it; training always runs under DeepSpeed."
-    )
-    local_rank: int = flag(-1, "Set by the launcher.")
 
     def validate(self) -> None:
         """Check the values; raises `UserError`."""
