@@ -12,13 +12,13 @@ import torch
 from dschat.errors import UserError
 from dschat.models.optimizer import schedule
 from dschat.online import updates
-from dschat.online.faults import find_fault
 from dschat.online.loop import OnlineTrainer
 from dschat.rewards import as_reward
 from dschat.rollout.experience import Experience, make_rollout
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import deepspeed_settings
 from dschat.runtime.faults import GradientWatch, discard_gradients
+from dschat.scoring.faults import find_fault
 from online_fixtures import make_trainer, online_settings, updates_of
 
 NAN = float("nan")

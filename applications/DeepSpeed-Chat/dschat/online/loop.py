@@ -40,7 +40,6 @@ import torch
 
 from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.online.checkpoints import Checkpointer
-from dschat.online.faults import find_fault, plain_rows
 from dschat.online.metrics import Clock, Report, iteration_metrics
 from dschat.online.updates import Updater
 from dschat.rewards import RewardFunction
@@ -53,6 +52,7 @@ from dschat.runtime.interruption import StopRequest, StopRequestedError, how_to_
 from dschat.runtime.profiling import StepProfiler
 from dschat.runtime.random_states import random_states, set_random_states
 from dschat.scoring.arrangement import steps_by_length
+from dschat.scoring.faults import find_fault, plain_rows
 from dschat.scoring.sample_term import SampleTerm
 from dschat.scoring.scorer import Scorer, reward_rollouts, to_experiences
 from dschat.scoring.targets import Targets

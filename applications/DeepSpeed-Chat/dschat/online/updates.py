@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dschat.checkpoint.ema import MovingAverage
-from dschat.online.faults import plain_rows
 from dschat.online.losses import LossSettings, actor_loss, critic_loss, step_counts
 from dschat.online.pretraining_mix import PretrainingMix
 from dschat.rollout.experience import Experience
@@ -27,6 +26,7 @@ from dschat.runtime.faults import (
 )
 from dschat.runtime.memory import give_back_freed_memory
 from dschat.scoring.arrangement import group_numbers, like_lengths, regrouped, row_lengths
+from dschat.scoring.faults import plain_rows
 from dschat.settings.online import OnlineConfig
 
 

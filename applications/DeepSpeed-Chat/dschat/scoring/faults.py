@@ -1,4 +1,4 @@
-"""What is not finite in an iteration's experience, and what is kept of it for the user."""
+"""Values of an iteration's experience that are not finite, and its rows as plain values."""
 
 from __future__ import annotations
 
