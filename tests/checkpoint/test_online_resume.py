@@ -17,7 +17,7 @@ from dschat.online.run import build_trainer
 from dschat.online.setup import start
 from dschat.rewards import as_reward
 from dschat.settings.online_scripts import PPO
-from online_fixtures import make_trainer, online_settings
+from online_fixtures import command_line, make_trainer, online_settings
 from safetensors.torch import load_file
 
 GRPO = {"algorithm": "grpo", "num_generations": 4}
@@ -192,11 +192,15 @@ def test_nothing_to_resume_starts_a_run(settings: Any, tmp_path: Path, capsys: A
 
 
 def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
-    trainer = make_trainer(settings("a"))
+    def made(**changes: Any) -> Any:
+        config = PPO.parse(command_line(**settings("a", **changes)))
+        return build_trainer(config, *start(config))
+
+    trainer = made()
     stop_at(trainer, "update", 1)
     assert not run(trainer)
     with pytest.raises(UserError, match="resumable-1 of another run"):
-        make_trainer(settings("a"))
+        made()
     for changes, message in (
         ({"kl_ctl": 0.2}, r"--kl_ctl 0.05 -> 0.2"),
         ({"seed": 8}, r"--seed 7 -> 8"),
@@ -204,13 +208,13 @@ def test_another_run_is_not_resumed(settings: Any, tmp_path: Path) -> None:
         ({"num_train_epochs": 2}, r"--num_train_epochs 1 -> 2"),
     ):
         with pytest.raises(UserError, match=message):
-            make_trainer(settings("a", resume_from_checkpoint="auto", **changes))
+            made(resume_from_checkpoint="auto", **changes)
     # What changes no result may change.
     own = str(tmp_path / "a" / "config.yaml")
     config = PPO.parse([own, "--resume_from_checkpoint", "auto"])
     assert build_trainer(config, *start(config)).iteration == 1
     harmless = {"save_steps": 1, "offload_reference_model": True, "checkpoint_steps": 1}
-    assert make_trainer(settings("a", resume_from_checkpoint="auto", **harmless)).iteration == 1
+    assert made(resume_from_checkpoint="auto", **harmless).iteration == 1
 
 
 def test_changed_data_are_noticed(settings: Any, tmp_path: Path) -> None:
