@@ -1,53 +1,16 @@
 #!/usr/bin/env bash
 # Several references on the embedded arithmetic task: two references that each misread one kind of
 # story, GRPO near both of them under the reverse and under the forward KL, then a table and a
-# picture. No downloads but the Python packages. A second start goes on from what is there; FRESH=1
-# starts over.
+# picture. No downloads but the Python packages. A second start skips what has finished;
+# FRESH=1 starts over.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-export HF_HUB_OFFLINE=1
-# Two commands run at a time, each on one core. Threads that wait asleep: see quickstart.sh.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-
 SEED="${SEED:-1}"
-GRPO_STEPS="${GRPO_STEPS:-50}"
 OUT="${OUT:-$ROOT/runs/quickstart-multi-reference-seed$SEED}"
+source "$ROOT/scripts/jobs.sh"
+GRPO_STEPS="${GRPO_STEPS:-50}"
 STEP1="$ROOT/applications/DeepSpeed-Chat/training/step1_supervised_finetuning/main.py"
 GRPO="$ROOT/applications/Multi-Reference/gsm8k_grpo.py"
 EXAMPLE="$OUT/example"
-[ "${FRESH:-0}" = 1 ] && rm -rf "$OUT"
-mkdir -p "$OUT"
-begin=$SECONDS
-
-declare -A jobs=()
-trap '[ ${#jobs[@]} = 0 ] || kill "${jobs[@]}" 2>/dev/null || true' EXIT
-
-# start NAME COMMAND...: in the background, with $OUT/NAME.log; skips what is finished.
-start() {
-  local name="$1"
-  shift
-  if [ -e "$OUT/$name.done" ]; then
-    echo "   $name: already there"
-    return
-  fi
-  "$@" >"$OUT/$name.log" 2>&1 &
-  jobs[$name]=$!
-}
-
-# finish: waits for all that were started; the first failure ends everything.
-finish() {
-  local name
-  for name in "${!jobs[@]}"; do
-    if ! wait "${jobs[$name]}"; then
-      tail -n 20 "$OUT/$name.log" >&2
-      echo "error: $name failed; all it said is in $OUT/$name.log" >&2
-      exit 1
-    fi
-    unset "jobs[$name]"
-    touch "$OUT/$name.done"
-  done
-  echo "   ($((SECONDS - begin)) s)"
-}
 
 echo "== 1/4 arithmetic stories and an untrained model"
 start data python -m dschat.example.arithmetic --output_dir "$EXAMPLE" --seed "$SEED" \

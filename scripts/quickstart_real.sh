@@ -1,23 +1,17 @@
 #!/usr/bin/env bash
 # GRPO on a pretrained model, SmolLM2-135M-Instruct: it learns to write one sentence that contains a
 # given word, near its start under a KL penalty; a check of the text is the reward. Then a table,
-# samples and a picture on words that training has not seen. A second start goes on from what is
-# there, also within training; FRESH=1 starts over.
+# samples and a picture on words that training has not seen. A second start resumes training
+# from its last checkpoint; FRESH=1 starts over.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# Threads that wait asleep: spinning ones make a small model crawl where a core is shared.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-
 SEED="${SEED:-1}"
-GRPO_STEPS="${GRPO_STEPS:-25}"
 OUT="${OUT:-$ROOT/runs/quickstart-real-seed$SEED}"
 MODEL="${DSCHAT_SMOLLM2:-$ROOT/models/smollm2}"
-[ "${FRESH:-0}" = 1 ] && rm -rf "$OUT"
-mkdir -p "$OUT"
-begin=$SECONDS
+GRPO_STEPS="${GRPO_STEPS:-25}"
 
 echo "== 1/3 the model and the prompts"
 [ -e "$MODEL/config.json" ] || bash "$ROOT/scripts/get_model.sh" smollm2 "$MODEL"
-export HF_HUB_OFFLINE=1
+source "$ROOT/scripts/jobs.sh"
 python -m dschat.example.sentences --output_dir "$OUT/prompts" --seed "$SEED" \
   --train_size $((4 * GRPO_STEPS))
 
