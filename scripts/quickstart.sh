@@ -36,13 +36,13 @@ ppo=(
   --max_prompt_seq_len 120 --max_answer_seq_len 32 --temperature 1.0
   --per_device_generation_batch_size 64 --per_device_training_batch_size 32 --ppo_epochs 2
   --actor_learning_rate 3e-4 --critic_learning_rate 1e-3 --warmup_ratio 0.05 --save_steps 0
-  --clip_reward_value 10 --enable_test_mode --test_stop_step "${PPO_STEPS:-40}"
+  --clip_reward_value 10 --kl_ctl 0.1 --enable_test_mode --test_stop_step "${PPO_STEPS:-40}"
 )
 echo "== 4/5 step 3, twice at the same time: PPO with a KL penalty and with the Wasserstein penalty"
 start ppo_kl python "$STEPS/step3_rlhf_finetuning/main.py" "${ppo[@]}" \
-  --kl_ctl 0.1 --output_dir "$OUT/ppo_kl"
+  --output_dir "$OUT/ppo_kl"
 start ppo_wpr python "$STEPS/step3_rlhf_finetuning/main_wpr.py" "${ppo[@]}" \
-  --kl_ctl 0.3 --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
+  --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
 finish
 
 last() { ls -d "$OUT/$1"/step-* | sort -V | tail -n 1; }
