@@ -77,7 +77,7 @@ def test_hostile_weights_are_named(folders: Path, tmp_path: Path, make: Make) ->
     tokenizer = load_tokenizer(str(folders))
     with pytest.raises(UserError) as caught:
         load_causal_lm(str(folders), tokenizer, torch.float32)
-    assert f"--model_name_or_path {folders}: its weights are no mere" in str(caught.value)
+    assert f"--model_name_or_path {folders}: its weights are a pickle" in str(caught.value)
     assert "weights_only" not in str(caught.value)
 
 
