@@ -53,7 +53,7 @@ def test_overwriting_starts_anew_and_can_itself_be_stopped(
         completion("E") if "number 0." in body["messages"][1]["content"] else error(401, "no")
     )
     again = configured("AB=", overwrite=True, concurrency=1, judge_model="gpt-4o")
-    with pytest.raises(UserError, match="What is judged is kept"):
+    with pytest.raises(UserError, match="Finished judgments are kept"):
         judge_pairs(again)
     assert [row["winner"] for row in lines(again)] == ["Tie"]
     server.answer = lambda body, n: completion(letter(body))
@@ -159,7 +159,7 @@ def test_ctrl_c_loses_and_doubles_no_answer(
             patch.setattr("dschat.evaluation.judging.records.open", opened, raising=False)
         else:
             patch.setattr(Records, "append", append_later)
-        with pytest.raises(UserError, match="Stopped. What is judged is kept"):
+        with pytest.raises(UserError, match="Stopped. Finished judgments are kept"):
             judge_pairs(config)
     assert not interrupts
     found = sorted(row["line"] for row in lines(config))

@@ -116,7 +116,7 @@ def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 1
-        assert "error: Stopped. What is judged is kept" in err
+        assert "error: Stopped. Finished judgments are kept" in err
         assert "Traceback" not in err
         asked = len(server.requests)
         assert asked < 40
@@ -130,7 +130,7 @@ def test_ctrl_c_keeps_what_is_judged(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
-    """What is judged is kept all the same; only the questions under way are lost."""
+    """Finished judgments are kept all the same; only the questions under way are lost."""
     rows = [(post(i), f"good {i}", 0.0) for i in range(9)]
     a, b = (write_responses(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl"))
     output = tmp_path / "out.jsonl"
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
             person.press("\x03")
             person.read_until("Ctrl-C again")
             person.press("\x03")
-            person.read_until("error: Stopped. What is judged is kept")
+            person.read_until("error: Stopped. Finished judgments are kept")
             assert process.wait(SECONDS) == 1
         finally:
             release.set()

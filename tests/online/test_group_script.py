@@ -153,8 +153,8 @@ def test_reference_samples_are_drawn_once_and_read_afterwards(folder: Path, tmp_
         assert {k for row in rows for k in row["references"]} == {0, 1}
         assert all(len(row["response_ids"]) == 2 for row in rows)
     # The second run had none to draw: no progress bar of drawing.
-    assert "reference samples:   0%" in outputs[0]
-    assert "reference samples:   0%" not in outputs[1]
+    assert "samples of reference 0:   0%" in outputs[0]
+    assert "samples of reference 0:   0%" not in outputs[1]
     configs = [(tmp_path / n / "config.yaml").read_text() for n in ("first", "second")]
     assert "kl_type: fkl" in configs[0]
     # A run's own settings can be given back.

@@ -183,7 +183,7 @@ def test_step_3_resumed_the_next_day(
     before = trainer.checkpointer.run.facts
     with trainer.report.log:
         trainer.report.log.write({"step": 0})
-        trainer.save_checkpoint()
+        trainer.checkpointer.save(trainer.iteration, trainer._progress())
     calendar.today = datetime(2031, 7, 4)
     again = make_trainer({**settings, "resume_from_checkpoint": "auto"})
     assert again.checkpointer.run.facts == before

@@ -69,7 +69,7 @@ class CompareConfig(Settings):
         None,
         "What else scores the responses, each in a column of its own: names, or functions of your "
         "own, my_file.py:function. Unset, and without --reward_model: whether the answer is the "
-        "row's known one, as for gsm8k (math_answers has the flags of that).",
+        "row's known one, as for gsm8k (math has the flags of that).",
         registry=REWARDS,
         repeatable=True,
     )

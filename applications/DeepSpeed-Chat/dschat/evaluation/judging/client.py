@@ -101,7 +101,7 @@ class JudgeClient:
                 if _is_hopeless(error):
                     raise UserError(
                         f"The server refuses: {message}. Check the key, --judge_model "
-                        f"{self.settings.model} and OPENAI_BASE_URL. What is judged is kept."
+                        f"{self.settings.model} and OPENAI_BASE_URL. Finished judgments are kept."
                     ) from None
                 raise NoAnswer(message) from None
             except openai.APIConnectionError as error:

@@ -120,8 +120,8 @@ def _confirm(config: JudgeConfig, todo: Sequence[Pair]) -> None:
     if config.yes:
         return
     require(sys.stdin is not None and sys.stdin.isatty(), NO_TERMINAL)
-    print("Start? [y/N] ", end="", flush=True)
-    try:
+    try:  # Ctrl-C may come as soon as the question is seen
+        print("Start? [y/N] ", end="", flush=True)
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         raise UserError(NOT_STARTED) from None
