@@ -131,8 +131,8 @@ def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any
     from dschat.online.run import train_online
     from dschat.settings.online import online_config
 
-    def train(**changes: Any) -> None:
-        config = online_config(**settings("a", resume_from_checkpoint="auto", **changes))
+    def train(resume: str | None = "auto", **changes: Any) -> None:
+        config = online_config(**settings("a", resume_from_checkpoint=resume, **changes))
         config.validate()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dschat.runtime.distributed.shut_down", lambda: None)
@@ -142,6 +142,8 @@ def test_a_finished_run_is_left_alone(settings: Any, tmp_path: Path, capsys: Any
     train(**short)
     file = tmp_path / "a" / "step-2" / "actor" / "model.safetensors"
     before = (file.stat().st_mtime_ns, rows(tmp_path / "a"))
+    with pytest.raises(UserError, match="already holds step-2 of another run"):
+        train(resume=None, **short)  # which leaves the run finished
     train(**short)
     assert (file.stat().st_mtime_ns, rows(tmp_path / "a")) == before
     assert "is finished; its model is" in capsys.readouterr().out

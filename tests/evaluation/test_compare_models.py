@@ -201,12 +201,13 @@ def test_a_reward_model_and_a_reward_of_ones_own(
 def test_checked_answers_with_the_flags_of_their_reward(folder: Path) -> None:
     flags = f"--models new={folder / 'policy'} --dataset {folder / 'correct'} --num_samples 2"
     flags += f" --max_new_tokens 4 --resamples 200 --output {folder / 'checked'}"
-    flags += " --reward math --answer_extraction tags --tag_reward 0.5"
+    flags += " --reward math:1 --answer_extraction tags --tag_reward 0.5"
     config = COMPARE.parse(flags.split())
     assert "found_by_tags" in [m.name for m in compare(config).measures]
     (row, _) = rows_of(folder / "checked" / "new.jsonl")
     assert row["scores"]["tags"] in (0.0, 0.5, 1.0, 1.5, 2.0)
     assert row["scores"]["answer"] in (0.0, 2.0)
+    assert row["scores"]["accuracy"] == (row["scores"]["answer"] == 2.0)
     with pytest.raises(UserError, match="--answer_extraction last_word: expected"):
         COMPARE.parse([*flags.split(), "--answer_extraction", "last_word"])
     with pytest.raises(UserError, match="name the model's folder with --reward_model"):

@@ -19,7 +19,7 @@ from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 from dschat.supervised import dpo, reference_scoring
 from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo import encode_preference, load_pairs, load_policy, train_dpo
-from dschat.supervised.dpo_trainer import MultiReferenceTrainer
+from dschat.supervised.dpo_trainer import MultiReferenceTrainer, PairObjective
 from dschat.supervised.fine_tuning import set_up, trainer_arguments
 from dschat.supervised.progress import Progress
 from dschat.supervised.trainer import FineTuningTrainer
@@ -78,6 +78,21 @@ def test_the_first_evaluation_is_the_formula(
     # The padding is gone from what is saved; nothing else of the model's shape is.
     saved = AutoModelForCausalLM.from_pretrained(flags["output_dir"])
     assert saved.get_output_embeddings().weight.shape[0] == len(tiny_tokenizer)
+
+
+def test_references_are_not_rounded_to_the_policys_dtype(
+    dpo_models: dict[str, str], dpo_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, dtypes = PairObjective.losses, []
+
+    def noted(self: PairObjective, logps: Any, references: Any, *rest: Any) -> Any:
+        dtypes.append(references.dtype)
+        return plain(self, logps, references, *rest)
+
+    monkeypatch.setattr(PairObjective, "losses", noted)
+    flags = dpo_settings(refs=dpo_models["b"], model=dpo_models["a"], bf16=True, max_steps=1)
+    train_dpo(configured(flags))
+    assert set(dtypes) == {torch.float32}
 
 
 class StockTrainer(FineTuningTrainer, DPOTrainer):

@@ -81,12 +81,16 @@ class ResumableRun:
     def check_data(self, **facts: Any) -> None:
         """Note what describes the run's data (plain values), for its checkpoints.
 
+        A new run now starts in earnest: what an earlier one has finished no longer counts.
+
         Raises:
             UserError: the checkpoint to resume from was saved with other data.
         """
         self.facts = facts
         if self.checkpoint is not None:
             _check_facts(self.checkpoint, **facts)
+        elif distributed.is_main():
+            (self.output_dir / FINISHED).unlink(missing_ok=True)
 
     def folder(self, step: int) -> Path:
         """Of the checkpoint saved after `step` steps."""
@@ -208,8 +212,6 @@ def open_run(config: Any, settings: Any = None, may_differ: Collection[str] = ()
     run = ResumableRun(output_dir, config.checkpoint_keep, settings)
     if request is None:
         refuse_old_checkpoints(output_dir)
-        if distributed.is_main():
-            (output_dir / FINISHED).unlink(missing_ok=True)
         earlier = None
     else:
         earlier, run.finished = _read_finished(output_dir)

@@ -9,6 +9,7 @@ from dschat.checkpoint.ema import MovingAverage
 from dschat.checkpoint.model_folder import save_model_folder, save_step
 from dschat.checkpoint.resume import ResumableRun
 from dschat.runtime import distributed
+from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.random_states import set_random_states
 from dschat.runtime.run_files import MetricsLog
 from dschat.settings.online import OnlineConfig
@@ -92,7 +93,8 @@ class Checkpointer:
         own = self.run.restore(self.engines)
         self.models_at = own["models_at"]
         if self.average is not None:
-            self.average.load_state_dict(own["average"])
+            with on_all_ranks():
+                self.average.load_state_dict(own["average"])
         set_random_states(own["random"])
         progress: dict[str, Any] = own["progress"]
         return progress

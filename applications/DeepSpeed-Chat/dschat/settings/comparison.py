@@ -176,7 +176,7 @@ class CompareConfig(Settings):
             require(
                 judged or name not in self.given,
                 f"--{name} needs right and wrong responses, and a reward model has no such score. "
-                "Add --reward math_answers or a function that returns 0 or 1, or remove the flag.",
+                "Add --reward math or a function that returns 0 or 1, or remove the flag.",
             )
         require(
             self.epsilon is None or "Sinkhorn" in self.divergences,

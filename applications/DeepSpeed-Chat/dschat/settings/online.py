@@ -15,7 +15,7 @@ from dschat.settings.online_checks import GROUPED, check
 from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import reference_weights
-from dschat.settings.rewards import parse_rewards, uses_reward_model
+from dschat.settings.rewards import checks_answers, uses_reward_model
 from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
 ALGORITHMS = ["ppo", "grpo", "rloo"]
@@ -417,8 +417,7 @@ class OnlineConfig(TrainingFlags, OnlineFlags):
     @property
     def checks_answers(self) -> bool:
         """Whether checked answers are among the rewards: then accuracy is measured too."""
-        specs = [] if self.reward is None else parse_rewards(self.reward)
-        return any(spec.name == "math" for spec in specs)
+        return checks_answers(self.reward)
 
     @property
     def penalty(self) -> Any:

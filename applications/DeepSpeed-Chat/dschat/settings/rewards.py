@@ -15,6 +15,7 @@ from pathlib import Path
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.registry import REWARDS
 
+CHECKED = "math"
 REWARD_MODEL = "reward_model"
 # Loaded by `dschat.online.models`: the critic without its adapters may be the same model.
 REWARDS.add(REWARD_MODEL, "", summary="a sequence classifier, --critic_model_name_or_path")
@@ -87,6 +88,11 @@ def _parsed(text: str) -> RewardSpec:
 def uses_reward_model(given: Sequence[str] | None) -> bool:
     """Whether a reward model is among the entries of `--reward` (None: nothing else is)."""
     return given is None or any(spec.name == REWARD_MODEL for spec in parse_rewards(given))
+
+
+def checks_answers(given: Sequence[str] | None) -> bool:
+    """Whether checked answers are among the entries of `--reward`: then accuracy is measured."""
+    return given is not None and any(spec.name == CHECKED for spec in parse_rewards(given))
 
 
 SANDBOXES = ["auto", "bwrap", "limits"]
@@ -185,7 +191,7 @@ class MathAnswerSettings(Settings):
 
 
 REWARDS.add(
-    "math",
+    CHECKED,
     "dschat.rewards.math_answers:math_answer_reward",
     MathAnswerSettings,
     "checked answers to problems with a number as solution, and their format",

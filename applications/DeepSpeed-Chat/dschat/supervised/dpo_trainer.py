@@ -85,6 +85,11 @@ class MultiReferenceTrainer(PairTrainer, DPOTrainer):
         """The rows have their references' log-probabilities already."""
         return dataset
 
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The Trainer rounds all floats to the model's dtype, and bf16 has no -200.5."""
+        logps = inputs["reference_logps"].to(self.args.device)
+        return {**super()._prepare_inputs(inputs), "reference_logps": logps}
+
     def compute_loss(
         self,
         model: Any,

@@ -38,10 +38,9 @@ from dschat.runtime.distributed import quiet_libraries, world_size
 from dschat.runtime.files import atomic_write_text
 from dschat.settings.command_line import require
 from dschat.settings.comparison import CompareConfig
-from dschat.settings.rewards import FORMS
+from dschat.settings.rewards import FORMS, checks_answers
 
 Prompts = list[PromptExample]
-CHECKED = "math_answers"
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ def _columns(
         found, parts = score_responses(reward, [p.text for p in prompts], texts, examples)
         scores[reward.name if scores else "reward"] = found
         scores |= parts
-    if not scores or CHECKED in (config.reward or ()):
+    if not scores or checks_answers(config.reward):
         forms = getattr(config, "answer_extraction", FORMS)  # a flag of that reward
         scores["accuracy"] = [
             answered_correctly(text, p.example, forms)

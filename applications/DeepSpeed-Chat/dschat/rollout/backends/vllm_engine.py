@@ -68,7 +68,7 @@ class VLLMBackend:
                 "above. Raise it, or use --generation_backend native."
             )
         if self.llm is None:
-            self.llm = self._new_engine(engine, request)
+            self.llm = self._new_engine(engine)
         if self.sent_at != engine.global_steps:
             self._send_weights(engine)
             self.llm.reset_prefix_cache()
@@ -85,7 +85,7 @@ class VLLMBackend:
         self.llm = None
         gc.collect()
 
-    def _new_engine(self, engine: Any, request: GenerationRequest) -> Any:
+    def _new_engine(self, engine: Any) -> Any:
         """An engine with random weights for the model in training."""
         # In this process, where `reload_weights` can be given tensors.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
