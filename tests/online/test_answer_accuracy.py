@@ -128,17 +128,21 @@ def tiny_prompts(tiny_tokenizer: Any) -> list[PromptExample]:
     ]
 
 
+JUDGE = "dschat.online.answer_accuracy.answered_correctly"
+
+
 def test_batches_and_ranks_do_not_change_results(
-    tiny_model_dir: Path, tiny_tokenizer: Any, tiny_prompts: list[PromptExample]
+    tiny_model_dir: Path,
+    tiny_tokenizer: Any,
+    tiny_prompts: list[PromptExample],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-
-    def long_word(response: str, row: dict[str, Any]) -> bool:
-        return len(response) % 2 == 0
+    monkeypatch.setattr(JUDGE, lambda response, *_: len(response) % 2 == 0)
 
     def measure(batch_size: int, rank: int = 0, world_size: int = 1) -> list[PromptResult]:
         drawn = sampler(tiny_tokenizer, 8, seed=5, batch_size=batch_size)
-        return prompt_results(model, tiny_prompts, drawn, 3, long_word, rank, world_size)
+        return prompt_results(model, tiny_prompts, drawn, 3, rank, world_size)
 
     whole = measure(batch_size=4)
     assert measure(batch_size=1) == whole
@@ -148,18 +152,22 @@ def test_batches_and_ranks_do_not_change_results(
 
 
 def test_responses_are_those_of_generate(
-    tiny_model_dir: Path, tiny_tokenizer: Any, tiny_prompts: list[PromptExample]
+    tiny_model_dir: Path,
+    tiny_tokenizer: Any,
+    tiny_prompts: list[PromptExample],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     seen: dict[str, list[str]] = {}
 
-    def judge(response: str, row: dict[str, Any]) -> bool:
+    def judge(response: str, row: dict[str, Any], _: Any) -> bool:
         seen.setdefault(row["name"], []).append(response)
         return False
 
+    monkeypatch.setattr(JUDGE, judge)
     prompts = [PromptExample(p.ids, p.text, {"name": p.text}) for p in tiny_prompts]
     drawn = sampler(tiny_tokenizer, 8, 0.7, seed=5)
-    report = summarise(prompt_results(model, prompts, drawn, 1, judge), (1,))
+    report = summarise(prompt_results(model, prompts, drawn, 1), (1,))
     assert report.accuracy == report.pass_at[1] == 0.0
     uniform = drawn.numbers(4)
     for i, prompt in enumerate(prompts):

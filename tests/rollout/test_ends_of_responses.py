@@ -90,7 +90,7 @@ def padded_folder(tiny_tokenizer: Any, tmp_path: Path) -> Path:
 
 def prompts_of(tokenizer: Any) -> list[PromptExample]:
     texts = ["Human: What", "The quick brown fox", "kettle", "egg " * 5] * 4
-    return [PromptExample(tokenizer(t)["input_ids"], t, {}) for t in texts]
+    return [PromptExample(tokenizer(t)["input_ids"], t, {"answer": "#### 1"}) for t in texts]
 
 
 def test_ids_without_a_token_are_never_sampled_and_have_no_probability(
@@ -105,7 +105,7 @@ def test_ids_without_a_token_are_never_sampled_and_have_no_probability(
     sampled = sampler.sample(model, prompts, sampler.numbers(len(prompts)))
     assert max(map(max, sampled)) < 200
     assert {r[-1] for r in sampled if len(r) < 12} <= {1, 3}
-    results = prompt_results(model, prompts, sampler, 1, lambda *_: True)
+    results = prompt_results(model, prompts, sampler, 1)
     assert all(r.length <= 12 for r in results)
     # Policy and reference: a distribution over the tokens alone, the one that is sampled from.
     policy, reference = PolicyModel(model, 1.0).eval(), PolicyModel(model, 1.0)

@@ -195,12 +195,11 @@ class ResumableRun:
                 atomic_write_json(self.output_dir / FINISHED, value)
 
 
-def open_run(config: Any, settings: Any = None, may_differ: Collection[str] = ()) -> ResumableRun:
+def open_run(config: Any, may_differ: Collection[str] = ()) -> ResumableRun:
     """Find out what --resume_from_checkpoint means in --output_dir; all ranks call it.
 
     Args:
         config: a dataclass with `TrainingFlags` and output_dir.
-        settings: what the user gave, where it is another dataclass than `config`.
         may_differ: names of settings, beside `NO_RESULT`, that change no result in this script.
 
     Raises:
@@ -208,8 +207,7 @@ def open_run(config: Any, settings: Any = None, may_differ: Collection[str] = ()
             start beside the checkpoints of an old one.
     """
     output_dir, request = Path(config.output_dir), config.resume_from_checkpoint
-    settings = config if settings is None else settings
-    run = ResumableRun(output_dir, config.checkpoint_keep, settings)
+    run = ResumableRun(output_dir, config.checkpoint_keep, config)
     if request is None:
         refuse_old_checkpoints(output_dir)
         earlier = None
@@ -219,7 +217,7 @@ def open_run(config: Any, settings: Any = None, may_differ: Collection[str] = ()
             earlier = run.checkpoint = choose(output_dir, request)
     _freeze_clock(earlier)
     if earlier is not None:
-        check_same_run(earlier, settings, may_differ)
+        check_same_run(earlier, config, may_differ)
     if run.finished is not None:
         model = run.finished[0]
         distributed.log_main(f"The run in {output_dir} is finished; its model is {model}.")

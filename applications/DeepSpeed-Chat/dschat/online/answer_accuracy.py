@@ -6,9 +6,8 @@ Several ranks evaluate a share of the prompts each with `prompt_results(..., ran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -19,8 +18,6 @@ from dschat.rewards.maths.extraction import find_answer
 from dschat.rollout.sampler import Sampler
 from dschat.runtime.statistics import pass_at_k, wilson_interval
 from dschat.settings.rewards import FORMS
-
-Judge = Callable[[str, dict[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,6 @@ def prompt_results(
     prompts: Sequence[PromptExample],
     sampler: Sampler,
     samples: int = 0,
-    is_correct: Judge | None = None,
     rank: int = 0,
     world_size: int = 1,
     forms: Sequence[str] = FORMS,
@@ -107,8 +103,7 @@ def prompt_results(
     Args:
         model: an `AutoModelForCausalLM`; its training mode is restored afterwards.
         prompts: all ranks' prompts, the same everywhere; see `build_prompts`.
-        is_correct: judges a response's text and the prompt's data row; None: see `forms`.
-        forms: of answers that are looked for where there is no other judge, in this order.
+        forms: of answers that are looked for, in this order.
 
     Returns:
         One result per prompt of this rank, in order.
@@ -125,14 +120,10 @@ def prompt_results(
         answers = [sampler.sample(model, prompts[own], numbers) for numbers in draws]
     finally:
         model.train(was_training)
-    judge = is_correct or partial(answered_correctly, forms=forms)
-    results = [
-        _count(index, prompts[index].example, responses, sampler, judge)
+    return [
+        _count(index, prompts[index].example, responses, sampler, forms)
         for index, *responses in zip(range(len(prompts))[own], *answers, strict=True)
     ]
-    if is_correct is not None:
-        return results
-    return [replace(result, form=find_answer(result.response, forms)[1]) for result in results]
 
 
 def _count(
@@ -140,11 +131,11 @@ def _count(
     example: dict[str, Any],
     responses: list[list[int]],
     sampler: Sampler,
-    is_correct: Judge,
+    forms: Sequence[str],
 ) -> PromptResult:
     """The first response is the greedy one."""
     texts = sampler.decode(responses)
-    correct = [is_correct(text, example) for text in texts]
+    correct = [answered_correctly(text, example, forms) for text in texts]
     ended = [sampler.ended(response) for response in responses]
     return PromptResult(
         index=index,
@@ -156,6 +147,7 @@ def _count(
         sampled_correct=sum(correct[1:]),
         sampled_tokens=sum(map(len, responses[1:])),
         sampled_ended=sum(ended[1:]),
+        form=find_answer(texts[0], forms)[1],
     )
 
 

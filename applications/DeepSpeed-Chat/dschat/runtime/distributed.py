@@ -154,12 +154,12 @@ def union_over_ranks(ids: torch.Tensor, size: int) -> torch.Tensor:
     return all_reduce(member, "max").nonzero().squeeze(1)
 
 
-def broadcast_object(value: Any, source: int = 0) -> Any:
-    """Rank `source`'s value on every rank."""
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value on every rank."""
     if world_size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=source)
+    dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
