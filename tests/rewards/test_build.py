@@ -46,6 +46,15 @@ def scores(*given: str, model: Any = None) -> tuple[list[float], dict[str, list[
     return score_responses(rewards.combined(model), PROMPTS, RESPONSES, ROWS)
 
 
+def test_a_part_may_become_collective_after_the_rewards_are_built(file: str) -> None:
+    model = SimpleNamespace(collective=False)  # as the critic is, before ZeRO 3 partitions it
+    given = [f"{file}:length", "reward_model"]
+    reward = Rewards(SimpleNamespace(reward=given)).combined(model)  # type: ignore[arg-type]
+    assert not reward.collective
+    model.collective = True
+    assert reward.collective
+
+
 def test_one_reward_is_itself_and_several_are_summed_by_weight(file: str) -> None:
     assert scores(f"{file}:length") == ([3.0, 6.0], {})
     assert scores(f"{file}:Counting") == ([1.0, 1.0], {})

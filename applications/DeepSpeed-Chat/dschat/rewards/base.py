@@ -53,13 +53,15 @@ class RewardFunction(Protocol):
 class AdaptedReward(RewardFunction):
     """A plain or async function, or an object that inherits nothing, as a `RewardFunction`."""
 
-    collective = False
-
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         own = getattr(function, "name", None) or getattr(function, "__name__", None)
         self.name = name or str(own or type(function).__name__)
         self.function = function
-        self.collective = bool(getattr(function, "collective", False))
+
+    @property
+    def collective(self) -> bool:
+        """That of the object, if it says so."""
+        return bool(getattr(self.function, "collective", False))
 
     def __call__(
         self, prompts: list[str], responses: list[str], examples: list[Example]

@@ -25,13 +25,14 @@ class Weighted:
 class WeightedRewards(RewardFunction):
     """The sum of several rewards, each times its weight, over those that apply to a response."""
 
-    name = ""
-    collective = False
-
     def __init__(self, parts: Sequence[Weighted]) -> None:
         self.parts = tuple(parts)
         self.name = " + ".join(part.name for part in parts)
-        self.collective = any(part.reward.collective for part in parts)
+
+    @property
+    def collective(self) -> bool:
+        """Asked anew each time: ZeRO 3 partitions the critic after the rewards are built."""
+        return any(part.reward.collective for part in self.parts)
 
     def __call__(
         self, prompts: list[str], responses: list[str], examples: list[Example]
