@@ -105,6 +105,14 @@ def watch(trainer: Any, phases: Phases) -> None:
         engine.step = phases.timed(update, engine.step)
 
 
+def never_end(trainer: Any) -> None:
+    """Let every response be as long as it may be."""
+    trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
+    sampler = trainer.sampler.sampler
+    never = replace(sampler.settings, end_ids=ends_of(trainer.tokenizer).ids)
+    trainer.sampler = replace(trainer.sampler, sampler=replace(sampler, settings=never))
+
+
 class _Timed:
     """A regulariser whose calls are counted as the penalty's."""
 
@@ -138,11 +146,7 @@ def main() -> None:
         config.validate()
         reward: Any = score_text if options.algorithm == "grpo" else None
         trainer = build_trainer(config, *start(config), Extras(reward=reward))
-        trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
-        never = replace(trainer.sampler.sampler.settings, end_ids=ends_of(trainer.tokenizer).ids)
-        trainer.sampler = replace(
-            trainer.sampler, sampler=replace(trainer.sampler.sampler, settings=never)
-        )
+        never_end(trainer)
         phases = Phases()
         watch(trainer, phases)
         prompts = size.responses // trainer.group_size

@@ -29,8 +29,8 @@ from dschat.online.setup import start
 from dschat.rollout import generation
 from dschat.rollout.sampler import Sampler
 from dschat.settings.online import online_config
-from step_ours import Phases, settings, watch
-from step_sizes import NEVER, SIZES, score_text, write_models
+from step_ours import Phases, never_end, settings, watch
+from step_sizes import SIZES, score_text, write_models
 
 VARIANTS = {
     "both shortcuts": (True, True, False),
@@ -53,7 +53,7 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
         given = settings(size, temporary, f"{temporary}/out", "grpo", steps=1)
         config = online_config(**{**given, "save_steps": 0})
         trainer = build_trainer(config, *start(config), Extras(reward=score_text))
-        trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
+        never_end(trainer)
         phases = Phases(time.process_time)
         watch(trainer, phases)
         prompts = trainer.prompts[: size.responses // size.group]
@@ -63,7 +63,7 @@ def measure(name: str, rounds: int) -> dict[str, list[dict[str, float]]]:
                 generation.has_plain_cache = own_decoding if decodes else lambda _: False
                 for policy in policies:
                     policy.plain_cache = shares
-                trainer.config.reuse_rollout_logprobs = reuses
+                trainer.sampler = replace(trainer.sampler, keep_states=reuses)
                 phases.seconds.clear()
                 trainer.run_iteration(prompts)
                 if number:  # the first one warms up

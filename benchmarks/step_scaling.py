@@ -39,8 +39,8 @@ from dschat.online.setup import start
 from dschat.runtime import distributed
 from dschat.settings.online import online_config
 from memory import extra_peak
-from step_ours import Phases, settings, watch
-from step_sizes import NEVER, Size, score_text, write_models
+from step_ours import Phases, never_end, settings, watch
+from step_sizes import Size, score_text, write_models
 
 BASE = Size(
     "narrow",
@@ -88,7 +88,7 @@ def measure(size: Size, attention: bool = True, clock: str = "cpu") -> dict[str,
         config = online_config(**{**given, "kl_estimator": "exact", "save_steps": 0})
         config.validate()
         trainer = build_trainer(config, *start(config), Extras(reward=score_text))
-        trainer.tokenizer.add_special_tokens({"eos_token": NEVER})
+        never_end(trainer)
         if not attention:
             for policy in (trainer.actor.module, trainer.scorer.penalty.references[0].policy):
                 policy.model.set_attn_implementation("no_attention")
