@@ -15,7 +15,7 @@ from dschat.evaluation.judging.instructions import judge_messages, read_answer
 from dschat.evaluation.judging.pairs import Pair, category_of, first_shown, read_pairs
 from dschat.evaluation.judging.report import figures_of, report_text
 from dschat.evaluation.judging.terminal import printable
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.judging import (
     JUDGE,
     HumanConfig,
@@ -291,4 +291,4 @@ A_B = ["--model_a", "a", "--model_b", "b", "--output", "o", "--dataset", "webgpt
 )
 def test_settings_that_are_refused(config_class: type, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        parse_config(config_class, arguments)
+        CommandLine(config_class).parse(arguments)

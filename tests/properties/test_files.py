@@ -14,7 +14,7 @@ import yaml
 from dschat.checkpoint.resumable import SEAL, read, seal
 from dschat.errors import UserError
 from dschat.runtime.files import atomic_write_json, atomic_write_text, read_jsonl, write_jsonl
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import SCHEDULERS, SupervisedConfig
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -150,10 +150,10 @@ def test_settings_from_a_file_are_those_from_flags(
         values = value if isinstance(value, list) else [value]
         flags += [f"--{name}", *map(str, values)]
     expected = SupervisedConfig(**given_values)
-    assert parse_config(SupervisedConfig, flags) == expected
+    assert CommandLine(SupervisedConfig).parse(flags) == expected
     path = folder / f"run.{kind}"
     written = dataclasses.asdict(expected)  # as config.yaml holds them, what is unset included
     path.write_text(yaml.safe_dump(written) if kind == "yaml" else json.dumps(written))
-    assert parse_config(SupervisedConfig, [str(path)]) == expected
+    assert CommandLine(SupervisedConfig).parse([str(path)]) == expected
     # A flag counts more than the file.
-    assert parse_config(SupervisedConfig, [str(path), "--seed", "5"]).seed == 5
+    assert CommandLine(SupervisedConfig).parse([str(path), "--seed", "5"]).seed == 5

@@ -12,7 +12,7 @@ from dpo_fixtures import command_line
 from dschat.evaluation.respond.run import infer
 from dschat.models.loading import load_reward_model, load_tokenizer
 from dschat.rewards.reward_model import RewardModel
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.inference import InferenceConfig
 from online_fixtures import make_trainer, score
 from real_stages import (
@@ -90,7 +90,7 @@ def inference(dataset: Path, model: Path, reward: Path, out: Path, **flags: Any)
         "batch-size": 2,
         **{name.replace("_", "-"): value for name, value in flags.items()},
     }
-    return parse_config(InferenceConfig, command_line(words))
+    return CommandLine(InferenceConfig).parse(command_line(words))
 
 
 def test_step3_and_inference(tuned: Path, reward_model: Path, data: Path, tmp_path: Path) -> None:

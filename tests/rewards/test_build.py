@@ -12,7 +12,7 @@ from dschat.errors import UserError
 from dschat.rewards import as_reward, score_responses
 from dschat.rewards.build import Rewards
 from dschat.settings.registry import REWARDS
-from dschat.settings.rewards import RewardSpec, parse_rewards, uses_reward_model
+from dschat.settings.rewards import RewardSpec, names_reward, parse_rewards
 
 PROMPTS, RESPONSES, ROWS = ["a?", "b?"], ["yes", "no way"], [{"n": 1}, {"n": 2}]
 FILE = """
@@ -140,6 +140,13 @@ def test_a_plugins_reward_is_built_from_its_settings(monkeypatch: pytest.MonkeyP
 
 
 def test_without_the_flag_the_reward_model_scores() -> None:
-    assert uses_reward_model(None)
-    assert uses_reward_model(["reward_model:0.5"])
+    assert names_reward(None, "reward_model")
+    assert names_reward(["reward_model:0.5"], "reward_model")
+    assert not names_reward(["code"], "reward_model")
+
+
+def test_a_function_may_have_the_name_of_a_built_in_reward(file: str) -> None:
+    Path(file).write_text(FILE.replace("length", "math"))
+    assert not names_reward([f"{file}:math"], "math")
+    assert scores(f"{file}:math") == ([3.0, 6.0], {})
     assert parse_rewards(["reward_model:0.5"]) == [RewardSpec("reward_model", 0.5)]

@@ -12,7 +12,7 @@ import yaml
 from dschat.errors import UserError
 from dschat.runtime import run_files
 from dschat.runtime.run_files import MetricsLog, write_config
-from dschat.settings.command_line import flag, parse_config
+from dschat.settings.command_line import CommandLine, flag
 
 
 @dataclass
@@ -39,7 +39,7 @@ def test_config_holds_settings_and_circumstances(tmp_path: Path) -> None:
 def test_config_can_be_given_back(tmp_path: Path) -> None:
     settings = Settings(learning_rate=3e-4, data_path=["x", "y"])
     write_config(settings, tmp_path)
-    assert parse_config(Settings, [str(tmp_path / "config.yaml")]) == settings
+    assert CommandLine(Settings).parse([str(tmp_path / "config.yaml")]) == settings
 
 
 def test_config_never_holds_a_secret(tmp_path: Path) -> None:

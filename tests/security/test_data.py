@@ -18,7 +18,7 @@ from dschat.data.load import load_data
 from dschat.data.sources import open_source
 from dschat.errors import UserError
 from dschat.regularization.transport.nearest_table import nearest_tokens
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import SupervisedConfig
 from hostile_files import Touch
 from preferences import rows
@@ -158,5 +158,5 @@ def test_a_hostile_config_file(tmp_path: Path, suffix: str) -> None:
         f"model_name_or_path: !!python/object/new:os.mkdir ['{mark}']\n"
     )
     with pytest.raises(UserError, match="cannot be read"):
-        parse_config(SupervisedConfig, [str(file)])
+        CommandLine(SupervisedConfig).parse([str(file)])
     assert not mark.exists()

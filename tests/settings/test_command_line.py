@@ -191,6 +191,50 @@ def test_a_part_of_a_file(tmp_path: Path) -> None:
         PLAIN.parse([str(path), "--penalty", "none"])
 
 
+def test_null_in_a_file_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("coefficient: null\nsteps:\n")
+    run = PLAIN.parse([str(path)])
+    assert (run.coefficient, run.steps, run.given) == (0.05, [1, 2], frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: [1, 2]", "expected one value, not a list"),
+        ("seed: []", "expected one value, not a list"),
+        ("seed: true", "seed = True in the config file: invalid literal"),
+        ("clip_high: 1\nepsilon_high: 2", "clip_high and epsilon_high are one setting"),
+    ],
+)
+def test_what_a_file_cannot_say(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        PLAIN.parse([str(path)])
+
+
+def test_flags_beside_a_runs_own_settings(tmp_path: Path) -> None:
+    def again(typed: str, beside: str) -> Any:
+        run = PLAIN.parse(typed.split())
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({**run.as_flags(), "run": {"given": run.given_flags()}}))
+        return PLAIN.parse([str(path), *beside.split()])
+
+    # Another part has its own defaults, also for the flags that both have.
+    assert again("", "--penalty transport").epsilon is None
+    assert again("--epsilon 0.7", "--penalty transport").epsilon == 0.7
+    assert again("--penalty transport", "--penalty none").penalty == "none"
+    with pytest.raises(UserError, match="top_k belongs to --penalty transport"):
+        again("--penalty transport --top_k 3", "--penalty none")
+
+
+def test_settings_of_before_a_run_said_what_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: 1\ngamma: 0.5\nrun: {world_size: 1}\n")
+    assert PLAIN.parse([str(path)]).given == {"gamma"}
+
+
 def test_a_plugin_is_imported_before_flags_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,8 +253,11 @@ def test_a_plugin_is_imported_before_flags_are_made(
     run = PLAIN.parse([*plugins, "--penalty", "mine", "--strength", "3"])
     assert run.strength == 3.0
     assert run.plugin == [str(first), str(second)]
-    with pytest.raises(UserError, match="settings with the names of others: seed. Rename them"):
-        PLAIN.parse([*plugins, "--penalty", "clashing"])
+    third = tmp_path / "three.py"
+    third.write_text(registry + part.format("validate_parts", "of_the_class"))
+    for name, others in (("clashing", "seed"), ("of_the_class", "validate_parts")):
+        with pytest.raises(UserError, match=f"with the names of others: {others}. Rename them"):
+            PLAIN.parse([*plugins, "--plugin", str(third), "--penalty", name])
     with pytest.raises(UserError, match="--plugin none.py: expected a Python file"):
         PLAIN.parse(["--plugin", "none.py"])
 

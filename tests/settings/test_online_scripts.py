@@ -58,6 +58,7 @@ def test_a_script_is_a_preset_of_a_penalty(line: Any, typed: str, expected: Any)
         (PPO, "--reward math --sandbox limits", "--sandbox belongs to --reward code"),
         (PPO, "--epsilon_high 0", "--epsilon_high 0.0: expected a number above 0"),
         (PPO, "--max_steps 3", "Unknown flag '--max_steps'"),
+        (PPO, "--offload --actor_zero_stage 2", "set --actor_zero_stage and --critic_zero_stage"),
         (WPR, "--transport sinkhorn_divergence --cost_dim 5", "--cost_dim belongs to --transport"),
         (WPR, "--transport sinkhorn_divergence --normalize", "--normalize belongs to --transport"),
     ],
@@ -100,6 +101,32 @@ def test_grpo_has_the_names_of_hugging_face() -> None:
     assert config.references() == [("a", 0.5), ("b", 0.5)]
     assert config.checks_answers
     assert config.final_in_output_dir
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--offload", "set --zero_stage\\.$"),
+        ("--reward math reward_model:0.1", "Give the reward model .*: --rm_name FOLDER"),
+        ("--rm_name r", "--rm_name: --algorithm grpo has no critic, and no reward model is used"),
+    ],
+)
+def test_grpo_names_flags_that_it_has(typed: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GRPO.parse(f"{NEAR_TWO} {typed}".split())
+
+
+def test_grpo_takes_a_reward_model() -> None:
+    config = GRPO.parse(f"{NEAR_TWO} --reward math reward_model:0.1 --rm_name r".split())
+    assert (config.critic_model_name_or_path, config.trains_critic) == ("r", False)
+    assert config.uses_reward_model
+    assert config.checks_answers
+
+
+def test_the_other_name_of_a_part_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("penalty: wasserstein\nepsilon: 0.5\n")
+    assert GRPO.parse([str(path), *NEAR_TWO.split()]).penalty == WassersteinSettings(epsilon=0.5)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +185,36 @@ def test_a_runs_own_settings_can_be_given_back(line: Any, typed: str, tmp_path: 
     again = line.parse([str(path)])
     assert (again, again.given) == (config, config.given)
     assert again.own_flags == config.own_flags
+
+
+@pytest.mark.parametrize(
+    ("line", "typed", "beside", "expected"),
+    [
+        (
+            GRPO,
+            NEAR_TWO,
+            "--per_device_train_batch_size 2",
+            {"per_device_generation_batch_size": 16},
+        ),
+        (GRPO, NEAR_TWO, "--ref_a c", {"actor_model_name_or_path": "c"}),
+        (GRPO, f"{NEAR_TWO} --model m", "--ref_a c", {"actor_model_name_or_path": "m"}),
+        (
+            PPO,
+            "--actor_model_name_or_path a --output_dir o --reward code",
+            "--algorithm grpo",
+            {"critic_model_name_or_path": None},
+        ),
+        (WPR, MODELS, "--transport sinkhorn_divergence", {"epsilon": None, "max_iter": 200}),
+    ],
+)
+def test_what_follows_from_flags_follows_from_those_beside_a_runs_settings(
+    line: Any, typed: str, beside: str, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    config = line.parse(typed.split())
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**config.as_flags(), "run": {"given": config.given_flags()}}))
+    again = line.parse([str(path), *beside.split()])
+    assert {name: getattr(again, name) for name in expected} == expected
 
 
 def test_settings_from_python_are_checked_alike() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 from dschat.errors import UserError
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.references import ReferenceFlags, reference_weights
 
 
 def parse(*arguments: str) -> ReferenceFlags:
-    return parse_config(ReferenceFlags, list(arguments))
+    return CommandLine(ReferenceFlags).parse(list(arguments))
 
 
 PAIR = ("--ref_a", "a", "--ref_b", "b")
@@ -23,10 +23,6 @@ PAIR = ("--ref_a", "a", "--ref_b", "b")
     [
         (PAIR, [("a", 0.5), ("b", 0.5)]),
         ((*PAIR, "--alpha", "0.25", "--beta", "0.75"), [("a", 0.25), ("b", 0.75)]),
-        (
-            (*PAIR, "--alpha", "0.25", "--beta", "0.75", "--kl_type", "fkl"),
-            [("a", 0.75), ("b", 0.25)],
-        ),
         ((*PAIR, "--alpha", "1"), [("a", 1.0), ("b", 0.0)]),
         (("--refs", "a"), [("a", 1.0)]),
         (("--refs", "a", "b", "c", "d"), [("a", 0.25), ("b", 0.25), ("c", 0.25), ("d", 0.25)]),
@@ -37,12 +33,18 @@ PAIR = ("--ref_a", "a", "--ref_b", "b")
     ],
 )
 def test_weights(arguments: tuple[str, ...], expected: list[tuple[str, float]]) -> None:
-    assert reference_weights(parse(*arguments)) == expected
+    assert reference_weights(parse(*arguments), "rkl") == expected
+
+
+def test_the_forward_kl_has_a_weight_of_its_own() -> None:
+    both = parse(*PAIR, "--alpha", "0.25", "--beta", "0.75")
+    assert reference_weights(both, "fkl") == [("a", 0.75), ("b", 0.25)]
 
 
 def test_rounded_weights_are_normalised() -> None:
+    third = "0.3333333"
     weights = reference_weights(
-        parse("--refs", "a", "b", "c", "--ref_weights", "0.3333333", "0.3333333", "0.3333333")
+        parse("--refs", "a", "b", "c", "--ref_weights", third, third, third), "rkl"
     )
     assert [w for _, w in weights] == pytest.approx([1 / 3] * 3, abs=1e-15)
 
@@ -71,18 +73,11 @@ def test_rounded_weights_are_normalised() -> None:
 )
 def test_invalid_values_are_refused(arguments: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        reference_weights(parse(*arguments))
-
-
-def test_an_unknown_divergence_is_refused() -> None:
-    with pytest.raises(SystemExit):
-        parse(*PAIR, "--kl_type", "js")
-    with pytest.raises(UserError, match="rkl or fkl"):
-        reference_weights(ReferenceFlags(ref_a="a", ref_b="b", kl_type="js"))
+        reference_weights(parse(*arguments), "rkl")
 
 
 def test_a_file_of_settings_can_be_given_back(tmp_path: Path) -> None:
-    config = parse("--refs", "a", "b", "--ref_weights", "0.125", "0.875", "--kl_type", "fkl")
+    config = parse("--refs", "a", "b", "--ref_weights", "0.125", "0.875")
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({**config.as_flags(), "run": {"given": config.given_flags()}}))
     assert parse(str(path)) == config

@@ -41,6 +41,14 @@ def test_a_name_is_taken_once_and_an_unknown_one_is_answered_with_the_list() -> 
         registry["zzz"]
 
 
+def test_settings_that_are_no_dataclass_are_refused() -> None:
+    class Settings(parts.CriticSettings):  # inherits, but is none itself
+        size: int = 3
+
+    with pytest.raises(UserError, match="Settings, are no dataclass: put @dataclass above"):
+        Registry("shape").add("square", "math:sqrt", Settings)
+
+
 def test_a_users_file_runs_once_and_its_failure_is_told(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("with open(__file__ + '.log', 'a') as log:\n    log.write('ran ')\n")

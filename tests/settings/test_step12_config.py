@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 from dschat.errors import UserError
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import RewardModelingConfig, SupervisedConfig
 
 # The published commands of the method's authors (arXiv 2602.01685), as users type them.
@@ -26,11 +26,11 @@ BASE = ["--model_name_or_path", "m", "--output_dir", "o"]
 
 
 def test_the_published_commands_parse() -> None:
-    step1 = parse_config(SupervisedConfig, shlex.split(STEP1))
+    step1 = CommandLine(SupervisedConfig).parse(shlex.split(STEP1))
     assert (step1.learning_rate, step1.zero_stage, step1.warmup_ratio) == (5e-5, 2, 0.1)
     assert step1.gradient_checkpointing
     assert step1.data_path == ["openai/summarize_from_feedback"]
-    step2 = parse_config(RewardModelingConfig, shlex.split(STEP2))
+    step2 = CommandLine(RewardModelingConfig).parse(shlex.split(STEP2))
     assert (step2.weight_decay, step2.local_rank, step2.num_padding_at_beginning) == (0.1, 1, 0)
 
 
@@ -53,9 +53,9 @@ def test_the_published_commands_parse() -> None:
 )
 def test_invalid_values_are_refused(arguments: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        parse_config(SupervisedConfig, arguments)
+        CommandLine(SupervisedConfig).parse(arguments)
 
 
 def test_lora_takes_deepspeed_chats_learning_rate() -> None:
-    config = parse_config(RewardModelingConfig, [*BASE, "--lora_dim", "8"])
+    config = CommandLine(RewardModelingConfig).parse([*BASE, "--lora_dim", "8"])
     assert config.lora_learning_rate == 5e-4

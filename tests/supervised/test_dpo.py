@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import torch
 from dpo_fixtures import configured, long_way
+from dschat.commands.dpo import COMMAND_LINE
 from dschat.models.loading import load_causal_lm
-from dschat.settings.command_line import parse_config
-from dschat.settings.dpo import REPLACED_DPO_FLAGS, DirectPreferenceConfig
 from dschat.supervised import dpo, reference_scoring
 from dschat.supervised.batches import planned_rows
 from dschat.supervised.dpo import encode_preference, load_pairs, load_policy, train_dpo
@@ -183,9 +182,7 @@ def test_steps_are_counted_as_asked(
         AutoModelForCausalLM.from_pretrained(folder)
     assert any((output / "tensorboard").iterdir())
     # What was written can be given back.
-    again = parse_config(
-        DirectPreferenceConfig, [str(output / "config.yaml")], None, REPLACED_DPO_FLAGS
-    )
+    again = COMMAND_LINE.parse([str(output / "config.yaml")])
     assert (again.bf16, again.eval_steps, again.ref_b) == (True, 3, dpo_models["b"])
 
 

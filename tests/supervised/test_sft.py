@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from dschat.errors import UserError
-from dschat.settings.command_line import parse_config
+from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import SupervisedConfig
 from dschat.supervised.sft import IGNORED, labelled
 from preferences import rows
@@ -123,7 +123,7 @@ def test_adapters_only_leaves_every_other_weight_as_it_was(
     assert moved == {n for n in after if "q_proj" in n}
     assert list((Path(flags["output_dir"]) / "tensorboard").glob("events*"))
 
-    again = parse_config(SupervisedConfig, [str(Path(flags["output_dir"]) / "config.yaml")])
+    again = CommandLine(SupervisedConfig).parse([str(Path(flags["output_dir"]) / "config.yaml")])
     assert (again.dtype, again.end_of_conversation_token) == ("bf16", "<eos>")
     assert again.lora_learning_rate == 1e-1
 

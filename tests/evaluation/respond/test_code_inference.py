@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from dpo_fixtures import command_line
+from dschat.commands.respond import PROGRAMS
 from dschat.evaluation.respond.code_run import (
     figures_by_difficulty,
     infer_programs,
@@ -20,8 +21,6 @@ from dschat.evaluation.respond.code_run import (
 )
 from dschat.evaluation.respond.partial import json_line
 from dschat.example.programs import PROBLEMS, program_rows
-from dschat.settings.command_line import parse_config
-from dschat.settings.inference import REPLACED_CODE_FLAGS, CodeInferenceConfig
 from inference_fixtures import read
 from program_fixtures import SHORTEST
 
@@ -30,7 +29,7 @@ NAME = Path("results/data/temperature=1.0/sft.jsonl")
 
 
 def infer(flags: dict[str, Any]) -> dict[str, Any]:
-    config = parse_config(CodeInferenceConfig, command_line(flags), None, REPLACED_CODE_FLAGS)
+    config = PROGRAMS.parse(command_line(flags))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return infer_programs(config)

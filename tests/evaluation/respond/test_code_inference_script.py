@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 from dpo_fixtures import command_line
+from dschat.commands.respond import PROGRAMS
 from dschat.errors import UserError
 from dschat.evaluation.respond.code_run import infer_programs
 from dschat.example.programs import program_rows
 from dschat.rewards.code import sandbox
-from dschat.settings.command_line import parse_config
-from dschat.settings.inference import REPLACED_CODE_FLAGS, CodeInferenceConfig
 from launch import ROOT, environment, run_script
 
 SCRIPT = ROOT / "inference" / "inference_apps.py"
@@ -31,7 +30,7 @@ def alone(code_flags: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     """The file that one process makes in one go."""
     folder = tmp_path_factory.mktemp("alone")
     asked = {**code_flags, "proj-path": folder, "num_responses": 8}
-    infer_programs(parse_config(CodeInferenceConfig, command_line(asked)))
+    infer_programs(PROGRAMS.parse(command_line(asked)))
     return (folder / NAME).read_bytes()
 
 
@@ -89,7 +88,7 @@ def refused(flags: dict[str, Any], match: str, **changes: Any) -> None:
     asked = {**flags, **changes}
     words = command_line({name: value for name, value in asked.items() if value is not None})
     with pytest.raises(UserError, match=match):
-        infer_programs(parse_config(CodeInferenceConfig, words, None, REPLACED_CODE_FLAGS))
+        infer_programs(PROGRAMS.parse(words))
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def write(folder: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.mark.filterwarnings("ignore:Generated programs run without bubblewrap")
 def test_results_of_other_settings_are_not_mixed(flags: dict[str, Any]) -> None:
     few = {**flags, "num-samples": 1, "num_responses": 1}
-    infer_programs(parse_config(CodeInferenceConfig, command_line(few)))
+    infer_programs(PROGRAMS.parse(command_line(few)))
     refused(few, "other settings: test_seconds 4.0 then, 2.0 now", test_seconds=2)
     refused(few, "other settings: top_k 5 then, 3 now", top_k=3)
     refused(few, "num_responses 1 then, 2 now", num_responses=2)

@@ -23,6 +23,7 @@ from dschat.settings.flags import (
     LAST_GROUPS,
     Flag,
     Settings,
+    chosen_parts,
     flag,
     flags_of,
     require,
@@ -36,7 +37,6 @@ __all__ = [
     "Renamed",
     "Settings",
     "flag",
-    "parse_config",
     "require",
 ]
 
@@ -155,14 +155,18 @@ class CommandLine(Generic[ConfigT]):
         raw = {} if path is None else _read_config_file(path)
         run = raw.pop("run", None)  # what a run's own config.yaml says about the run
         self._import_plugins(arguments, raw)
-        settings_class = self._with_chosen_parts(arguments, raw)
+        chosen = self._chosen(arguments, raw)
+        run = run if isinstance(run, dict) else {}
+        if "given" in run:
+            raw = self._without_what_follows(raw, chosen, run["given"])
+        settings_class = with_parts(self.settings, **chosen)
         flags = self.flags(settings_class)
 
         typed = self._typed(arguments, flags, description)
         file = {} if path is None else self._from_file(path, raw, flags)
-        given = {name for name, value in file.items() if value is not None}
-        if isinstance(run, dict) and "given" in run:
-            given &= set(run["given"])
+        given = set(file)
+        if run:  # those of 0.1.0 do not say what was given
+            given &= set(run.get("given", [f.name for f in flags if file.get(f.name) != f.default]))
         config = self._build(settings_class, flags, {**file, **typed}, given | typed.keys())
         if isinstance(config, Settings):
             config.spellings = _spellings(arguments, flags)
@@ -289,16 +293,44 @@ class CommandLine(Generic[ConfigT]):
         for path in [named] if isinstance(named, str) else named:
             import_file(str(path), "--plugin")
 
-    def _with_chosen_parts(self, arguments: Sequence[str], file: Mapping[str, Any]) -> type:
+    def _chosen(self, arguments: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:
+        """Setting -> value, of the settings that choose parts."""
         choosers = self._choosers()
         typed = vars(_only(choosers).parse_known_args(arguments)[0]) if choosers else {}
         chosen = self._chosen_by_default()
         for f in choosers:
-            value = typed.get(f.name, file.get(f.name))
+            in_file = [file[name] for name in (f.name, *f.aliases) if file.get(name) is not None]
+            value = typed.get(f.name, in_file[0] if in_file else None)
             if value is not None:
                 value = _file_value(f, value)
                 chosen[f.setting] = value if f.values is None else f.values[value]
-        return with_parts(self.settings, **chosen)
+        return chosen
+
+    def _without_what_follows(
+        self, file: Mapping[str, Any], chosen: Mapping[str, Any], given: Collection[str]
+    ) -> dict[str, Any]:
+        """A run's settings without what it was not given and other flags may change.
+
+        Those are `Settings.derived`, and the defaults of parts that are chosen no longer.
+        """
+        gone = set(self.settings.derived if issubclass(self.settings, Settings) else ())
+        before = self._chosen((), file)
+        for f in flags_of(self.settings):
+            if f.registry is not None:
+                kept = list(chosen_parts(f, chosen[f.setting]))
+                for part in chosen_parts(f, before[f.setting]):
+                    if part not in kept:
+                        gone.update(field.name for field in dataclasses.fields(part.settings))
+        return {
+            name: value
+            for name, value in file.items()
+            if name in given or self._setting(name) not in gone
+        }
+
+    def _setting(self, name: str) -> str:
+        """What a flag sets."""
+        to = self.table.get(name, name)
+        return to if isinstance(to, str) else to.setting
 
     def _refuse(self, names: Any, where: str = "--") -> None:
         for name in names:
@@ -320,8 +352,7 @@ class CommandLine(Generic[ConfigT]):
 
     def _other_part(self, name: str) -> str | None:
         """Whose flag it is, where it is that of a part that is not chosen."""
-        to = self.table.get(name, name)
-        setting = to if isinstance(to, str) else to.setting
+        setting = self._setting(name)
         for chooser in self._choosers():
             assert chooser.registry is not None
             owners = [
@@ -341,7 +372,10 @@ class CommandLine(Generic[ConfigT]):
     def _from_file(
         self, path: str, values: Mapping[str, Any], flags: Sequence[Flag]
     ) -> dict[str, Any]:
-        """The config file's values by the names of their flags, each checked as if typed."""
+        """The config file's values by the names of their flags, each checked as if typed.
+
+        What is null is left out: it counts as not given.
+        """
         by_name = {name: f for f in flags for name in (f.name, *f.aliases)}
         found: dict[str, Any] = {}
         for name, value in values.items():
@@ -355,18 +389,16 @@ class CommandLine(Generic[ConfigT]):
                 raise UserError(
                     f"{path}: unknown name {name!r}. {hint}Known names: {', '.join(names)}."
                 )
-            found[by_name[name].name] = _file_value(by_name[name], value)
+            if value is None:
+                continue
+            flag = by_name[name]
+            require(
+                flag.name not in found,
+                f"{path}: {' and '.join((flag.name, *flag.aliases))} are one setting. Give one of "
+                "them.",
+            )
+            found[flag.name] = _file_value(flag, value)
         return found
-
-
-def parse_config(
-    config_class: type[ConfigT],
-    argv: Sequence[str] | None = None,
-    description: str | None = None,
-    replaced_flags: Mapping[str, str] = REPLACED_FLAGS,
-) -> ConfigT:
-    """`CommandLine.parse` of settings whose flags have their own names."""
-    return CommandLine(config_class, description, replaced_flags).parse(argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -552,12 +584,14 @@ def _read_config_file(path: str) -> dict[str, Any]:
 
 def _file_value(f: Flag, value: Any) -> Any:
     """A value of a config file through the flag's own type check."""
-    if value is None:
-        return None
+    require(
+        f.many or not isinstance(value, list),
+        f"{f.name} = {value!r} in the config file; expected one value, not a list",
+    )
     convert: Callable[[str], Any] = _truth if f.kind is bool else f.kind
     items = value if isinstance(value, list) else [value]
     try:
-        items = [v if isinstance(v, bool) else convert(str(v)) for v in items]
+        items = [convert(str(v)) for v in items]
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise UserError(f"{f.name} = {value!r} in the config file: {error}") from error
     if f.choices is not None and any(v not in f.choices for v in items):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dschat.settings.command_line import CommandLine, Settings, flag, require
 from dschat.settings.registry import REWARDS
-from dschat.settings.rewards import REWARD_MODEL, parse_rewards
+from dschat.settings.rewards import REWARD_MODEL, names_reward
 
 DIVERGENCES = ("KL", "Sinkhorn")
 FOR_MODELS = (
@@ -69,7 +69,7 @@ class CompareConfig(Settings):
         None,
         "What else scores the responses, each in a column of its own: names, or functions of your "
         "own, my_file.py:function. Unset, and without --reward_model: whether the answer is the "
-        "row's known one, as for gsm8k (math has the flags of that).",
+        "row's known one, as for gsm8k (--reward math has the flags of that).",
         registry=REWARDS,
         repeatable=True,
     )
@@ -90,7 +90,7 @@ class CompareConfig(Settings):
     epsilon: float | None = flag(
         None,
         "Entropic regularisation of the Sinkhorn divergence, in units of the mean distance of two "
-        "tokens; unset: as for --transport sinkhorn_divergence.",
+        "tokens; unset: as for --regularizer sinkhorn_divergence.",
     )
     runs: list[str] = flag([], "Folders of training runs, drawn into --output as by plot_runs.py.")
     references: str | None = flag(
@@ -187,9 +187,8 @@ class CompareConfig(Settings):
             "--divergences are measured from --reference_models: give one, or remove the flag.",
         )
         if self.reward is not None:
-            specs = parse_rewards(self.reward)
             require(
-                all(spec.name != REWARD_MODEL for spec in specs),
+                not names_reward(self.reward, REWARD_MODEL),
                 "--reward reward_model: name the model's folder with --reward_model instead.",
             )
         self.validate_parts()

@@ -12,6 +12,7 @@ from dschat.settings.flags import (
     require_at_least,
 )
 from dschat.settings.references import (
+    KL_TYPES,
     REFERENCES,
     ReferenceFlags,
     reference_weights,
@@ -40,10 +41,15 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
 class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     """DPO from preference pairs, the policy held near several references."""
 
-    gamma: float = flag(
-        1.0,
-        "Strength of the penalty; with one reference and rkl it is DPO's beta.",
+    kl_type: str = flag(
+        "rkl",
+        "Divergence from the references: rkl, sum_k w_k KL(policy || ref_k), or fkl, "
+        "sum_k w_k KL(ref_k || policy).",
+        choices=KL_TYPES,
         group=REFERENCES,
+    )
+    gamma: float = flag(
+        1.0, "Strength of the penalty; with one reference and rkl it is DPO's beta."
     )
     max_log_ratio: float = flag(
         10.0,
@@ -159,7 +165,7 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
 
     def validate(self) -> None:
         """Check the values; raises `UserError`."""
-        reference_weights(self)
+        reference_weights(self, self.kl_type)
         require(self.output_dir is not None, "Give a folder for the results: --output_dir FOLDER.")
         require(bool(self.dataset), "Give the preference pairs: --dataset NAME_OR_PATH.")
         require_at_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")

@@ -144,6 +144,9 @@ class Settings:
 
     dashed: ClassVar[bool] = False
     """Whether flags are published with hyphens (--batch-size), for messages and `--help`."""
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Settings that follow from others where they are not given: so it is, too, where a run's
+    config.yaml, which says what they were, is given back with other flags."""
 
     given: frozenset[str]
     published: tuple[Flag, ...]
@@ -323,7 +326,8 @@ def with_parts(settings_class: type, **chosen: Any) -> type:
     part_classes: list[type] = []
     for chooser in flags:
         for part in chosen_parts(chooser, chosen.get(chooser.setting, chooser.default)):
-            taken = own & {f.name for f in dataclasses.fields(part.settings)}
+            names = {f.name for f in dataclasses.fields(part.settings)}
+            taken = {name for name in names if name in own or hasattr(settings_class, name)}
             require(
                 not taken,
                 f"The {chooser.registry.kind if chooser.registry else ''} {part.name!r} has "

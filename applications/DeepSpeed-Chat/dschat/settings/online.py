@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, chat_template_flag, plugin_flag, with_parts
 from dschat.settings.online_checks import GROUPED, check
 from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
-from dschat.settings.references import reference_weights
-from dschat.settings.rewards import checks_answers, uses_reward_model
+from dschat.settings.references import REFERENCES, ReferenceFlags, reference_weights
+from dschat.settings.rewards import CHECKED_ANSWERS, REWARD_MODEL, names_reward
 from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
 ALGORITHMS = ["ppo", "grpo", "rloo"]
 DEFAULT_GROUP = 8
+WHAT_SCORES = (
+    "What scores responses: names, or functions of your own, my_file.py:function, each with "
+    ":weight where several are summed"
+)
 PARSERS = ["stanza", "link-grammar"]
 """The names that `dschat.scoring.parsing.parsers.open_parser` knows."""
 
@@ -74,42 +78,21 @@ class OnlineFlags(Settings):
 
     regularizer: str = flag(
         "f_divergence",
-        "What keeps the policy near its references.",
+        "What keeps the policy near its references or, without any, near the model that it "
+        "starts from.",
         registry=REGULARIZERS,
-        group="Penalty and references",
+        group=REFERENCES,
     )
     kl_ctl: float = flag(
         0.05,
         "Coefficient of the penalty, whatever the penalty is (the paper's tables are said to use "
         "0.01 on TL;DR and 0.005 on HH-RLHF).",
     )
-    refs: list[str] | None = flag(
-        None,
-        "One or more references (model folders) to stay near, all with the policy's vocabulary; "
-        "unset: the model that the policy starts from.",
-    )
-    ref_weights: list[float] | None = flag(
-        None, "Their weights, from 0 to 1 with sum 1; unset: equal ones."
-    )
-    ref_a: str | None = flag(
-        None, "Instead of --refs, the first of two references: a model folder or a hub name."
-    )
-    ref_b: str | None = flag(None, "The second reference, of the same tokenizer as the first.")
-    alpha: float = flag(
-        0.5,
-        "RKL: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest. Not read with "
-        "--kl_type fkl.",
-    )
-    beta: float = flag(
-        0.5,
-        "FKL: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest. Not read with "
-        "--kl_type rkl.",
-    )
     reference_residency: str | None = flag(
         None,
         "Where references are while they are not used: all (on the device), cpu (in the host's "
-        "memory), one (on disk: loaded one at a time for every scoring). Unset: all, or cpu with "
-        "--offload_reference_model.",
+        "memory), one (on disk: loaded one at a time for every scoring). Unset: all, or cpu where "
+        "they are offloaded.",
         choices=["all", "cpu", "one"],
     )
     reference_quantization: str | None = flag(
@@ -120,8 +103,7 @@ class OnlineFlags(Settings):
 
     reward: list[str] | None = flag(
         None,
-        "What scores responses: names, or functions of your own, my_file.py:function, each with "
-        ":weight where several are summed; unset: the reward model.",
+        f"{WHAT_SCORES}; unset: the reward model.",
         registry=REWARDS,
         repeatable=True,
         group="Reward",
@@ -375,7 +357,7 @@ class OnlineFlags(Settings):
 
 # The flags of a base are shown after those of the bases behind it.
 @dataclass
-class OnlineConfig(TrainingFlags, OnlineFlags):
+class OnlineConfig(TrainingFlags, ReferenceFlags, OnlineFlags):
     """The settings of a run, with those of its penalty and rewards (`config.epsilon`).
 
     Attributes:
@@ -383,6 +365,13 @@ class OnlineConfig(TrainingFlags, OnlineFlags):
             step-N; no flag, a script decides it.
     """
 
+    derived: ClassVar[tuple[str, ...]] = (
+        "actor_model_name_or_path",
+        "critic_model_name_or_path",
+        "per_device_generation_batch_size",
+        "actor_lora_learning_rate",
+        "critic_lora_learning_rate",
+    )
     final_in_output_dir: bool = False
 
     def validate(self) -> None:
@@ -412,12 +401,12 @@ class OnlineConfig(TrainingFlags, OnlineFlags):
     @property
     def uses_reward_model(self) -> bool:
         """Whether a reward model scores responses; without it the critic may have a new head."""
-        return uses_reward_model(self.reward)
+        return names_reward(self.reward, REWARD_MODEL)
 
     @property
     def checks_answers(self) -> bool:
         """Whether checked answers are among the rewards: then accuracy is measured too."""
-        return checks_answers(self.reward)
+        return names_reward(self.reward, CHECKED_ANSWERS)
 
     @property
     def penalty(self) -> Any:

@@ -340,14 +340,10 @@ def _require_macro_actions(config: Any) -> None:
     )
 
 
-def _zero_stages(config: Any) -> list[int]:
-    stages = [config.actor_zero_stage]
-    return [*stages, config.critic_zero_stage] if config.trains_critic else stages
-
-
 def _require_partners(config: Any) -> None:
     """Refuse flags that would do nothing without another one."""
     flag, given = config.flag, config.given
+    roles = ["actor", "critic"] if config.trains_critic else ["actor"]
     lora = config.actor_lora_dim or config.critic_lora_dim
     text = config.unsupervised_dataset_name
     for holds, message in (
@@ -362,9 +358,9 @@ def _require_partners(config: Any) -> None:
             "the other way round.",
         ),
         (
-            not config.offload or min(_zero_stages(config)) > 0,
+            not config.offload or all(getattr(config, f"{role}_zero_stage") for role in roles),
             f"{flag('offload')} needs a ZeRO stage of 1 or more for every model that is trained: "
-            f"set {flag('actor_zero_stage')} and, for ppo, {flag('critic_zero_stage')}.",
+            f"set {' and '.join(flag(f'{role}_zero_stage') for role in roles)}.",
         ),
         (
             not config.enable_zero3_generation_gather or config.actor_zero_stage == 3,

@@ -12,7 +12,7 @@ from dschat.settings.command_line import (
     flag,
     require,
 )
-from dschat.settings.online import OnlineConfig
+from dschat.settings.online import WHAT_SCORES, OnlineConfig
 from dschat.settings.online_checks import CRITIC_FLAGS
 
 NOT_IN_STEP_3 = [
@@ -28,7 +28,7 @@ TRANSPORT = Renamed(
     "of the mean token distance.",
 )
 
-PROGRAMS = Renamed("reward", default=["code"])
+PROGRAMS = Renamed("reward", default=["code"], help=f"{WHAT_SCORES}.")
 
 PPO: CommandLine[OnlineConfig] = CommandLine(OnlineConfig, absent=NOT_IN_STEP_3)
 """main.py"""
@@ -60,7 +60,7 @@ class GroupFlags(Settings):
     fp16: bool = flag(False, "Train in float16 with dynamic loss scaling; needs a GPU.")
     save_steps: int = flag(
         0,
-        "Save the model to output_dir/step-N/actor every K optimiser steps (N counts "
+        "Save the model to output_dir/step-M/actor every N optimiser steps (M counts "
         "generation batches); 0: only at the end, to output_dir.",
         group="Output",
     )
@@ -138,7 +138,11 @@ GRPO: CommandLine[OnlineConfig] = CommandLine(
         "gamma": Renamed("kl_ctl", default=0.1, help="Strength of the penalty."),
         "f_div_form": Renamed("f_div_form", default="gradient"),
         "reference_residency": Renamed("reference_residency", default="all"),
-        "reward": Renamed("reward", default=["math"]),
+        "reward": Renamed("reward", default=["math"], help=f"{WHAT_SCORES}."),
+        "rm_name": Renamed(
+            "critic_model_name_or_path",
+            help="The reward model of --reward reward_model: a folder or a hub name.",
+        ),
         "algorithm": Renamed(
             "algorithm",
             default="grpo",
@@ -193,7 +197,7 @@ GRPO: CommandLine[OnlineConfig] = CommandLine(
     },
     absent=[
         *CRITIC_FLAGS,
-        *("critic_model_name_or_path", "num_padding_at_beginning", "add_eot_token"),
+        *("num_padding_at_beginning", "add_eot_token"),
         *("unsupervised_dataset_name", "unsupervised_dataset_config_name", "unsup_coef"),
         *("generation_batches", "only_optimize_lora", "dtype", "offload_reference_model"),
         *("enable_zero3_generation_gather", "compute_fp32_loss", "enable_ema", "save_steps"),

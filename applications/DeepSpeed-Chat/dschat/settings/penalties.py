@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
+from dschat.settings.references import KL_TYPES
 from dschat.settings.registry import REGULARIZERS
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
 
 F_DIVERGENCES = ["rkl", "fkl", "js", "alpha", "tv", "chi"]
 KL_ESTIMATORS = ["k1", "k2", "k3", "exact"]
-KL_TYPES = ["rkl", "fkl"]
 
 
 def refuse_given(settings: Settings, name: str, unless: Any, belongs_to: str) -> None:

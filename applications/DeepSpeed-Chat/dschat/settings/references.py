@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
 
 KL_TYPES = ["rkl", "fkl"]
 WEIGHT_TOLERANCE = 1e-6
 DEFAULT_WEIGHT = 0.5
-REFERENCES = "References and penalty"
+REFERENCES = "Penalty and references"
 """Title of the group of flags."""
 
 
@@ -22,45 +21,38 @@ class ReferenceFlags(Settings):
     Either --ref_a and --ref_b with one weight, or --refs with any number of models.
     """
 
-    ref_a: str | None = flag(
-        None, "The first reference: a model folder or a hub name.", group=REFERENCES
-    )
-    ref_b: str | None = flag(None, "The second reference, with the same tokenizer.")
-    alpha: float = flag(
-        DEFAULT_WEIGHT,
-        "rkl: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest.",
-    )
-    beta: float = flag(
-        DEFAULT_WEIGHT,
-        "fkl: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest.",
-    )
-    kl_type: str = flag(
-        "rkl",
-        "Divergence from the references: rkl, sum_k w_k KL(policy || ref_k), or fkl, "
-        "sum_k w_k KL(ref_k || policy).",
-        choices=KL_TYPES,
-    )
     refs: list[str] | None = flag(
-        None, "Instead of ref_a and ref_b: one or more references with the same tokenizer."
+        None,
+        "One or more references with the policy's tokenizer: model folders or hub names.",
+        group=REFERENCES,
     )
     ref_weights: list[float] | None = flag(
         None, "Weights of --refs, in their order, with sum 1; unset: equal weights."
     )
+    ref_a: str | None = flag(None, "Instead of --refs: the first of two references.")
+    ref_b: str | None = flag(None, "The second reference.")
+    alpha: float = flag(
+        DEFAULT_WEIGHT,
+        "RKL: weight of ref_a in the geometric mean, in [0, 1]; ref_b has the rest. Not read with "
+        "--kl_type fkl.",
+    )
+    beta: float = flag(
+        DEFAULT_WEIGHT,
+        "FKL: weight of ref_a in the arithmetic mean, in [0, 1]; ref_b has the rest. Not read with "
+        "--kl_type rkl.",
+    )
 
 
-def reference_weights(config: Any, kl_type: str | None = None) -> list[tuple[str, float]]:
+def reference_weights(config: ReferenceFlags, kl_type: str) -> list[tuple[str, float]]:
     """The references in order, each with its weight; the weights have sum 1.
 
     Args:
-        config: settings with ref_a, ref_b, alpha, beta, refs and ref_weights.
-        kl_type: None: `config.kl_type`.
+        kl_type: rkl or fkl: whether alpha or beta is the weight of ref_a.
 
     Raises:
         UserError: neither or both ways to name references, a reference without its partner, or
             weights that are not a distribution over the references.
     """
-    kl_type = kl_type or config.kl_type
-    require(kl_type in KL_TYPES, f"--kl_type {kl_type!r}: expected {' or '.join(KL_TYPES)}.")
     if config.refs is not None:
         return _from_list(config)
     require(
@@ -90,7 +82,7 @@ def reference_weights(config: Any, kl_type: str | None = None) -> list[tuple[str
     return [(config.ref_a, weight), (config.ref_b, 1.0 - weight)]
 
 
-def _from_list(config: Any) -> list[tuple[str, float]]:
+def _from_list(config: ReferenceFlags) -> list[tuple[str, float]]:
     assert config.refs is not None
     require(
         config.ref_a is None and config.ref_b is None,

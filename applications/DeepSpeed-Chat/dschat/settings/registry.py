@@ -34,7 +34,7 @@ class Part:
         name: what a user types.
         target: the object itself, or "module:object" where it is to be found.
         settings: a dataclass of `flag(...)` fields; its `validate()`, if any, checks a value.
-        summary: a line for `--help` and the documentation.
+        summary: a line for the documentation.
     """
 
     name: str
@@ -62,8 +62,13 @@ class Registry:
         """Make a part available.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or the settings are no dataclass.
         """
+        if "__dataclass_fields__" not in vars(settings):
+            raise UserError(
+                f"The settings of the {self.kind} {name!r}, {settings.__name__}, are no dataclass: "
+                "put @dataclass above the class."
+            )
         if name in self._parts:
             raise UserError(
                 f"There is already a {self.kind} named {name!r}; register it under another name. "

@@ -15,8 +15,7 @@ from pathlib import Path
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.registry import REWARDS
 
-CHECKED = "math"
-REWARD_MODEL = "reward_model"
+REWARD_MODEL, CHECKED_ANSWERS = "reward_model", "math"
 # Loaded by `dschat.online.models`: the critic without its adapters may be the same model.
 REWARDS.add(REWARD_MODEL, "", summary="a sequence classifier, --critic_model_name_or_path")
 
@@ -85,14 +84,13 @@ def _parsed(text: str) -> RewardSpec:
     return RewardSpec(name, weight, file)
 
 
-def uses_reward_model(given: Sequence[str] | None) -> bool:
-    """Whether a reward model is among the entries of `--reward` (None: nothing else is)."""
-    return given is None or any(spec.name == REWARD_MODEL for spec in parse_rewards(given))
+def names_reward(given: Sequence[str] | None, name: str) -> bool:
+    """Whether the registry's reward of that name is among the entries of `--reward`.
 
-
-def checks_answers(given: Sequence[str] | None) -> bool:
-    """Whether checked answers are among the entries of `--reward`: then accuracy is measured."""
-    return given is not None and any(spec.name == CHECKED for spec in parse_rewards(given))
+    None is the reward model alone.
+    """
+    specs = parse_rewards([REWARD_MODEL] if given is None else given)
+    return any(spec.name == name and spec.file is None for spec in specs)
 
 
 SANDBOXES = ["auto", "bwrap", "limits"]
@@ -191,7 +189,7 @@ class MathAnswerSettings(Settings):
 
 
 REWARDS.add(
-    CHECKED,
+    CHECKED_ANSWERS,
     "dschat.rewards.math_answers:math_answer_reward",
     MathAnswerSettings,
     "checked answers to problems with a number as solution, and their format",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import (
@@ -84,6 +84,8 @@ def adapter_learning_rate(settings: Any, role: str = "") -> float:
 @dataclass
 class FineTuningConfig(TrainingFlags):
     """What steps 1 and 2 have in common."""
+
+    derived: ClassVar[tuple[str, ...]] = ("lora_learning_rate",)
 
     model_name_or_path: str | None = flag(
         None,

@@ -67,7 +67,7 @@ def train_dpo(config: DirectPreferenceConfig) -> dict[str, float]:
     """
     on_gpu = torch.cuda.is_available()
     require(on_gpu or not config.fp16, "--fp16 needs a GPU; leave it out, or give --bf16.")
-    references = reference_weights(config)
+    references = reference_weights(config, config.kl_type)
     policy, flag = config.policy
     setup = set_up(config.fine_tuning(), written=config, model_flag=flag)
     compared = setup.output_dir / "reward_comparison.json"
@@ -208,7 +208,7 @@ def _trainer(
         data_collator=PairCollator(setup.tokenizer.pad_token_id),
         peft_config=_lora_config(config, model),
     )
-    weights = [weight for _, weight in reference_weights(config)]
+    weights = [weight for _, weight in reference_weights(config, config.kl_type)]
     trainer.objective = PairObjective(weights, config.kl_type, config.gamma, config.max_log_ratio)
     return trainer
 

@@ -38,7 +38,7 @@ from dschat.runtime.distributed import quiet_libraries, world_size
 from dschat.runtime.files import atomic_write_text
 from dschat.settings.command_line import require
 from dschat.settings.comparison import CompareConfig
-from dschat.settings.rewards import FORMS, checks_answers
+from dschat.settings.rewards import CHECKED_ANSWERS, FORMS, names_reward
 
 Prompts = list[PromptExample]
 
@@ -220,7 +220,7 @@ def _columns(
         found, parts = score_responses(reward, [p.text for p in prompts], texts, examples)
         scores[reward.name if scores else "reward"] = found
         scores |= parts
-    if not scores or checks_answers(config.reward):
+    if not scores or names_reward(config.reward, CHECKED_ANSWERS):
         forms = getattr(config, "answer_extraction", FORMS)  # a flag of that reward
         scores["accuracy"] = [
             answered_correctly(text, p.example, forms)
