@@ -94,7 +94,11 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("sample", "table_of_seed.yaml", "seed = {'a': 1} in the config file: invalid literal"),
     ("sft", "--deepspeed_config nowhere.json", "--deepspeed_config nowhere.json cannot be read"),
     ("reward", "--deepspeed_config ds_list.json", "ds_list.json: expected a JSON object"),
-    ("ppo", "--deepspeed_config ds_batch.json", "remove 'train_batch_size'; use --per_device"),
+    (
+        "ppo",
+        "--deepspeed_config ds_batch.json",
+        "remove 'train_batch_size'; use the script's batch size",
+    ),
     ("dpo", "--deepspeed_config ds_zero.json", "'zero_optimization' is 3; expected a JSON object"),
     # Models
     (

@@ -50,7 +50,7 @@ def test_unused_rows_do_not_count(copy, rng):
     padded = TruncatedWasserstein(torch.cat([tokens, torch.full((180, 8), copy)]), 50, epsilon=0.01)
     for name in ("median_nearest_cost", "nearest_cost_over_epsilon", "coupled_tokens"):
         assert padded.diagnose()[name] == pytest.approx(alone.diagnose()[name], rel=1e-4)
-    assert "--transport sinkhorn_divergence" in padded.warning()
+    assert "take sinkhorn_divergence" in padded.warning()
 
 
 def test_the_warning_does_not_send_the_user_to_a_larger_epsilon(rng):
@@ -93,7 +93,7 @@ def test_the_report_gives_the_bonus_in_this_models_numbers():
     assert "pays 0.02 per token, 1.5 per response of 75 tokens" in words
     assert "0.035" in words
     assert "longer responses" in words
-    assert "--transport sinkhorn_divergence" in words
+    assert "Take sinkhorn_divergence" in words
     charged = length_report(metrics(**{"penalty/expected_potential": 11.0}), 0.01)
     assert "charges 0.11 per token, 8.2 per response" in charged
     assert "shorter responses" in charged

@@ -7,6 +7,7 @@ from dschat.regularization import (
     KLDivergence,
     MixtureReference,
     MultiReference,
+    PolicyRegularizer,
     TruncatedWasserstein,
     with_defaults,
 )
@@ -131,3 +132,9 @@ def test_a_plain_callable_gets_the_defaults_of_the_protocol():
     both = MultiReference(mine, [0.5, 0.5])(policy, [reference, reference], tokens)
     torch.testing.assert_close(both.token, kl(policy, reference, tokens).token)
     assert with_defaults(kl) is kl
+
+    class Nameless(PolicyRegularizer):
+        def __call__(self, policy_logits, reference_logits, actions):
+            return mine(policy_logits, reference_logits, actions)
+
+    assert with_defaults(Nameless(), "typed").name == "typed"

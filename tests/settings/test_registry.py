@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,6 +56,9 @@ def test_a_users_file_runs_once_and_its_failure_is_told(tmp_path: Path) -> None:
     file.write_text("with open(__file__ + '.log', 'a') as log:\n    log.write('ran ')\n")
     assert import_file(str(file), "--plugin") is import_file(str(file), "--reward")
     assert Path(f"{file}.log").read_text() == "ran "
+    # All ranks have one name for the module, whatever the seed of their hashes.
+    found = {_module_name(file, seed) for seed in "12"}
+    assert found == {import_file(str(file), "--plugin").__name__}
     before = set(sys.modules)
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0\n")
@@ -65,3 +70,13 @@ def test_a_users_file_runs_once_and_its_failure_is_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             import_file(str(path), "--plugin")
     assert set(sys.modules) == before
+
+
+def _module_name(file: Path, hash_seed: str) -> str:
+    program = "import sys; from dschat.settings.registry import import_file\n"
+    program += "print(import_file(sys.argv[1], '--plugin').__name__)"
+    command = [sys.executable, "-c", program, str(file)]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    ).stdout.strip()

@@ -48,7 +48,6 @@ NO_RESULT = {
     "print_answers",
     "print_answers_interval",
     "print_loss",
-    "preprocessing_num_workers",
     "reward_workers",
 }
 """Settings that a resumed run may change: they say where and how a run shows itself."""

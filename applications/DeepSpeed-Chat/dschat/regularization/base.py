@@ -129,6 +129,8 @@ def with_defaults(regularizer: Any, name: str | None = None) -> PolicyRegularize
     """
     if PolicyRegularizer in type(regularizer).__mro__:
         inherits: PolicyRegularizer = regularizer
+        if not hasattr(inherits, "name"):
+            inherits.name = name or type(inherits).__name__
         return inherits
     return _WithDefaults(regularizer, name)
 

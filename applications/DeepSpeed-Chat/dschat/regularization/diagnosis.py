@@ -66,7 +66,7 @@ def diagonal_warning(diagnosis: Mapping[str, float], epsilon: float, max_iter: i
         f"{COUPLED_FROM:g}. For them the kernel is the identity: the penalty is epsilon [log pi + "
         f"{max_iter - 1} log(pi / rho)], in effect a reverse KL of {epsilon * (max_iter - 1):.3g} "
         "times the coefficient that also pays for entropy, and its divergence is about 0 however "
-        "the policy drifts. For a penalty by distances take the Sinkhorn divergence; for a "
+        "the policy drifts. For a penalty by distances take sinkhorn_divergence; for a "
         "KL, the KL penalty. A larger --epsilon alone makes distances count, but also what the "
         "potential pays or charges for every token: that is measured at the first iteration."
     )
@@ -116,7 +116,7 @@ def length_report(metrics: Mapping[str, float], coefficient: float) -> str:
         return words
     longer = "longer" if response > 0 else "shorter"
     return (
-        f"WARNING: {words} Expect {longer} responses for that alone. Take --transport "
-        "sinkhorn_divergence, whose mean is its divergence; or a lower coefficient, which weakens "
-        "the whole penalty. Watch response_length."
+        f"WARNING: {words} Expect {longer} responses for that alone. Take sinkhorn_divergence, "
+        "whose mean is its divergence; or a lower coefficient, which weakens the whole penalty. "
+        "Watch response_length."
     )

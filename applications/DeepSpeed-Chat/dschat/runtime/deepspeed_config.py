@@ -12,14 +12,14 @@ from dschat.errors import UserError
 
 # What the scripts' own flags decide; a --deepspeed_config file may not say it a second time.
 OWNED_BY_FLAGS = {
-    "train_batch_size": "--per_device_train_batch_size and --gradient_accumulation_steps",
-    "train_micro_batch_size_per_gpu": "--per_device_train_batch_size",
+    "train_batch_size": "the script's batch size and --gradient_accumulation_steps",
+    "train_micro_batch_size_per_gpu": "the script's batch size",
     "gradient_accumulation_steps": "--gradient_accumulation_steps",
-    "optimizer": "--learning_rate and --weight_decay",
+    "optimizer": "the script's learning rate and weight decay",
     "scheduler": "--lr_scheduler_type and --warmup_ratio",
-    "bf16": "--dtype bf16",
-    "fp16": "--dtype fp16",
-    "data_types": "--dtype",
+    "bf16": "the script's precision flags",
+    "fp16": "the script's precision flags",
+    "data_types": "the script's precision flags",
 }
 
 

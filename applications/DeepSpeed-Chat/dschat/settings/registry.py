@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,8 @@ def import_file(path: str, flag: str) -> Any:
     file = Path(path).expanduser().resolve()
     if file.suffix != ".py" or not file.is_file():
         raise UserError(f"{flag} {path}: expected a Python file; there is none at {file}.")
-    name = f"dschat_plugin_{file.stem}_{abs(hash(str(file))):x}"
+    # The same on all ranks: what they send each other may be of a class of this module.
+    name = f"dschat_plugin_{file.stem}_{zlib.crc32(bytes(file)):x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

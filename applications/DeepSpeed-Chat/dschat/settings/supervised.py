@@ -183,11 +183,6 @@ class FineTuningConfig(TrainingFlags):
             f"--zero_stage {self.zero_stage}: expected 0, 1, 2 or 3.",
         )
         require(
-            self.lr_scheduler_type in SCHEDULERS,
-            f"--lr_scheduler_type {self.lr_scheduler_type!r} is unknown; expected one of "
-            f"{', '.join(SCHEDULERS)}.",
-        )
-        require(
             0.0 <= self.warmup_ratio < 1.0,
             f"--warmup_ratio {self.warmup_ratio}: expected a share in [0, 1).",
         )
