@@ -16,6 +16,7 @@ from dschat.settings.penalties import (
     SinkhornSettings,
     WassersteinSettings,
 )
+from dschat.settings.registry import REWARDS
 
 MODELS = "--actor_model_name_or_path a --output_dir o --critic_model_name_or_path c"
 NEAR_TWO = "--ref_a a --ref_b b --model_out o"
@@ -80,6 +81,15 @@ def test_flags_that_do_not_fit_are_refused(line: Any, typed: str, message: str) 
 def test_every_script_takes_rewards(line: Any, typed: str, reward_model: bool) -> None:
     config = line.parse([*MODELS.split(), *typed.split()])
     assert config.uses_reward_model == reward_model
+
+
+def test_parts_of_two_kinds_do_not_share_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REWARDS, "_parts", dict(REWARDS._parts))
+    REWARDS.add("mine", "m:f", SinkhornSettings)
+    flags = [*MODELS.split(), "--reward", "mine"]
+    with pytest.raises(UserError, match="reward 'mine' has settings .* of others: .*epsilon"):
+        WPR.parse(flags)
+    assert PPO.parse(flags).max_iter == 200
 
 
 def test_a_reward_of_ones_own_needs_neither_critic_nor_reward_model(tmp_path: Path) -> None:

@@ -326,6 +326,8 @@ def with_parts(settings_class: type, **chosen: Any) -> type:
     part_classes: list[type] = []
     for chooser in flags:
         for part in chosen_parts(chooser, chosen.get(chooser.setting, chooser.default)):
+            if part.settings in (NoSettings, *part_classes):
+                continue
             names = {f.name for f in dataclasses.fields(part.settings)}
             taken = {name for name in names if name in own or hasattr(settings_class, name)}
             require(
@@ -333,6 +335,6 @@ def with_parts(settings_class: type, **chosen: Any) -> type:
                 f"The {chooser.registry.kind if chooser.registry else ''} {part.name!r} has "
                 f"settings with the names of others: {', '.join(sorted(taken))}. Rename them.",
             )
-            if part.settings is not NoSettings and part.settings not in part_classes:
-                part_classes.append(part.settings)
+            own |= names
+            part_classes.append(part.settings)
     return _combined(settings_class, tuple(part_classes)) if part_classes else settings_class
