@@ -237,6 +237,18 @@ def test_errors_of_the_trainer_name_this_scripts_flags(
         train_online(parsed(arguments(folder, tmp_path / "out", **changes)))
 
 
+def test_a_reward_model_beside_checked_answers(
+    folder: Path, tmp_path: Path, tiny_reward_dir: Path
+) -> None:
+    rewards = {"reward": ["math", "reward_model:0.1"], "rm_name": tiny_reward_dir}
+    config = parsed(arguments(folder, tmp_path / "out", **rewards))
+    trainer = build_trainer(config, *start(config))
+    metrics = trainer.run_iteration(trainer.prompts[:2])
+    parts = metrics["reward/math"] + 0.1 * metrics["reward/reward_model"]
+    assert metrics["reward/reward_model"] != 0
+    assert metrics["reward"] == pytest.approx(parts, abs=1e-5)
+
+
 def test_plain_prompts_get_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
     rows = "".join(json.dumps({"prompt": f"{n} + 1?", "answer": "#### 2"}) + "\n" for n in range(3))
     for name in ("train", "test"):
