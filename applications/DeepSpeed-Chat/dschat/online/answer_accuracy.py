@@ -56,7 +56,7 @@ class AccuracyReport:
         pass_at: by k, the mean over prompts of `pass_at_k`. samples: responses sampled a prompt.
         length, ended: of greedy responses, mean tokens and the share that ended by themselves.
         sampled_length, sampled_ended: of sampled responses; None where none were sampled.
-        found_by: by the form of an answer (`math_extraction`) or "none", the share of greedy
+        found_by: by the form of an answer (`maths.extraction`) or "none", the share of greedy
             responses whose answer was found by it; empty where another judge decides.
     """
 

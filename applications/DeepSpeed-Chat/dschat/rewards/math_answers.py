@@ -90,7 +90,7 @@ class MathAnswerReward(RewardFunction):
     format may hold several lines of reasoning and need not end in a line end, and there is no small
     penalty per character behind </answer> (the strict format is lost there already).
 
-    `forms` says where the answer of the first part may stand (`math_extraction`). As published it
+    `forms` says where the answer of the first part may stand (`maths.extraction`). As published it
     counts only inside its tags; the other parts always look at the tags alone.
 
     Where the chat template opens the response with <reasoning>, the prompt ends with that tag; it

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dschat.settings.command_line import CommandLine, Settings, flag, require
+from dschat.settings.flags import plugin_flag
 from dschat.settings.registry import REWARDS
 from dschat.settings.rewards import REWARD_MODEL, names_reward
 
@@ -73,9 +74,7 @@ class CompareConfig(Settings):
         registry=REWARDS,
         repeatable=True,
     )
-    plugin: list[str] | None = flag(
-        None, "Python file that registers rewards or data schemas of your own.", repeatable=True
-    )
+    plugin: list[str] | None = plugin_flag("rewards or data schemas")
     pass_k: list[int] = flag(
         [], "The k of pass@k; the largest is how many responses are sampled per prompt. Unset: 1."
     )
@@ -96,8 +95,8 @@ class CompareConfig(Settings):
     references: str | None = flag(
         None,
         "Measure ROUGE against these: a file of lines {prompt, reference} (or chosen, or response, "
-        "in the place of reference), or a data set, by the names and paths of --data_path, whose "
-        "preferred responses are taken. Unset: no ROUGE.",
+        "in the place of reference), or a data set, named as for --dataset, whose preferred "
+        "responses are taken. Unset: no ROUGE.",
     )
     stemmer: bool = flag(
         False, "ROUGE compares the stems of words (Porter), not the words (--references)."
