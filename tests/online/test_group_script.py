@@ -196,7 +196,7 @@ def test_the_published_command_with_its_flags(folder: Path, tmp_path: Path) -> N
         ({"output_dir": "x"}, "--output_dir and --model_out are one setting"),
         ({"bf16": None, "fp16": None}, "contradict each other"),
         ({"num_iterations": 2, "eval_steps": 3}, "expected a multiple of --num_iterations 2"),
-        ({"generation_batch_size": 5}, "expected a divisor of"),
+        ({"generation_batch_size": 5}, "and a divisor of"),
         ({"num_generations": 1}, "give 2 or more"),
         ({"gamma": -1}, "--gamma -1"),
         ({"logging_steps": 10}, "every step is written"),

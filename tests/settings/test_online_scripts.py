@@ -117,6 +117,7 @@ def test_grpo_has_the_names_of_hugging_face() -> None:
     ("typed", "message"),
     [
         ("--offload", "set --zero_stage\\.$"),
+        ("--generation_batch_size 2", "a multiple of --per_device_train_batch_size 4 and a div"),
         ("--reward math reward_model:0.1", "Give the reward model .*: --rm_name FOLDER"),
         ("--rm_name r", "--rm_name: --algorithm grpo has no critic, and no reward model is used"),
     ],

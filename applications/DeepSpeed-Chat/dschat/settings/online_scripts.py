@@ -81,15 +81,17 @@ class GroupFlags(Settings):
         config.enable_zero3_generation_gather = (
             config.actor_zero_stage == 3 and config.generation_backend != "vllm"
         )
-        step = config.per_device_training_batch_size * config.gradient_accumulation_steps
+        micro_batch = config.per_device_training_batch_size
+        step = micro_batch * config.gradient_accumulation_steps
         size = config.per_device_generation_batch_size
         generated = config.flag("per_device_generation_batch_size")
         if size is None:
             config.per_device_generation_batch_size = step
         else:
             require(
-                size >= 1 and step % size == 0,
-                f"{generated} {size}: expected a divisor of "
+                size >= 1 and step % size == 0 and size % micro_batch == 0,
+                f"{generated} {size}: expected a multiple of "
+                f"{config.flag('per_device_training_batch_size')} {micro_batch} and a divisor of "
                 f"{config.flag('per_device_training_batch_size')} x "
                 f"{config.flag('gradient_accumulation_steps')} = {step}.",
             )
