@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -240,7 +241,9 @@ def test_errors_of_the_trainer_name_this_scripts_flags(
 def test_a_reward_model_beside_checked_answers(
     folder: Path, tmp_path: Path, tiny_reward_dir: Path
 ) -> None:
-    rewards = {"reward": ["math", "reward_model:0.1"], "rm_name": tiny_reward_dir}
+    shutil.copytree(tiny_reward_dir, tmp_path / "rm")
+    (tmp_path / "rm" / "chat_template.jinja").write_text(TEMPLATE)
+    rewards = {"reward": ["math", "reward_model:0.1"], "rm_name": tmp_path / "rm"}
     config = parsed(arguments(folder, tmp_path / "out", **rewards))
     trainer = build_trainer(config, *start(config))
     metrics = trainer.run_iteration(trainer.prompts[:2])
