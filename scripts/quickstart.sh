@@ -9,13 +9,12 @@ source "$ROOT/scripts/jobs.sh"
 STEPS="$ROOT/applications/DeepSpeed-Chat/training"
 
 data=(
-  --data_path "$OUT/example/data" --data_split 3,12,3 --data_output_path "$OUT/cache"
+  --data_path "$OUT/example/data" --data_split 4,12,4 --data_output_path "$OUT/cache"
   --seed "$SEED"
 )
 
 echo "== 1/5 example data and an untrained model"
-run example python -m dschat.example --output_dir "$OUT/example" --seed "$SEED" \
-  --train_size 18000 --test_size 256
+run example python -m dschat.example --output_dir "$OUT/example" --seed "$SEED"
 
 echo "== 2/5 step 1: supervised fine-tuning"
 run sft python "$STEPS/step1_supervised_finetuning/main.py" "${data[@]}" \
@@ -36,13 +35,13 @@ ppo=(
   --max_prompt_seq_len 120 --max_answer_seq_len 32 --temperature 1.0
   --per_device_generation_batch_size 64 --per_device_training_batch_size 32 --ppo_epochs 2
   --actor_learning_rate 3e-4 --critic_learning_rate 1e-3 --warmup_ratio 0.05 --save_steps 0
-  --clip_reward_value 10 --kl_ctl 0.1 --enable_test_mode --test_stop_step "${PPO_STEPS:-40}"
+  --clip_reward_value 10 --enable_test_mode --test_stop_step "${PPO_STEPS:-50}"
 )
 echo "== 4/5 step 3, twice at the same time: PPO with a KL penalty and with the Wasserstein penalty"
 start ppo_kl python "$STEPS/step3_rlhf_finetuning/main.py" "${ppo[@]}" \
-  --output_dir "$OUT/ppo_kl"
+  --kl_ctl 0.1 --output_dir "$OUT/ppo_kl"
 start ppo_wpr python "$STEPS/step3_rlhf_finetuning/main_wpr.py" "${ppo[@]}" \
-  --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
+  --kl_ctl 0.3 --epsilon 0.3 --normalize --output_dir "$OUT/ppo_wpr"
 finish
 
 last() { ls -d "$OUT/$1"/step-* | sort -V | tail -n 1; }
