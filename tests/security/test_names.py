@@ -21,6 +21,7 @@ from dschat.runtime.files import atomic_directory, atomic_write_json, write_json
 from dschat.runtime.run_files import MetricsLog, write_config
 from dschat.settings.inference import InferenceConfig
 from dschat.settings.supervised import SupervisedConfig
+from dschat.settings.training.tracking import TrackingFlags
 from preferences import rows
 
 NAMES = (
@@ -104,7 +105,7 @@ def a_folder(folder: Path, model: Any, tokenizer: Any) -> None:
 
 def a_run(folder: Path, model: Any, tokenizer: Any) -> None:
     write_config(SupervisedConfig(), folder / "run")
-    with MetricsLog(folder / "run", folder / "run" / "tensorboard") as log:
+    with MetricsLog.of(TrackingFlags(enable_tensorboard=True), folder / "run", False) as log:
         log.write({"step": 1, "loss": 1.0})
     atomic_write_json(folder / "values.json", {})
     write_jsonl(folder / "rows.jsonl", [{}])

@@ -164,7 +164,7 @@ def test_steps_are_counted_as_asked(
         eval_steps=3,
         logging_steps=2,
         save_steps=2,
-        report_to="tensorboard",
+        report_to=["tensorboard"],
         gradient_checkpointing=True,
         zero_stage=2,
         bf16=True,

@@ -106,7 +106,7 @@ def test_flags_that_cannot_be_meant(
         configured(dpo_settings(ref_a="a", ref_b="b", **flags))
 
 
-@pytest.mark.parametrize("flags", [{"kl_type": "js"}, {"report_to": "wandb"}])
+@pytest.mark.parametrize("flags", [{"kl_type": "js"}, {"report_to": "mlflow"}])
 def test_choices_are_listed(flags: dict[str, Any], dpo_settings: Settings) -> None:
     with pytest.raises(SystemExit):
         configured(dpo_settings(ref_a="a", ref_b="b", **flags))

@@ -6,6 +6,7 @@ What a script has to keep beside its engines is plain values and tensors of ever
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -31,13 +32,12 @@ from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.files import atomic_write_json, atomic_write_text, explain_write_errors
 from dschat.runtime.random_states import random_states
 from dschat.runtime.run_files import MetricsLog, library_versions, plain_settings
+from dschat.settings.training.tracking import TrackingFlags
 
 FINISHED = "finished.json"
 NO_RESULT = {
     "output_dir",
     "data_output_path",
-    "tensorboard_path",
-    "enable_tensorboard",
     "local_rank",
     "deepspeed",
     "checkpoint_steps",
@@ -49,6 +49,7 @@ NO_RESULT = {
     "print_answers_interval",
     "print_loss",
     "reward_workers",
+    *(field.name for field in dataclasses.fields(TrackingFlags)),
 }
 """Settings that a resumed run may change: they say where and how a run shows itself."""
 

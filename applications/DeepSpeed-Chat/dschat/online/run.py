@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +55,7 @@ MAY_DIFFER = {
     "reference_residency",
     "actor_gradient_checkpointing",
     "critic_gradient_checkpointing",
-    *("gradient_checkpointing", "report_to"),  # of gsm8k_grpo.py
+    "gradient_checkpointing",  # of gsm8k_grpo.py
     "profile_steps",
     "vllm_gpu_memory_utilization",
 }
@@ -152,7 +151,7 @@ def build_trainer(
     run.resolved = resolved(config, dtype, tokenizer, single)
     write_config(run.resolved, config.output_dir, penalty=regularizer.name, device=device.type)
     resuming = run.checkpoint is not None
-    log = MetricsLog(config.output_dir, run.resolved.tensorboard_path, resuming)
+    log = MetricsLog.of(run.resolved, config.output_dir, resuming)
     name = (config.advantage or config.algorithm).upper()
     bad_steps = BadSteps(config.output_dir, config.max_bad_steps)
     average = None
@@ -204,11 +203,10 @@ def resolved(
         "end_of_conversation_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
         "data_output_path": str(data_folder(config)),
+        "tensorboard_path": config.board_folder(config.output_dir),
         "deepspeed": True,
         "local_rank": -1,
     }
-    if config.enable_tensorboard and config.tensorboard_path is None:
-        values["tensorboard_path"] = str(Path(config.output_dir) / "tensorboard")
     for role in ("actor", "critic"):
         name = f"{role}_lora_learning_rate"
         if getattr(config, f"{role}_lora_dim") and getattr(config, name) is None:

@@ -1,4 +1,4 @@
-"""What every run writes beside its model: config.yaml, metrics.jsonl and TensorBoard logs."""
+"""What every run writes beside its model: config.yaml, and metrics.jsonl with its trackers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 from dschat.errors import UserError
 from dschat.runtime.distributed import is_main, world_size
 from dschat.runtime.files import atomic_write_text, explain_write_errors, read_jsonl
+from dschat.runtime.trackers import Trackers
 from dschat.settings.flags import Settings
 
 LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "peft", "accelerate", "datasets")
@@ -106,29 +107,31 @@ def data_folder(config: Any) -> Path:
 
 
 class MetricsLog:
-    """Writes metrics to output_dir/metrics.jsonl (one object a step) and to TensorBoard.
+    """Writes metrics to output_dir/metrics.jsonl (one object a step) and to trackers.
 
     Rank 0 writes; on other ranks every method does nothing. Usable as a context manager.
     """
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        tensorboard_path: str | Path | None = None,
-        append: bool = False,
+        self, output_dir: str | Path, trackers: Trackers | None = None, append: bool = False
     ) -> None:
         """Say where; the files are opened when the log is entered or first written to.
 
         Args:
             output_dir: made if need be.
-            tensorboard_path: folder for TensorBoard's files; None: none are written.
+            trackers: what the rows go to as well.
             append: add to an existing metrics.jsonl (a resumed run) instead of replacing it.
         """
         self.path = Path(output_dir) / "metrics.jsonl"
-        self._board_path = tensorboard_path
+        self._trackers = trackers
         self._mode = "a" if append else "w"
         self._file: Any = None
-        self._board: Any = None
+
+    @classmethod
+    def of(cls, config: Any, output_dir: str | Path, resuming: bool) -> MetricsLog:
+        """The log of a run whose settings have `TrackingFlags`."""
+        trackers = Trackers(config, plain_settings(config), Path(output_dir), resuming)
+        return cls(output_dir, trackers, append=resuming)
 
     def open(self) -> None:
         """Open the files; until then those of an earlier run stay as they are.
@@ -140,25 +143,26 @@ class MetricsLog:
             return
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            purge = self._next_step() if self._mode == "a" else None
+            # A resumed run writes again what came after its checkpoint.
+            next_step = self._next_step() if self._mode == "a" else None
             self._file = open(self.path, self._mode, encoding="utf-8")  # noqa: SIM115
-        if self._board_path is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            with explain_write_errors(self._board_path):
-                # A resumed run writes again what came after its checkpoint.
-                self._board = SummaryWriter(str(self._board_path), purge_step=purge)
+        if self._trackers is not None:
+            self._trackers.start(next_step)
 
     def _next_step(self) -> int | None:
         """After the last row of the metrics that are appended to."""
-        try:
-            rows = read_jsonl(self.path)
-        except UserError:
-            return None
+        rows = self.rows()
         return int(rows[-1].get("step", -1)) + 1 if rows else None
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows so far; none where the file cannot be read."""
+        try:
+            return read_jsonl(self.path)
+        except UserError:
+            return []
+
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one object; `row["step"]` is TensorBoard's step. NaN and infinities become null."""
+        """Write one object; `row["step"]` is the trackers' step. NaN and infinities become null."""
         self.open()
         if self._file is None:
             return
@@ -166,19 +170,16 @@ class MetricsLog:
         with explain_write_errors(self.path):
             self._file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
-        if self._board is not None:
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key != "step":
-                    self._board.add_scalar(key, value, row.get("step"))
+        if self._trackers is not None:
+            self._trackers.log(row)
 
     def close(self) -> None:
         """Close the files."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+            if self._trackers is not None:
+                self._trackers.close()
 
     def __enter__(self) -> MetricsLog:
         self.open()

@@ -133,11 +133,6 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     per_device_eval_batch_size: int = flag(
         8, "Pairs per rank where nothing is trained: references, held-out pairs, responses."
     )
-    report_to: str = flag(
-        "none",
-        "tensorboard: TensorBoard logs in output_dir/tensorboard, in addition to metrics.jsonl.",
-        choices=["none", "tensorboard"],
-    )
     rm_name: str | None = flag(
         None,
         "Reward model (folder or hub name; any tokenizer): at the end it scores responses of the "
@@ -229,6 +224,5 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
             "num_warmup_steps": self.warmup_steps,
             "dtype": self.dtype,
             "lora_learning_rate": adapter_learning_rate(self) if self.lora_dim else None,
-            "enable_tensorboard": self.report_to == "tensorboard",
         }
         return FineTuningConfig(**values)

@@ -24,7 +24,8 @@ from dschat.settings.registry import NoSettings, Registry
 RESUMING = "Checkpoints and resuming"
 RARELY_NEEDED = "Rarely needed"
 """Published flags that do nothing for most users."""
-LAST_GROUPS = (RESUMING, RARELY_NEEDED)
+TRACKING = "Tracking and publishing"
+LAST_GROUPS = (TRACKING, RESUMING, RARELY_NEEDED)
 """Titles of the groups that `--help` shows last."""
 
 

@@ -333,10 +333,6 @@ class OnlineFlags(Settings):
         "The k of pass@k; as many responses as the largest are sampled per test problem. 0: greedy "
         "accuracy only.",
     )
-    enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")
-    tensorboard_path: str | None = flag(
-        None, "Folder for them; unset: a folder 'tensorboard' in output_dir."
-    )
     print_answers: bool = flag(False, "Print a prompt and its response.")
     print_answers_interval: int = flag(1, "How often, in iterations.")
     profile_steps: str | None = flag(

@@ -10,7 +10,7 @@ from typing import Any
 
 from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
-from dschat.settings.supervised import require_resume
+from dschat.settings.supervised import check_training
 
 BACKENDS = ["native", "transformers", "vllm"]
 """The names that `dschat.rollout.backends.in_place.make_backend` knows."""
@@ -94,7 +94,7 @@ def check(config: Any) -> None:
     """
     _require_models(config)
     _require_ranges(config)
-    require_resume(config)
+    check_training(config)
     _require_algorithm(config)
     _require_references(config)
     _require_backend(config)
@@ -408,11 +408,6 @@ def _require_partners(config: Any) -> None:
             config.print_answers or "print_answers_interval" not in given,
             f"{flag('print_answers_interval')} {config.print_answers_interval} needs "
             f"{flag('print_answers')}.",
-        ),
-        (
-            config.enable_tensorboard or config.tensorboard_path is None,
-            f"{flag('tensorboard_path')} has an effect only with {flag('enable_tensorboard')}; add "
-            "that flag.",
         ),
         (
             not config.add_eot_token or config.end_of_conversation_token is not None,

@@ -190,12 +190,6 @@ GRPO: CommandLine[OnlineConfig] = CommandLine(
             help="Compute activations again in the backward pass: less memory, more time.",
         ),
         "seed": Renamed("seed", default=42),
-        "report_to": Renamed(
-            "enable_tensorboard",
-            default="none",
-            values={"none": False, "tensorboard": True},
-            help="tensorboard: TensorBoard logs in output_dir/tensorboard, beside metrics.jsonl.",
-        ),
     },
     absent=[
         *CRITIC_FLAGS,
@@ -203,7 +197,7 @@ GRPO: CommandLine[OnlineConfig] = CommandLine(
         *("unsupervised_dataset_name", "unsupervised_dataset_config_name", "unsup_coef"),
         *("generation_batches", "only_optimize_lora", "dtype", "offload_reference_model"),
         *("enable_zero3_generation_gather", "compute_fp32_loss", "enable_ema", "save_steps"),
-        *("tensorboard_path", "print_answers_interval", "enable_test_mode", "test_stop_step"),
+        *("print_answers_interval", "enable_test_mode", "test_stop_step"),
     ],
     preset={"data_split": "0,0,1", "clip_reward_value": 0.0, "final_in_output_dir": True},
     own=GroupFlags,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dschat.settings.command_line import Settings, flag, require
+from dschat.settings.command_line import flag, require
 from dschat.settings.flags import (
     RARELY_NEEDED,
     RESUMING,
@@ -13,6 +13,7 @@ from dschat.settings.flags import (
     plugin_flag,
     require_at_least,
 )
+from dschat.settings.training.tracking import TrackingFlags
 
 SCHEDULERS = [
     "linear",
@@ -26,8 +27,8 @@ DEFAULT_LORA_LEARNING_RATE = 5e-4
 
 
 @dataclass
-class TrainingFlags(Settings):
-    """What every training script has: checkpoints, resuming, the launcher's flags."""
+class TrainingFlags(TrackingFlags):
+    """What every training script has: trackers, checkpoints, resuming, the launcher's flags."""
 
     checkpoint_steps: int = flag(
         0,
@@ -58,10 +59,11 @@ class TrainingFlags(Settings):
     local_rank: int = flag(-1, "Set by the launcher.")
 
 
-def require_resume(config: TrainingFlags) -> None:
-    """Refuse numbers that are out of range; raises `UserError`."""
+def check_training(config: TrainingFlags) -> None:
+    """Refuse what does not fit among the flags of every training script; raises `UserError`."""
     require_at_least(config, 0, "checkpoint_steps")
     require_at_least(config, 1, "checkpoint_keep", "max_bad_steps")
+    config.validate_tracking()
 
 
 def adapter_learning_rate(settings: Any, role: str = "") -> float:
@@ -164,10 +166,6 @@ class FineTuningConfig(TrainingFlags):
         None, "Folder for the model, metrics and settings. Required.", group="Output"
     )
     print_loss: bool = flag(False, "Print the loss of every optimiser step.")
-    enable_tensorboard: bool = flag(False, "Write TensorBoard logs.")
-    tensorboard_path: str | None = flag(
-        None, "Folder for them; unset: a folder 'tensorboard' in output_dir."
-    )
 
     def validate(self) -> None:
         """Check the values; raises `UserError`."""
@@ -186,7 +184,7 @@ class FineTuningConfig(TrainingFlags):
             0.0 <= self.warmup_ratio < 1.0,
             f"--warmup_ratio {self.warmup_ratio}: expected a share in [0, 1).",
         )
-        require_resume(self)
+        check_training(self)
         self._validate_pairs()
 
     def _validate_pairs(self) -> None:
@@ -207,10 +205,6 @@ class FineTuningConfig(TrainingFlags):
         require(
             self.lora_dim > 0 or self.lora_learning_rate is None,
             "--lora_learning_rate needs adapters: add --lora_dim, for example --lora_dim 16.",
-        )
-        require(
-            self.enable_tensorboard or self.tensorboard_path is None,
-            "--tensorboard_path has an effect only with --enable_tensorboard; add that flag.",
         )
         require(
             not self.add_eot_token or self.end_of_conversation_token is not None,

@@ -38,7 +38,7 @@ from dschat.runtime.random_states import seed_everything
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
 from dschat.settings.supervised import FineTuningConfig
 
-MAY_DIFFER = {"gradient_checkpointing", "report_to"}
+MAY_DIFFER = {"gradient_checkpointing"}
 """Settings of steps 1, 2 and DPO that change no result."""
 
 
@@ -84,12 +84,11 @@ def set_up(
     )
     tokenizer.padding_side = "right"
     output_dir = Path(config.output_dir)
-    board = config.tensorboard_path or output_dir / "tensorboard"
     resolved = {
         "dtype": DTYPE_NAMES[dtype],
         "end_of_conversation_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token,
-        "tensorboard_path": str(board) if config.enable_tensorboard else None,
+        "tensorboard_path": config.board_folder(output_dir),
         "data_output_path": str(data_folder(config)),
         "deepspeed": True,
         "local_rank": -1,
@@ -100,8 +99,7 @@ def set_up(
     run = open_run(written.replace(**known), may_differ=MAY_DIFFER)
     if run.finished is None:
         write_config(run.settings, output_dir, device=device.type)
-    resuming = run.checkpoint is not None
-    log = MetricsLog(output_dir, board if config.enable_tensorboard else None, append=resuming)
+    log = MetricsLog.of(run.settings, output_dir, resuming=run.checkpoint is not None)
     seed_everything(config.seed)
     return Setup(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, run)
 

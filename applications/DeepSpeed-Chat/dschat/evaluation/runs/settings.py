@@ -18,6 +18,8 @@ NOT_COMPARED = {
     "tensorboard_path",
     "enable_tensorboard",
     "report_to",
+    "project",
+    "run_name",
     "local_rank",
     "save_steps",
     "checkpoint_steps",
