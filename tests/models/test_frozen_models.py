@@ -11,8 +11,8 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.references import Reference
-from dschat.online import load_references
 from dschat.online import models as online_models
+from dschat.online.references import load_references
 from dschat.rewards import as_reward
 from dschat.rewards.critic_reward import CriticWithoutAdapters
 from dschat.rewards.reward_model import RewardModel

@@ -12,13 +12,12 @@ import pytest
 import torch
 from dschat.algorithms.losses import ppo_clip
 from dschat.errors import UserError
-from dschat.models.output_layer import OutputLayer
-from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
 from dschat.online.losses import LossSettings, actor_loss
 from dschat.online.updates import update
 from dschat.rollout.experience import Experience, Rollout
 from online_fixtures import make_trainer, ready, rollouts_of, weights
-from tabular import LIMIT, PREFIXES, RESPONSES, TOKENS, logprobs_of, rows_of, world
+from tabular import LIMIT, RESPONSES, logprobs_of, rows_of, world
+from tabular_actor import Table, met
 from torch.distributions import Categorical
 
 
@@ -135,22 +134,6 @@ def test_without_advantages_the_bonus_alone_raises_the_entropy(settings: Any, st
 CLIP = SimpleNamespace(clip_range=0.2, clip_range_high=None, loss_normalization="token")
 
 
-class Table(torch.nn.Module):
-    """A policy whose hidden states are its logits: rows of a table of prefixes."""
-
-    def __init__(self, logits: torch.Tensor, rows: list[int]) -> None:
-        super().__init__()
-        self.logits, self.rows = logits, rows
-        linear = torch.nn.Linear(TOKENS, TOKENS, bias=False, dtype=torch.float64)
-        with torch.no_grad():
-            linear.weight.copy_(torch.eye(TOKENS))
-        self.layer = OutputLayer(linear.requires_grad_(False))
-
-    def forward(self, ids: Any, attention: Any, mask: Any, entropy: bool = False) -> Any:
-        function = response_logprobs_and_entropy if entropy else response_logprobs
-        return function(self.logits[self.rows], self.layer, ids[mask], 1.0, rows=2)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_expected_bonus_is_the_entropies_gradient_at_the_states_visited(seed: int) -> None:
     # Over all responses: sum over prefixes of P(prefix is met) * dH(prefix)/dlogits.
@@ -173,11 +156,8 @@ def test_the_expected_bonus_is_the_entropies_gradient_at_the_states_visited(seed
         total -= logprobs[i].sum().exp() * gradient
     pi = policy.detach().softmax(1)
     entropy = -(pi * pi.log()).sum(1, keepdim=True)
-    met = torch.ones(len(PREFIXES), dtype=torch.float64)
-    for row, prefix in enumerate(PREFIXES):
-        for t, token in enumerate(prefix):
-            met[row] *= pi[PREFIXES.index(prefix[:t]), token]
-    expected = 0.7 * met.unsqueeze(1) * -pi * (pi.log() + entropy)
+    reached = met(policy.detach())
+    expected = 0.7 * reached.unsqueeze(1) * -pi * (pi.log() + entropy)
     torch.testing.assert_close(total, expected, atol=1e-12, rtol=1e-9)
 
 

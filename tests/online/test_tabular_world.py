@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dschat.algorithms import masked_sum
-from dschat.regularization import FDivergence, KLDivergence
+from dschat.regularization import FDivergence, KLDivergence, RenyiDivergence, TsallisDivergence
 from tabular import DIVERGENCES, objectives_gradient, trainers_gradient, world
 
 
@@ -20,6 +20,20 @@ def test_the_expected_update_is_the_gradient_of_the_regularised_objective(name: 
     policy, reference, rewards = world(seed)
     actual = trainers_gradient(policy, reference, rewards, FDivergence(name, form="gradient"))
     expected = objectives_gradient(policy, reference, rewards, DIVERGENCES[name])
+    torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("order", [0.4, 1.5, 2.5])
+@pytest.mark.parametrize("make", [RenyiDivergence, TsallisDivergence])
+def test_the_same_for_renyi_and_tsallis(make, order: float) -> None:
+    policy, reference, rewards = world(4)
+
+    def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        power_sum = (p**order * q ** (1 - order)).sum()
+        return (power_sum.log() if make is RenyiDivergence else power_sum - 1) / (order - 1)
+
+    actual = trainers_gradient(policy, reference, rewards, make(order))
+    expected = objectives_gradient(policy, reference, rewards, divergence)
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-8)
 
 

@@ -16,7 +16,7 @@ from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel
 from dschat.models.references import Reference
 from dschat.online.answer_accuracy import prompt_results
-from dschat.online.load_references import share_vocabulary
+from dschat.online.references.load_references import share_vocabulary
 from dschat.regularization.transport.support import union_of_tokens
 from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.experience import make_rollout

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.online.reference_sampling import draw_reference_samples
+from dschat.online.references.reference_sampling import draw_reference_samples
 from online_fixtures import make_trainer, online_settings
 
 GROUP = {"algorithm": "grpo", "num_generations": 4}

@@ -22,7 +22,11 @@ from dschat.models.key_values import (
     response_states,
 )
 from dschat.models.output_layer import OutputLayer
-from dschat.models.response_logprobs import response_logprobs, response_logprobs_and_entropy
+from dschat.models.response_logprobs import (
+    response_and_candidate_logprobs,
+    response_logprobs,
+    response_logprobs_and_entropy,
+)
 
 PADDING_ERROR, PADDING_ERROR_16_BITS = 1e-3, 5e-2
 """What padding may change of a text's logits, relative to the largest: the rounding of sums in
@@ -112,7 +116,8 @@ class PolicyModel(nn.Module):
         temperature: float | None = None,
         entropy: bool = False,
         plan: PromptPlan | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        candidates: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
         """Log-probabilities [n] of the active response tokens in row order, differentiable.
 
         Args:
@@ -122,6 +127,7 @@ class PolicyModel(nn.Module):
             entropy: return the log-probabilities and, [n] as well, the entropy in nats of the
                 distributions that those tokens were drawn from.
             plan: another model's, so that equal weights give equal bits; None: its own.
+            candidates: [n, k] tokens whose log-probabilities [n, k] are returned last.
         """
         length = response_mask.shape[1]
         if plan is None:
@@ -131,6 +137,10 @@ class PolicyModel(nn.Module):
             return active
         actions = input_ids[:, -length:][response_mask]
         temperature = self.temperature if temperature is None else temperature
+        if candidates is not None:
+            return response_and_candidate_logprobs(
+                active, self.output_layer, actions, candidates, temperature, entropy
+            )
         if entropy:
             return response_logprobs_and_entropy(active, self.output_layer, actions, temperature)
         return response_logprobs(active, self.output_layer, actions, temperature)

@@ -20,7 +20,10 @@ from dschat.models.output_layer import (
 
 
 class _ResponseLogProbs(torch.autograd.Function):
-    """log pi(action) and, if wanted, the entropy of pi from hidden states."""
+    """log pi(action) and, if wanted, the entropy of pi or log pi of candidates, from hidden states.
+
+    Outputs are log pi(action) [n]; with the entropy, [n] too; with candidates [n, k], theirs.
+    """
 
     @staticmethod
     def forward(
@@ -33,26 +36,29 @@ class _ResponseLogProbs(torch.autograd.Function):
         layer: OutputLayer,
         rows: int,
         with_entropy: bool,
+        candidates: Tensor | None,
     ) -> Any:
-        logprobs, normalizers, entropies = [], [], []
-        for h, a in zip(hidden.split(rows), actions.split(rows), strict=True):
+        logprobs, normalizers, entropies, others = [], [], [], []
+        for i, (h, a) in enumerate(zip(hidden.split(rows), actions.split(rows), strict=True)):
             tempered = temper_(layer.logits(h), temperature)
             logprob, log_normalizer = chunk_logprobs(tempered, a)
             logprobs.append(logprob)
             normalizers.append(log_normalizer)
             if with_entropy:
                 entropies.append(chunk_entropy(tempered, log_normalizer))
-        ctx.save_for_backward(hidden, weight, bias, actions, torch.cat(normalizers))
+            if candidates is not None:
+                chosen = candidates[i * rows : (i + 1) * rows].long()
+                others.append(tempered.gather(1, chosen) - log_normalizer.unsqueeze(1))
+        ctx.save_for_backward(hidden, weight, bias, actions, torch.cat(normalizers), candidates)
         ctx.temperature, ctx.layer, ctx.rows = temperature, layer, rows
-        if with_entropy:
-            return torch.cat(logprobs), torch.cat(entropies)
-        return torch.cat(logprobs)
+        ctx.with_entropy = with_entropy
+        found = [torch.cat(part) for part in (logprobs, entropies, others) if part]
+        return found[0] if len(found) == 1 else tuple(found)
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad: Tensor, grad_entropy: Tensor | None = None
-    ) -> tuple[Any, ...]:
-        hidden, weight, bias, actions, log_normalizer = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, *more: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        hidden, weight, bias, actions, log_normalizer, candidates = ctx.saved_tensors
+        grad_entropy = more[0] if ctx.with_entropy else None
         layer, rows, width = ctx.layer, ctx.rows, ctx.layer.vocabulary_size
         grad_hidden = torch.empty_like(hidden)
         # Many chunks add up here: in float32 also where the weights are not. A frozen layer (LoRA)
@@ -76,6 +82,7 @@ class _ResponseLogProbs(torch.autograd.Function):
                 ctx.temperature,
                 grad[part],
                 of_entropy,
+                None if candidates is None else (candidates[part].long(), more[-1][part]),
             )
             d_model = d_logits.to(hidden.dtype)
             grad_hidden[part] = d_model @ weight[:width]
@@ -91,11 +98,7 @@ class _ResponseLogProbs(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
+            *(None for _ in range(6)),
         )
 
 
@@ -123,6 +126,7 @@ def _d_logits(
     temperature: float,
     grad: Tensor,
     grad_entropy: Tensor | None,
+    of_candidates: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """[n, V] gradient with respect to the products of one chunk, before scale and softcap.
 
@@ -132,21 +136,28 @@ def _d_logits(
         logits: [n, V]; their memory is used for the result where it can be.
         log_normalizer: [n], of the tempered logits, from the forward pass.
         grad, grad_entropy: [n] gradients with respect to log pi(a) and H; None: H is not used.
+        of_candidates: [n, k] tokens, and the gradients with respect to their log pi.
     """
     slope = None
     if layer.softcap is not None:
         slope = 1 - (logits.to(grad.dtype) / layer.softcap) ** 2
     factor = layer.scale / temperature
     g = (grad * factor).unsqueeze(1)
+    every = g  # gradients of log-probabilities, summed: each takes p times itself off all logits
+    if of_candidates is not None:
+        tokens, slopes = of_candidates[0], of_candidates[1] * factor
+        every = g + slopes.sum(dim=1, keepdim=True)
     log_p = temper_(logits, temperature).sub_(log_normalizer.unsqueeze(1))
     if grad_entropy is None:
-        d_logits = log_p.exp_().mul_(-g)
+        d_logits = log_p.exp_().mul_(-every)
     else:
         h = (grad_entropy * factor).unsqueeze(1)
         p = log_p.exp()
         entropy = -(p * log_p).sum(dim=1, keepdim=True)
-        d_logits = log_p.add_(entropy).mul_(-h).sub_(g).mul_(p)
+        d_logits = log_p.add_(entropy).mul_(-h).sub_(every).mul_(p)
     d_logits.scatter_add_(1, actions.unsqueeze(1), g)
+    if of_candidates is not None:
+        d_logits.scatter_add_(1, tokens, slopes)
     return d_logits if slope is None else d_logits.mul_(slope)
 
 
@@ -157,6 +168,7 @@ def _apply(
     temperature: float,
     rows: int | None,
     with_entropy: bool,
+    candidates: Tensor | None = None,
 ) -> Any:
     if rows is None:
         rows = chunk_rows(layer.vocabulary_size, hidden.device)
@@ -170,6 +182,7 @@ def _apply(
         layer,
         rows,
         with_entropy,
+        candidates,
     )
 
 
@@ -195,3 +208,27 @@ def response_logprobs_and_entropy(
     with the output layer per chunk, in either direction.
     """
     return _apply(hidden, layer, actions, temperature, rows, with_entropy=True)
+
+
+def response_and_candidate_logprobs(
+    hidden: Tensor,
+    layer: OutputLayer,
+    actions: Tensor,
+    candidates: Tensor,
+    temperature: float,
+    entropy: bool = False,
+    rows: int | None = None,
+) -> tuple[Tensor, ...]:
+    """`response_logprobs`, to the bit, and those of k candidates a position, differentiable.
+
+    Args:
+        candidates: [n, k] token ids of any integer dtype, different ones in each row.
+        entropy: the entropies [n] as well.
+
+    Returns:
+        [n], with the entropy [n], and [n, k] float32.
+    """
+    found: tuple[Tensor, ...] = _apply(
+        hidden, layer, actions, temperature, rows, with_entropy=entropy, candidates=candidates
+    )
+    return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dschat.algorithms import loss_count, masked_sum, reduce_losses, value_loss
+from dschat.online.kl_loss import DivergenceLoss
 from dschat.rollout.experience import Experience
 from dschat.rollout.reference_samples import joined
 from dschat.runtime import distributed
@@ -41,6 +42,7 @@ class LossSettings:
         pad_token_id: fills up rows.
         text_coefficient: of the loss on plain text, where there is one.
         entropy_coefficient: of the mean entropy per token, which the loss is lowered by.
+        divergence: a divergence as a term of the loss, or None.
         align_overflow: where actor or critic overflows in fp16, both skip the step.
     """
 
@@ -50,6 +52,7 @@ class LossSettings:
     text_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
     align_overflow: bool = False
+    divergence: DivergenceLoss | None = None
 
     @classmethod
     def of(cls, config: OnlineConfig, pad_token_id: int) -> LossSettings:
@@ -61,6 +64,7 @@ class LossSettings:
             config.unsup_coef,
             config.entropy_coef,
             config.align_overflow,
+            DivergenceLoss.of(config),
         )
 
 
@@ -80,11 +84,14 @@ class PolicyTerms(NamedTuple):
         of_samples: [rows, T'] those of the references' samples, where the experience has some.
         entropy: [B, T] in nats of the distributions that the responses' tokens come from, if
             wanted.
+        of_candidates: [n, k] of the experience's candidates at the n active positions, if it has
+            some.
     """
 
     logprobs: Tensor
     of_samples: Tensor | None = None
     entropy: Tensor | None = None
+    of_candidates: Tensor | None = None
 
 
 def policy_terms(
@@ -102,11 +109,18 @@ def policy_terms(
     else:
         inputs = joined(rollout, samples, pad_token_id)
     own = int(mask.sum()) if samples is not None else None
-    flat = actor(*inputs, entropy=True) if entropy else (actor(*inputs), None)
+    options: dict[str, Any] = {"entropy": True} if entropy else {}
+    candidates = experience.candidates
+    if candidates is not None:
+        assert samples is None  # both are penalties, and a run has one
+        options["candidates"] = candidates[mask]
+    found = actor(*inputs, **options)
+    flat: tuple[Tensor, ...] = found if options else (found,)
     return PolicyTerms(
         _spread(flat[0][:own], mask),
         None if samples is None else _spread(flat[0][own:], samples.response_mask),
-        None if flat[1] is None else _spread(flat[1][:own], mask),
+        _spread(flat[1][:own], mask) if entropy else None,
+        None if candidates is None else flat[-1],
     )
 
 
@@ -151,6 +165,12 @@ def actor_loss(
         extra = sample_loss(terms.of_samples, experience, count, settings.normalization)
         parts["loss"] = policy + extra
         parts["reference_sample_loss"] = extra
+    if settings.divergence is not None:
+        extra = settings.divergence(
+            terms.logprobs, terms.of_candidates, experience, count, settings.normalization
+        )
+        parts["loss"] = parts["loss"] + extra
+        parts["kl_loss"] = extra
     if terms.entropy is not None:
         # A mean over tokens, whatever the policy's loss is normalised by.
         bonus = settings.entropy_coefficient * masked_sum(terms.entropy, mask) / tokens

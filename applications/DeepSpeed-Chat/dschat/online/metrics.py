@@ -65,11 +65,7 @@ def iteration_metrics(
         "reward": mean,
         "reward_std": math.sqrt(variance),
         **groups,
-        "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
-        "divergence": total["divergence"] / tokens,
-        "divergence_per_response": total["divergence"] / responses,
-        "token_penalty": total["token_penalty"] / tokens,
-        "log_ratio": total["log_ratio"] / tokens,
+        **(_of_penalty(total, coefficient) if experiences[0].divergence is not None else {}),
         **({"entropy": total["entropy"] / tokens} if experiences[0].entropy is not None else {}),
         **({"value": total["value"] / tokens} if experiences[0].values is not None else {}),
         "response_length": total["tokens"] / responses,
@@ -83,6 +79,19 @@ def iteration_metrics(
     if sees_no_distances(found):
         found |= {"divergence": math.nan, "divergence_per_response": math.nan}
     return found
+
+
+def _of_penalty(total: Mapping[str, float], coefficient: float) -> dict[str, float]:
+    """What there is where the policy is compared with a reference, from sums over all ranks."""
+    responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
+    mean = total["reward"] / responses
+    return {
+        "penalised_reward": mean - coefficient * total["token_penalty"] / responses,
+        "divergence": total["divergence"] / tokens,
+        "divergence_per_response": total["divergence"] / responses,
+        "token_penalty": total["token_penalty"] / tokens,
+        "log_ratio": total["log_ratio"] / tokens,
+    }
 
 
 def _equal_groups(
@@ -130,7 +139,7 @@ def _local_sums(experiences: list[Experience]) -> dict[str, float]:
         for name, values in (
             ("divergence", e.divergence),
             ("token_penalty", e.token_penalty),
-            ("log_ratio", e.logprobs - e.reference_logprobs),
+            ("log_ratio", None if (r := e.reference_logprobs) is None else e.logprobs - r),
             ("entropy", e.entropy),
             ("value", e.values),
         ):
@@ -180,11 +189,13 @@ def progress_line(metrics: Mapping[str, float]) -> str:
     """What the progress bar shows."""
     if "reward" not in metrics:
         return f"skipped ({metrics['bad_steps']:.0f} so far)"
-    divergence = f"divergence {metrics['divergence']:.4f}"
-    if math.isnan(metrics["divergence"]):
-        divergence = f"log-ratio {metrics['log_ratio']:.4f}"
+    divergence = ""
+    if "divergence" in metrics:
+        divergence = f"divergence {metrics['divergence']:.4f}, "
+        if math.isnan(metrics["divergence"]):
+            divergence = f"log-ratio {metrics['log_ratio']:.4f}, "
     return (
-        f"reward {metrics['reward']:.3f}, {divergence}, "
+        f"reward {metrics['reward']:.3f}, {divergence}"
         f"length {metrics['response_length']:.1f}, {metrics['time/tokens_per_s']:.0f} tokens/s"
         + (f", dropped {metrics['dropped']:.0f}" if metrics["dropped"] else "")
     )

@@ -26,7 +26,7 @@ from dschat.models.lora import add_lora
 from dschat.models.output_layer import tokens_of
 from dschat.models.policy import PolicyModel, ValueModel, check_output_layer
 from dschat.models.references import FrozenPolicy, WithoutAdapters
-from dschat.online.load_references import (
+from dschat.online.references.load_references import (
     check_length,
     load_references,
     reference_paths,

@@ -13,6 +13,7 @@ from dschat.models.references import FrozenPolicy
 from dschat.regularization import (
     MixtureReference,
     MultiReference,
+    NoPenalty,
     PolicyRegularizer,
     regularizer_from_config,
 )
@@ -27,9 +28,13 @@ def build_penalty(
 ) -> tuple[PolicyRegularizer, PolicyRegularizer]:
     """The regularizer from one reference, and that over all references of the run.
 
+    Without a reference both are `NoPenalty`.
+
     Raises:
         UserError: (on all ranks) its settings cannot be used with this model.
     """
+    if not references:
+        return NoPenalty(), NoPenalty()
     with references[0].on_device() as reference:
         embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
         single = build_regularizer(config, embeddings, tokenizer)

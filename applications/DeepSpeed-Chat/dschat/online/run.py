@@ -29,7 +29,7 @@ from dschat.online.plan import (
     report,
 )
 from dschat.online.pretraining_mix import load_mix
-from dschat.online.reference_sampling import draw_reference_samples
+from dschat.online.references.reference_sampling import draw_reference_samples
 from dschat.online.setup import generation_backend, load_prompts, make_engine, sampler_of, start
 from dschat.online.updates import Updater
 from dschat.regularization import PolicyRegularizer

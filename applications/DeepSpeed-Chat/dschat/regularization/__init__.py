@@ -4,10 +4,12 @@ Every regulariser maps policy logits, reference logits and sampled tokens of N r
 to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
 """
 
-from dschat.regularization.base import Penalty, PolicyRegularizer, with_defaults
+from dschat.regularization.base import NoPenalty, Penalty, PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import FDivergence, KLDivergence
 from dschat.regularization.multi_reference import MixtureReference, MultiReference
+from dschat.regularization.power_divergences import RenyiDivergence, TsallisDivergence
 from dschat.regularization.registry import regularizer_from_config
+from dschat.regularization.sampled_kl import SampledKL
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.transport.nearest_table import nearest_tokens
 from dschat.regularization.wasserstein import TruncatedWasserstein
@@ -17,10 +19,14 @@ __all__ = [
     "KLDivergence",
     "MixtureReference",
     "MultiReference",
+    "NoPenalty",
     "Penalty",
     "PolicyRegularizer",
+    "RenyiDivergence",
+    "SampledKL",
     "SinkhornDivergence",
     "TruncatedWasserstein",
+    "TsallisDivergence",
     "nearest_tokens",
     "regularizer_from_config",
     "with_defaults",

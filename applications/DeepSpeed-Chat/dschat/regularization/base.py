@@ -14,6 +14,18 @@ LOG_PROBABILITY_FLOOR = -1e4
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Tokens of N positions that an update looks at again, see `dschat.regularization.sampled_kl`.
+
+    Attributes:
+        tokens: [N, k] int32. reference_logprobs: [N, k] float32, of those tokens.
+    """
+
+    tokens: Tensor
+    reference_logprobs: Tensor
+
+
+@dataclass(frozen=True)
 class Penalty:
     """Result of a regulariser on N response positions.
 
@@ -23,6 +35,7 @@ class Penalty:
         divergence: [N], the divergence at each position; never NaN or infinite.
         metrics: diagnostics by name. Each is a mean over these N positions, so chunks of a batch
             are combined by the mean of their metrics weighted with N. Empty chunks give zeros.
+        candidates: what a term of the loss needs; None: there is none.
 
     Both tensors are float32, or float64 where the logits were float64 (kept for tests against
     references computed in double precision).
@@ -31,6 +44,7 @@ class Penalty:
     token: Tensor
     divergence: Tensor
     metrics: dict[str, float]
+    candidates: Candidates | None = None
 
 
 class PolicyRegularizer(Protocol):
@@ -133,6 +147,21 @@ def with_defaults(regularizer: Any, name: str | None = None) -> PolicyRegularize
             inherits.name = name or type(inherits).__name__
         return inherits
     return _WithDefaults(regularizer, name)
+
+
+class NoPenalty(PolicyRegularizer):
+    """Nothing keeps the policy near anything, and no reference is asked (`--regularizer none`).
+
+    What bounds an update is the policy loss alone (its clipping or trust region).
+    """
+
+    name = "none"
+
+    def __call__(
+        self, policy_logits: Tensor, reference_logits: Tensor | Sequence[Tensor], actions: Tensor
+    ) -> Penalty:
+        """Not called in a run: there is nothing to measure."""
+        raise ValueError("given logits for no penalty, expected a regulariser with a reference")
 
 
 def single_reference(

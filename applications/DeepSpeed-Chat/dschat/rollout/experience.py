@@ -60,9 +60,10 @@ class Experience:
     Attributes:
         rollout: the sequences.
         logprobs: log pi_old of the sampled tokens (at the sampling temperature).
-        reference_logprobs: the same under the (first) reference.
+        reference_logprobs: the same under the (first) reference; None without one.
         values: the critic's before the update; None without a critic.
-        token_penalty: phi_t(a_t). divergence: D_t. Both 0 where masked.
+        token_penalty: phi_t(a_t), 0 without a penalty. divergence: D_t; None without a reference.
+            Both 0 where masked.
         scores: [B] what the reward function said.
         advantages, returns: filled in before the update (returns with a critic only).
         samples: responses of the references to prompts of this micro-batch, to be learnt from.
@@ -70,14 +71,16 @@ class Experience:
         sample_control: what the samples' control variate takes off the advantages; None once done.
         entropy: of the distributions that the sampled tokens were drawn from, in nats; 0 where
             masked.
+        candidates: [B, T, k] int32 tokens that the loss looks at again, or None.
+        candidate_logprobs: [B, T, k] under the reference.
     """
 
     rollout: Rollout
     logprobs: Tensor
-    reference_logprobs: Tensor
+    reference_logprobs: Tensor | None
     values: Tensor | None
     token_penalty: Tensor
-    divergence: Tensor
+    divergence: Tensor | None
     scores: Tensor
     advantages: Tensor | None = None
     returns: Tensor | None = None
@@ -85,6 +88,8 @@ class Experience:
     sample_weights: Tensor | None = None
     sample_control: Tensor | None = None
     entropy: Tensor | None = None
+    candidates: Tensor | None = None
+    candidate_logprobs: Tensor | None = None
 
 
 def make_rollout(

@@ -26,8 +26,10 @@ PER_TOKEN = (
     "entropy",
     "advantages",
     "returns",
+    "candidates",
+    "candidate_logprobs",
 )
-"""What an `Experience` holds as [B, T]."""
+"""What an `Experience` holds as [B, T] or [B, T, k]."""
 
 
 def row_lengths(rollouts: Sequence[Rollout]) -> list[tuple[int, int]]:
@@ -212,5 +214,5 @@ def _with_samples_of(
 
 
 def _stacked(tensors: Sequence[Tensor], width: int) -> Tensor:
-    """[B, T] tensors one above the other, filled up with 0 on the right."""
-    return torch.cat([pad(x, (0, width - x.shape[1])) for x in tensors])
+    """[B, T] or [B, T, k] tensors one above the other, filled up with 0 to `width` columns."""
+    return torch.cat([pad(x, (*(0, 0) * (x.dim() - 2), 0, width - x.shape[1])) for x in tensors])

@@ -22,19 +22,25 @@ from dschat.models.output_layer import chunk_entropy, chunk_logprobs
 from dschat.models.policy import PolicyModel
 from dschat.models.references import FrozenPolicy
 from dschat.regularization import MultiReference, Penalty, PolicyRegularizer, with_defaults
+from dschat.regularization.base import Candidates
 from dschat.rollout.experience import Experience, Rollout
 from dschat.scoring.chunks import Chunks, ReferencePass
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per active position of one micro-batch: [n] each, float32."""
+    """Per active position of one micro-batch: [n] each, float32.
+
+    Without a reference there are no `reference_logprobs` and no `divergence`. `candidates`: of the
+    regularizers that have a term in the loss.
+    """
 
     logprobs: Tensor
-    reference_logprobs: Tensor
+    reference_logprobs: Tensor | None
     token_penalty: Tensor
-    divergence: Tensor
+    divergence: Tensor | None
     entropy: Tensor
+    candidates: Candidates | None = None
 
 
 class _MeanOfMetrics:
@@ -69,7 +75,8 @@ class PenaltyScorer:
 
     Args:
         regularizer: any `PolicyRegularizer`; one with `uses_support` gets a first pass.
-        references: one or more frozen policies, all with the policy's vocabulary.
+        references: frozen policies, all with the policy's vocabulary; without any no penalty is
+            computed, only log-probabilities and entropies.
         temperature: of sampling; policy and references are tempered alike.
         union: takes the union of a support over ranks: (ids, vocabulary size) -> ids.
 
@@ -120,6 +127,8 @@ class PenaltyScorer:
         passes = [pass_of[id(r)] for r in self.references]
         with policy.output_layer.gathered():
             chunks = Chunks(policy.output_layer, hidden, self.temperature)
+            if not self.references:
+                return [_without_reference(chunks, i, a) for i, a in enumerate(actions)], {}, 0
             if self.regularizer.needs_all_references:
                 found = self._together(chunks, passes, rollouts, actions)
             else:
@@ -283,6 +292,20 @@ def _parts(
     return found
 
 
+def _without_reference(chunks: Chunks, i: int, actions: Tensor) -> TokenScores:
+    """Log-probabilities and entropies of micro-batch i; the penalty is 0."""
+    logprobs, entropies = [], []
+    for part in chunks.parts(i):
+        logits = chunks.logits(i, part)
+        own, log_normalizer = chunk_logprobs(logits, actions[part])
+        logprobs.append(own)
+        entropies.append(chunk_entropy(logits, log_normalizer))
+    empty = torch.empty(0, dtype=torch.float32, device=actions.device)
+    own = torch.cat([empty, *logprobs])
+    entropy = torch.cat([empty, *entropies])
+    return TokenScores(own, None, torch.zeros_like(own), None, entropy)
+
+
 def _join(parts: list[_Part], device: torch.device) -> TokenScores:
     if not parts:
         empty = torch.empty(0, dtype=torch.float32, device=device)
@@ -293,6 +316,17 @@ def _join(parts: list[_Part], device: torch.device) -> TokenScores:
         torch.cat([p.penalty.token for p in parts]).float(),
         torch.cat([p.penalty.divergence for p in parts]).float(),
         torch.cat([p.entropy for p in parts]),
+        _joined_candidates([p.penalty.candidates for p in parts]),
+    )
+
+
+def _joined_candidates(parts: Sequence[Candidates | None]) -> Candidates | None:
+    given = [part for part in parts if part is not None]
+    if not given:
+        return None
+    return Candidates(
+        torch.cat([part.tokens for part in given]),
+        torch.cat([part.reference_logprobs for part in given]),
     )
 
 
@@ -301,18 +335,27 @@ def to_experience(
 ) -> Experience:
     """Put [n] scores of active positions back into [B, T] tensors, 0 elsewhere."""
 
+    mask = rollout.response_mask
+
     def spread(flat: Tensor) -> Tensor:
-        full = torch.zeros(rollout.response_mask.shape, dtype=torch.float32, device=flat.device)
-        full[rollout.response_mask] = flat
+        full = torch.zeros(*mask.shape, *flat.shape[1:], dtype=flat.dtype, device=flat.device)
+        full[mask] = flat
         return full
+
+    def spread_if(flat: Tensor | None) -> Tensor | None:
+        return None if flat is None else spread(flat)
+
+    found = tokens.candidates
 
     return Experience(
         rollout=rollout,
         logprobs=spread(tokens.logprobs),
-        reference_logprobs=spread(tokens.reference_logprobs),
+        reference_logprobs=spread_if(tokens.reference_logprobs),
         values=values,
         token_penalty=spread(tokens.token_penalty),
-        divergence=spread(tokens.divergence),
+        divergence=spread_if(tokens.divergence),
         scores=scores,
         entropy=spread(tokens.entropy),
+        candidates=None if found is None else spread(found.tokens),
+        candidate_logprobs=None if found is None else spread(found.reference_logprobs),
     )

@@ -68,6 +68,7 @@ class MacroActions:
         """[B, T] int64, the macro action of each token, the same whatever the number of ranks."""
         mask = experience.rollout.response_mask
         if self.kind == "ppl":
+            assert experience.reference_logprobs is not None
             return perplexity_macro_actions(mask, experience.reference_logprobs)
         if self.kind == "parsing":
             assert self.segment is not None

@@ -15,6 +15,7 @@ from dschat.settings.online_checks import GROUPED, check
 from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import REFERENCES, ReferenceFlags, reference_weights
+from dschat.settings.regularizers.published import has_references
 from dschat.settings.rewards import CHECKED_ANSWERS, REWARD_MODEL, names_reward
 from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
@@ -421,8 +422,9 @@ class OnlineConfig(TrainingFlags, ReferenceFlags, OnlineFlags):
 
     @property
     def penalty_coefficient(self) -> float:
-        """Of the token penalty: 0 where the penalty is estimated from samples instead."""
-        return 0.0 if self.from_samples else self.kl_ctl
+        """Of the token penalty: 0 where the penalty is a term of the loss, or there is none."""
+        in_loss = self.from_samples or getattr(self.penalty, "in_loss", False)
+        return self.kl_ctl if has_references(self) and not in_loss else 0.0
 
     @property
     def sample_coefficient(self) -> float:
@@ -451,7 +453,8 @@ class OnlineConfig(TrainingFlags, ReferenceFlags, OnlineFlags):
         A new token's row is trained beside the adapters (`train_rows`): then there are two models.
         """
         frozen = self.only_optimize_lora and not self.add_eot_token
-        return not self.references() and self.actor_lora_dim > 0 and frozen
+        lora = self.actor_lora_dim > 0 and frozen
+        return lora and has_references(self) and not self.references()
 
     def reward_is_the_critic(self) -> bool:
         """Whether the critic with its adapters off and its first head is the reward model.

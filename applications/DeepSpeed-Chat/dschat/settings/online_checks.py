@@ -10,6 +10,7 @@ from typing import Any
 
 from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
+from dschat.settings.regularizers.published import check_penalty
 from dschat.settings.supervised import check_training
 
 BACKENDS = ["native", "transformers", "vllm"]
@@ -97,6 +98,7 @@ def check(config: Any) -> None:
     check_training(config)
     _require_algorithm(config)
     _require_references(config)
+    check_penalty(config)
     _require_backend(config)
     _require_batches(config)
     _require_macro_actions(config)

@@ -136,6 +136,7 @@ def diverging(
         sums = {}
         for name, scorer in scorers.items():
             (scores,), _, _ = scorer(actor, [rollout])
+            assert scores.divergence is not None
             sums[name] = sum_over_response(scores.divergence, rollout.response_mask)
         return [
             {"index": i, **{name: values[row] for name, values in sums.items()}}

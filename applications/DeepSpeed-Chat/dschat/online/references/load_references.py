@@ -12,6 +12,7 @@ from dschat.models.loading import check_context, load_causal_lm
 from dschat.models.policy import PolicyModel, check_output_layer
 from dschat.models.references import FrozenPolicy, Reference, ReferenceOnDisk
 from dschat.settings.online import OnlineConfig
+from dschat.settings.regularizers.published import has_references
 
 
 def load_references(
@@ -19,7 +20,8 @@ def load_references(
 ) -> list[FrozenPolicy]:
     """The references that the settings name, or the model that the actor starts from.
 
-    None where the actor itself will be the reference (`reference_is_the_policy`).
+    None where the actor itself will be the reference (`reference_is_the_policy`), or nothing is
+    compared with one (`--regularizer none`).
 
     Each is loaded once here even where it rests on disk, so that a bad folder is found at once; a
     folder that is given several times is one object several times in the list.
@@ -31,7 +33,7 @@ def load_references(
         UserError: a folder that is no model, a vocabulary or a context that is too small, or
             quantisation without bitsandbytes.
     """
-    if config.reference_is_the_policy():
+    if config.reference_is_the_policy() or not has_references(config):
         return []
     residency = config.reference_residency or ("cpu" if config.offload_reference_model else "all")
     references: list[FrozenPolicy] = []
