@@ -11,6 +11,7 @@ from typing import Any
 from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
 from dschat.settings.regularizers.published import check_penalty
+from dschat.settings.regularizers.trust_regions import refuse_clipping
 from dschat.settings.supervised import check_training
 
 BACKENDS = ["native", "transformers", "vllm"]
@@ -99,6 +100,7 @@ def check(config: Any) -> None:
     _require_algorithm(config)
     _require_references(config)
     check_penalty(config)
+    refuse_clipping(config)
     _require_backend(config)
     _require_batches(config)
     _require_macro_actions(config)
