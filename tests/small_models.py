@@ -60,9 +60,9 @@ def request_for(
     ends: tuple[int, ...] = (END,),
     **options: Any,
 ) -> Any:
-    """A `GenerationRequest` for prompts `padded` as rows; `options`: top_k, kept."""
+    """A `GenerationRequest` for prompts `padded` as rows; `options`: top_k, stops, kept."""
     from dschat.rollout.generation import GenerationRequest, GenerationSettings
 
-    top_k = options.pop("top_k", None)
-    settings = GenerationSettings(limit, temperature, ends, PAD, vocabulary, top_k)
+    top_k, stops = options.pop("top_k", None), options.pop("stops", None)
+    settings = GenerationSettings(limit, temperature, ends, PAD, vocabulary, top_k, stops)
     return GenerationRequest(*rows, uniform, settings, **options)

@@ -22,7 +22,7 @@ def response_ids(tokenizer: Any, response: str) -> list[int]:
     An end token at its very end, as rendered conversations have it, is dropped: one is put there.
     """
     ids = list(tokenizer(response, add_special_tokens=False)["input_ids"])
-    ends = ends_of(tokenizer).ids
+    ends = ends_of(tokenizer).own_ids
     if not (_known(tokenizer)[1] | set(ends)).intersection(ids):
         return ids
     names = [name for end in ends if (name := tokenizer.convert_ids_to_tokens(end))]

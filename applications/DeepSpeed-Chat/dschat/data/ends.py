@@ -8,15 +8,22 @@ first, is put behind the responses of the data, and is the `eos_token` of the lo
 1. `--end_of_conversation_token`, now or when the folder was made (the tokenizer's config keeps it);
 2. the token that closes a turn, where generation_config.json lists it: a chat model's own;
 3. the tokenizer's own `eos_token`.
+
+A run may have further ends, which are not the model's and are not saved with it: stop tokens and
+stop texts (`set_stops`, `dschat.data.stop_texts`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from dschat.data.stop_texts import StopTexts
+from dschat.settings.command_line import require
+from dschat.settings.rollout.stops import StopFlags
 
 EndIds: TypeAlias = int | Sequence[int]
 GIVEN = "response_end"
@@ -25,15 +32,24 @@ GIVEN = "response_end"
 
 @dataclass(frozen=True)
 class Ends:
-    """The tokens that end a response.
+    """The tokens that end a response, and the texts, where there are any.
 
     Attributes:
         ids: all of them, the one behind the data's responses first; () where there is none.
         is_new: that first one has been added to the vocabulary and its row is not trained yet.
+        stop_ids: those among `ids` that are the run's and not the model's.
+        texts: the run's stop texts.
     """
 
     ids: tuple[int, ...]
     is_new: bool = False
+    stop_ids: tuple[int, ...] = ()
+    texts: StopTexts | None = None
+
+    @property
+    def own_ids(self) -> tuple[int, ...]:
+        """The model's own."""
+        return tuple(i for i in self.ids if i not in self.stop_ids)
 
     def new_rows(self) -> tuple[int, ...]:
         """Tokens whose rows of the embeddings are not trained yet."""
@@ -41,7 +57,8 @@ class Ends:
 
     def close(self, response: Sequence[int]) -> bool:
         """Whether a response (token ids) ended by itself."""
-        return ended(response, self.ids)
+        in_text = self.texts is not None and self.texts.length(response) is not None
+        return in_text or ended(response, self.ids)
 
 
 def end_ids(ends: EndIds) -> tuple[int, ...]:
@@ -49,8 +66,10 @@ def end_ids(ends: EndIds) -> tuple[int, ...]:
     return (ends,) if isinstance(ends, int) else tuple(ends)
 
 
-def ended(response: Sequence[int], ends: EndIds) -> bool:
+def ended(response: Sequence[int], ends: EndIds | Ends) -> bool:
     """Whether the last token of a response is one that ends it."""
+    if isinstance(ends, Ends):
+        return ends.close(response)
     return bool(response) and response[-1] in end_ids(ends)
 
 
@@ -61,12 +80,41 @@ def ends_of(tokenizer: Any) -> Ends:
     found anew where somebody has given the tokenizer another `eos_token` or template.
     """
     key, kept = getattr(tokenizer, "_dschat_ends", (None, Ends(())))
-    if key == _key(tokenizer):
+    if key != _key(tokenizer):
+        own = tokenizer.eos_token_id
+        path = getattr(tokenizer, "name_or_path", "")
+        kept = _keep(tokenizer, Ends(_all_ids(tokenizer, [own], path)))
+    stop_ids, texts = getattr(tokenizer, "_dschat_stops", ((), None))
+    if not stop_ids and texts is None:
         return kept
-    own = tokenizer.eos_token_id
-    return _keep(
-        tokenizer, Ends(_all_ids(tokenizer, [own], getattr(tokenizer, "name_or_path", "")))
+    added = tuple(i for i in stop_ids if i not in kept.ids)
+    return replace(kept, ids=(*kept.ids, *added), stop_ids=added, texts=texts)
+
+
+def set_stops(tokenizer: Any, flags: StopFlags) -> None:
+    """Let the run's stop tokens and texts end responses, wherever `ends_of` is asked.
+
+    Raises:
+        UserError: a stop token is not one token of the vocabulary, or see `StopTexts.of`.
+    """
+    ids = [_stop_id(tokenizer, text) for text in flags.stop_token or []]
+    texts = flags.stop_text and StopTexts.of(tokenizer, flags.stop_text, flags.include_stop_text)
+    tokenizer._dschat_stops = (tuple(dict.fromkeys(ids)), texts or None)
+
+
+def _stop_id(tokenizer: Any, text: str) -> int:
+    """The token that a text is: as it is written in a text, or its name in the vocabulary."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1 and tokenizer.decode(ids) == text:
+        return ids[0]
+    by_name = tokenizer.convert_tokens_to_ids(text)
+    known = by_name is not None and tokenizer.convert_ids_to_tokens(by_name) == text
+    require(
+        known,
+        f"--stop_token {text!r} is not a token of {tokenizer.name_or_path!r}: it becomes "
+        f"{len(ids)} tokens. Use --stop_text {text!r}, which may span several.",
     )
+    return by_name
 
 
 def set_ends_of(tokenizer: Any, path: str, given: str | None, is_new: bool = False) -> Ends:
@@ -89,15 +137,20 @@ def set_ends_of(tokenizer: Any, path: str, given: str | None, is_new: bool = Fal
 
 
 def decode_responses(tokenizer: Any, responses: Iterable[Sequence[int]]) -> list[str]:
-    """The responses' texts, without the token that ended them (not all of these are special)."""
-    ids = ends_of(tokenizer).ids
-    plain = [list(r[:-1]) if ended(r, ids) else list(r) for r in responses]
-    return tokenizer.batch_decode(plain, skip_special_tokens=True)
+    """The responses' texts, without the token that ended them (not all of these are special).
+
+    A stop text and what its last token has behind it are left out, too (`include_stop_text`: only
+    the latter).
+    """
+    ends = ends_of(tokenizer)
+    plain = [list(r[:-1]) if ended(r, ends.ids) else list(r) for r in responses]
+    texts = tokenizer.batch_decode(plain, skip_special_tokens=True)
+    return texts if ends.texts is None else [ends.texts.cut(text) for text in texts]
 
 
 def saved_ends(tokenizer: Any) -> int | list[int] | None:
     """`eos_token_id` of a generation_config.json: a number, or a list of several."""
-    ids = list(ends_of(tokenizer).ids)
+    ids = list(ends_of(tokenizer).own_ids)
     return ids if len(ids) > 1 else next(iter(ids), None)
 
 

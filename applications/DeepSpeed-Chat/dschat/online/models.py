@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dschat.checkpoint.model_folder import check_save
-from dschat.data.ends import ends_of
+from dschat.data.ends import ends_of, set_stops
 from dschat.data.prompts import PromptExample
 from dschat.models.dropout import largest_dropout
 from dschat.models.key_values import plain_model
@@ -84,6 +84,7 @@ def load_tokenizers(config: OnlineConfig) -> Any:
             other.add_special_tokens({"additional_special_tokens": [tokenizer.eos_token]})
         check_same_vocabulary(tokenizer, other, actor, path)
     tokenizer.padding_side = "left"
+    set_stops(tokenizer, config)
     return tokenizer
 
 

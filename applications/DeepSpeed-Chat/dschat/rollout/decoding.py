@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from dschat.data.ends import EndIds, end_ids
+from dschat.data.stop_texts import StopTexts, StopWatch
 from dschat.models.key_values import GrowingLayer, plain_model, prompt_cache
 from dschat.models.output_layer import OutputLayer
 from dschat.models.policy import backbone
@@ -41,6 +42,7 @@ def decode(
     max_new_tokens: int,
     ends: EndIds,
     kept: SampledStates | None = None,
+    stops: StopTexts | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until it ends or the limit is reached.
 
@@ -50,10 +52,12 @@ def decode(
         pick: (logits [b, V] of some rows, their numbers [b], step) -> token ids [b].
         ends: the token or tokens that end a response.
         kept: takes the state before each token; `model` then has a head that `OutputLayer` knows.
+        stops: texts that end a response.
 
     Returns:
         B lists of response ids, the end token included where the response ended by itself.
     """
+    watch = None if stops is None else StopWatch(stops, len(input_ids))
     batch, width = input_ids.shape
     device = input_ids.device
     limit = width + max_new_tokens
@@ -74,7 +78,10 @@ def decode(
             kept.note(states, rows, step)
         tokens = pick(logits, rows, step)
         response[rows, step] = tokens
-        over = going & torch.isin(tokens, closing)
+        over = torch.isin(tokens, closing)
+        if watch is not None:
+            over |= torch.tensor(watch.over(rows.tolist(), tokens.tolist()), device=device)
+        over &= going
         length[rows[over]] = step + 1
         going &= ~over
         left = int(going.sum())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.data.ends import EndIds
+from dschat.data.ends import EndIds, Ends
 from dschat.data.ends import ended as has_ended
 
 
@@ -98,7 +98,7 @@ def make_rollout(
     prompts: list[str],
     responses: list[str],
     examples: list[dict[str, Any]],
-    ends: EndIds,
+    ends: EndIds | Ends,
     pad_token_id: int,
     device: torch.device,
     indices: list[int] | None = None,
@@ -109,7 +109,7 @@ def make_rollout(
 
     Args:
         prompt_ids, response_ids: without padding; a response that ended by itself ends with
-            one of `ends`.
+            one of `ends`, or with the token that completes a stop text.
         indices: see `Rollout`; None counts the rows.
         keep_empty: a response that is the end token alone is a response of one token. Else it is
             dropped, as in DeepSpeed-Chat.

@@ -17,9 +17,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from dschat.data.ends import ends_of
+from dschat.data.stop_texts import StopTexts, StopWatch
 from dschat.models.key_values import has_plain_cache
 from dschat.models.output_layer import tokens_of
 from dschat.models.zero3 import whole_parameters
@@ -42,6 +49,7 @@ class GenerationSettings:
         vocabulary_size: sample among the first `vocabulary_size` tokens only; None: all.
         top_k: sample among the top_k tokens (and those that equal the last of them, as in
             transformers) only; None: all.
+        stops: texts that end a response; None: there are none.
     """
 
     max_new_tokens: int
@@ -50,6 +58,7 @@ class GenerationSettings:
     pad_token_id: int
     vocabulary_size: int | None = None
     top_k: int | None = None
+    stops: StopTexts | None = None
 
     @classmethod
     def of(
@@ -65,14 +74,22 @@ class GenerationSettings:
         Args:
             vocabulary_size: None: the tokenizer's, so that every response can be decoded.
         """
+        ends = ends_of(tokenizer)
         return cls(
             max_new_tokens,
             temperature,
-            ends_of(tokenizer).ids,
+            ends.ids,
             tokenizer.pad_token_id,
             vocabulary_size or tokens_of(tokenizer),
             top_k,
+            ends.texts,
         )
+
+    def until_end(self, response: list[int]) -> list[int]:
+        """A response without what an engine may have made after its end."""
+        first = (i + 1 for i, token in enumerate(response) if token in self.end_ids)
+        response = response[: next(first, self.max_new_tokens)]
+        return response if self.stops is None else response[: self.stops.length(response)]
 
 
 @dataclass(frozen=True)
@@ -221,9 +238,8 @@ def generate(model: Any, request: GenerationRequest, own_decoding: bool = True) 
                 return possible.float().argmax(dim=-1)
             return sample_by_inverse_cdf(possible, numbers[rows, step], s.temperature, s.top_k)
 
-        return decode(
-            model, r.input_ids, r.attention_mask, pick, s.max_new_tokens, s.end_ids, r.kept
-        )
+        rows = r.input_ids, r.attention_mask
+        return decode(model, *rows, pick, s.max_new_tokens, s.end_ids, r.kept, s.stops)
     if r.kept is not None:
         raise ValueError(f"{type(model).__name__} is sampled from by transformers: no states kept")
     processors = LogitsProcessorList()
@@ -254,15 +270,26 @@ def _generate_by_transformers(
             attention_mask=request.attention_mask,
             logits_processor=processors,
             generation_config=config,
+            stopping_criteria=_criteria(s, len(request.input_ids)),
             synced_gpus=request.synced_gpus,
         )
     finally:
         model.generation_config = own_config
     responses = sequences[:, request.input_ids.shape[1] :].tolist()
-    return [_until_end(response, s.end_ids, s.max_new_tokens) for response in responses]
+    return [s.until_end(response) for response in responses]
 
 
-def _until_end(response: list[int], ends: tuple[int, ...], limit: int) -> list[int]:
-    """Cut what was padded after the end token."""
-    end = next((i for i, token in enumerate(response) if token in ends), limit - 1)
-    return response[: end + 1]
+class _StopTexts(StoppingCriteria):
+    """Ends a response whose last token completes a stop text; asked once after every token."""
+
+    def __init__(self, stops: StopTexts, batch: int) -> None:
+        self.watch = StopWatch(stops, batch)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+        found = self.watch.over(range(len(input_ids)), input_ids[:, -1].tolist())
+        return torch.tensor(found, device=input_ids.device)
+
+
+def _criteria(settings: GenerationSettings, batch: int) -> StoppingCriteriaList:
+    stops = settings.stops
+    return StoppingCriteriaList([] if stops is None else [_StopTexts(stops, batch)])

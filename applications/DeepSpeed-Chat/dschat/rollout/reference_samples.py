@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.data.ends import EndIds
+from dschat.data.ends import EndIds, Ends
 from dschat.rollout.experience import Rollout, make_rollout
 from dschat.rollout.generation import uniform_numbers
 
@@ -26,7 +26,7 @@ def samples_of(
     samples: Sequence[Sequence[list[int]]],
     indices: Sequence[int],
     group_size: int,
-    ends: EndIds,
+    ends: EndIds | Ends,
     pad_token_id: int,
     device: torch.device,
 ) -> Rollout | None:

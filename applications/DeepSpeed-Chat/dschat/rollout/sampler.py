@@ -151,7 +151,7 @@ class Sampler:
                 [p.text for p in prompts[i : i + size]],
                 texts[i : i + size],
                 [{**p.example, "conversation": p.conversation} for p in prompts[i : i + size]],
-                self.settings.end_ids,
+                ends_of(self.tokenizer),
                 self.settings.pad_token_id,
                 device,
                 list(indices[i : i + size]),

@@ -53,7 +53,7 @@ def with_samples(
             [p.samples for p in batch],
             indices,
             group_size,
-            ends_of(tokenizer).ids,
+            ends_of(tokenizer),
             tokenizer.pad_token_id,
             device,
         )

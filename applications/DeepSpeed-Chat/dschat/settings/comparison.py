@@ -9,18 +9,20 @@ from dschat.settings.command_line import CommandLine, Settings, flag, require
 from dschat.settings.flags import plugin_flag
 from dschat.settings.registry import REWARDS
 from dschat.settings.rewards import REWARD_MODEL, names_reward
+from dschat.settings.rollout.stops import StopFlags
 
 DIVERGENCES = ("KL", "Sinkhorn")
 FOR_MODELS = (
     *("models", "reference_models", "dataset", "num_samples", "max_prompt_tokens"),
     *("max_new_tokens", "temperature", "greedy", "batch_size", "dtype", "few_shot"),
     *("reward_model", "reward", "kinds", "divergences", "epsilon"),
+    *("stop_token", "stop_text", "include_stop_text"),
 )
 """Flags that have no effect on files of responses."""
 
 
 @dataclass
-class CompareConfig(Settings):
+class CompareConfig(StopFlags):
     """What to compare, and how."""
 
     files: list[str] = flag(
@@ -190,6 +192,7 @@ class CompareConfig(Settings):
                 not names_reward(self.reward, REWARD_MODEL),
                 "--reward reward_model: name the model's folder with --reward_model instead.",
             )
+        self.check_stops()
         self.validate_parts()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dschat.settings.command_line import REPLACED_FLAGS, Settings, flag, require
+from dschat.settings.command_line import REPLACED_FLAGS, flag, require
 from dschat.settings.flags import (
     RARELY_NEEDED,
     chat_template_flag,
@@ -17,6 +17,7 @@ from dschat.settings.flags import (
     require_at_least,
 )
 from dschat.settings.rewards import SandboxFlags
+from dschat.settings.rollout.stops import StopFlags
 
 STEP_FOLDER = re.compile(r"step[-_]?\d+")
 DATASETS = {
@@ -38,7 +39,7 @@ REPLACED_CODE_FLAGS = {
 
 
 @dataclass
-class InferenceFlags(Settings):
+class InferenceFlags(StopFlags):
     """Which policy answers which prompts, how, and where the results go."""
 
     dashed: ClassVar[bool] = True
@@ -115,8 +116,9 @@ class InferenceFlags(Settings):
             self.no_actor_folder is False or bool(self.model),
             "--no-actor-folder says what --model is: give --model too.",
         )
+        self.check_stops()
         if self.ref_scores:
-            for name in self.sampling_flags:
+            for name in (*self.sampling_flags, "stop_token", "stop_text", "include_stop_text"):
                 require(
                     name not in self.given,
                     f"{self.flag(name)} has no effect with --ref-scores, which generates nothing; "

@@ -17,6 +17,7 @@ from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import REFERENCES, ReferenceFlags, reference_weights
 from dschat.settings.regularizers.published import has_references
 from dschat.settings.rewards import CHECKED_ANSWERS, REWARD_MODEL, names_reward
+from dschat.settings.rollout.stops import StopFlags
 from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
 ALGORITHMS = ["ppo", "grpo", "rloo"]
@@ -354,7 +355,7 @@ class OnlineFlags(Settings):
 
 # The flags of a base are shown after those of the bases behind it.
 @dataclass
-class OnlineConfig(TrainingFlags, ReferenceFlags, OnlineFlags):
+class OnlineConfig(TrainingFlags, ReferenceFlags, StopFlags, OnlineFlags):
     """The settings of a run, with those of its penalty and rewards (`config.epsilon`).
 
     Attributes:
@@ -379,6 +380,7 @@ class OnlineConfig(TrainingFlags, ReferenceFlags, OnlineFlags):
         """
         self.validate_parts()
         check(self)
+        self.check_stops()
         profiled_iterations(self.profile_steps)
 
     def flag_name(self, name: str) -> str:

@@ -39,6 +39,7 @@ from dschat.runtime.files import atomic_write_text
 from dschat.settings.command_line import require
 from dschat.settings.comparison import CompareConfig
 from dschat.settings.rewards import CHECKED_ANSWERS, FORMS, names_reward
+from dschat.settings.rollout.stops import StopFlags
 
 Prompts = list[PromptExample]
 
@@ -73,7 +74,7 @@ def respond(config: CompareConfig) -> tuple[Aligned, Aligned | None]:
     quiet_libraries()
     references = _folders(config.reference_models)
     folders = {**_folders(config.models), **references}
-    tokenizer, width = _shared_vocabulary(folders)
+    tokenizer, width = _shared_vocabulary(folders, config)
     prompts = _prompts(config, tokenizer)
     _check_kinds(config, prompts)
     rewards = [Rewards(config.replace(reward=[entry])).combined() for entry in config.reward or ()]
@@ -126,10 +127,10 @@ def _folders(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
-def _shared_vocabulary(folders: dict[str, str]) -> tuple[Any, int]:
+def _shared_vocabulary(folders: dict[str, str], stops: StopFlags) -> tuple[Any, int]:
     """The tokenizer of all models, and for how many tokens every one of them has a logit."""
     first, *others = folders.values()
-    tokenizer = policy_tokenizer(first, None, "models")
+    tokenizer = policy_tokenizer(first, None, "models", stops)
     for folder in others:
         other = load_pretrained(AutoTokenizer, folder, "models")
         check_same_vocabulary(tokenizer, other, first, folder)

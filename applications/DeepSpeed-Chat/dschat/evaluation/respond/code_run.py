@@ -49,7 +49,9 @@ def infer_programs(config: CodeInferenceConfig) -> dict[str, Any]:
     quiet_libraries()
     tokenizer = None
     if config.model is not None:
-        tokenizer = policy_tokenizer(config.policy_path, config.end_of_conversation_token)
+        tokenizer = policy_tokenizer(
+            config.policy_path, config.end_of_conversation_token, stops=config
+        )
     with on_all_ranks():
         reward = code_reward(config)
     problems = choose_problems(config, tokenizer)

@@ -155,7 +155,7 @@ def _rollout(
         [prompt.text for prompt in prompts],
         [row["response"] for row in responses],
         [{} for _ in prompts],
-        ends_of(policy.tokenizer).ids,
+        ends_of(policy.tokenizer),
         policy.tokenizer.pad_token_id,
         policy.device,
         keep_empty=True,

@@ -45,7 +45,9 @@ def infer(config: InferenceConfig) -> dict[str, Any]:
     if config.model is None:
         tokenizer = rewards.tokenizer
     else:
-        tokenizer = policy_tokenizer(config.policy_path, config.end_of_conversation_token)
+        tokenizer = policy_tokenizer(
+            config.policy_path, config.end_of_conversation_token, stops=config
+        )
     if config.reference_model is not None:
         other = load_pretrained(AutoTokenizer, config.reference_model, "reference-model")
         check_same_vocabulary(tokenizer, other, config.policy_path, config.reference_model)

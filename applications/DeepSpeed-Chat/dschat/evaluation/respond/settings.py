@@ -86,6 +86,12 @@ def _settings_of_sampling(config: InferenceFlags, end_token: str) -> dict[str, A
         "max_new_tokens": config.max_new_tokens,
         "seed": config.seed,
         "end_token": end_token,
+        # Only where they are given, so that earlier files can be resumed.
+        **{
+            name: getattr(config, name)
+            for name in ("stop_token", "stop_text", "include_stop_text")
+            if getattr(config, name)
+        },
     }
 
 

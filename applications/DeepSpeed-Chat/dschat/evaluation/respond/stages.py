@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from dschat.data.ends import set_stops
 from dschat.errors import UserError
 from dschat.evaluation.respond.partial import PartialResults, Rows
 from dschat.models.loading import load_pretrained, load_tokenizer
@@ -25,6 +26,7 @@ from dschat.runtime.distributed import (
     world_size,
 )
 from dschat.settings.command_line import require
+from dschat.settings.rollout.stops import StopFlags
 
 Batch: TypeAlias = Callable[[list[int]], list[dict[str, Any]]]
 
@@ -140,11 +142,16 @@ def choose_device(gpu: int | None, local_rank: int = -1) -> torch.device:
     return torch.device("cuda", gpu or 0)
 
 
-def policy_tokenizer(path: str, end_token: str | None, flag: str = "model") -> Any:
-    """The policy's tokenizer with its end token; see `load_tokenizer`.
+def policy_tokenizer(
+    path: str, end_token: str | None, flag: str = "model", stops: StopFlags | None = None
+) -> Any:
+    """The policy's tokenizer with its ends; see `load_tokenizer` and `set_stops`.
 
     Where it has no padding token another one pads: padding is masked.
     """
     plain = load_pretrained(AutoTokenizer, path, flag)
     pad = None if plain.pad_token else plain.unk_token or end_token or plain.eos_token
-    return load_tokenizer(path, flag, end_token, pad_token=pad)
+    tokenizer = load_tokenizer(path, flag, end_token, pad_token=pad)
+    if stops is not None:
+        set_stops(tokenizer, stops)
+    return tokenizer

@@ -50,6 +50,7 @@ def draw_reference_samples(
             sampler.settings.temperature,
             sampler.seed,
             *sampler.settings.end_ids,
+            *(sampler.settings.stops.texts if sampler.settings.stops else ()),
         ],
         "prompts": [p.ids for p in prompts],
     }

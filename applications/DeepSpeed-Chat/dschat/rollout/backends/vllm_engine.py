@@ -202,7 +202,7 @@ class VLLMBackend:
         outputs = self.llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False
         )
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        return [s.until_end(list(output.outputs[0].token_ids)) for output in outputs]
 
 
 def _configuration(model: Any, untied: bool) -> Any:

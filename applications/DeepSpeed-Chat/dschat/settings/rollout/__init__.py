@@ -1,0 +1,1 @@
+"""What the rollouts of a training step are sampled by, and what corrects them."""
