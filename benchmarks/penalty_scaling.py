@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from dschat.regularization import KLDivergence, SinkhornDivergence, TruncatedWasserstein
-from dschat.regularization.transport.nearest_table import NearestTable
-from dschat.regularization.transport.table_cache import NearestTokens
+from dschat.regularization.ground.nearest_table import NearestTable
+from dschat.regularization.ground.table_cache import NearestTokens
 from inputs import embeddings, logits
 from memory import extra_peak
 from yardstick import timed

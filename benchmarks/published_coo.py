@@ -11,7 +11,7 @@ neighbours is given: the published code builds it token by token in Python, not 
 from __future__ import annotations
 
 import torch
-from dschat.regularization.transport.table_cache import NearestTokens
+from dschat.regularization.ground.table_cache import NearestTokens
 from torch import Tensor
 
 

@@ -72,7 +72,7 @@ def test_wasserstein_takes_its_options_and_keeps_defaults_for_none():
     )
     assert isinstance(regularizer, TruncatedWasserstein)
     assert (regularizer.table.vocabulary, regularizer.table.k) == (20, 5)
-    assert regularizer.table.cost_type == "cos"
+    assert regularizer.table.metric_key == "cos"
     assert (regularizer.epsilon, regularizer.max_iter, regularizer.tol) == (0.01, 10, 1e-6)
     assert regularizer.normalize
     assert (regularizer.top_k, regularizer.pad_token_id, regularizer.eos_token_id) == (3, 0, 1)

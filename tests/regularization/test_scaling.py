@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from dschat.regularization.ground.nearest_table import nearest_tokens
 from dschat.regularization.transport.kernel_operators import (
     DenseKernel,
     GatheredKernel,
     SparseKernel,
     kernel_operator,
 )
-from dschat.regularization.transport.nearest_table import nearest_tokens
 from dschat.regularization.transport.scaling import scale, summarise_plan
 from dschat.regularization.transport.token_kernel import symmetric_kernel, vocabulary_kernel
 

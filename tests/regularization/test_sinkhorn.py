@@ -8,13 +8,14 @@ import pytest
 import torch
 from dschat.regularization import (
     FDivergence,
+    GroundMetric,
     KLDivergence,
     SinkhornDivergence,
     sinkhorn,
 )
+from dschat.regularization.ground.token_distance import TokenDistance
 from dschat.regularization.sinkhorn import NUMBERS_PER_BLOCK
 from dschat.regularization.transport.sinkhorn_solver import solve
-from dschat.regularization.transport.token_distance import TokenDistance
 from dschat.regularization.transport.truncation import truncate
 from scipy.optimize import linprog
 from scipy.spatial.distance import cdist
@@ -59,7 +60,7 @@ def test_costs_are_distances_over_their_mean_and_the_tail_is_their_average(cost_
     embeddings = random_embeddings(rng)
     expected = scaled_costs(embeddings, metric)
     tokens = torch.tensor([[0, 3, 7], [2, 5, 1]])
-    blocks = TokenDistance(embeddings, cost_type).block(tokens, torch.float64)
+    blocks = TokenDistance(GroundMetric(embeddings, cost_type)).block(tokens, torch.float64)
     for ids, block in zip(tokens, blocks, strict=True):
         torch.testing.assert_close(block[:3, :3], expected[ids][:, ids], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(block[3, :3], expected[ids].mean(1), rtol=1e-6, atol=1e-7)

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 import numpy as np
 import pytest
 import torch
-from dschat.regularization.transport.nearest_table import NearestTable, nearest_tokens
-from dschat.regularization.transport.table_cache import cache_path
+from dschat.regularization.ground.nearest_table import NearestTable, nearest_tokens
+from dschat.regularization.ground.table_cache import cache_path
 
 
 def test_the_file_is_used_and_belongs_to_its_embeddings(tmp_path, rng, monkeypatch):
@@ -18,7 +18,7 @@ def test_the_file_is_used_and_belongs_to_its_embeddings(tmp_path, rng, monkeypat
     def refuse(*_):
         raise AssertionError("built again")
 
-    monkeypatch.setattr("dschat.regularization.transport.nearest_table.nearest_of", refuse)
+    monkeypatch.setattr("dschat.regularization.ground.nearest_table.nearest_of", refuse)
     again = nearest_tokens(embeddings, 5, cache_dir=tmp_path)
     assert torch.equal(again.indices, built.indices)
     assert torch.equal(again.costs, built.costs)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from dschat.regularization.ground.nearest_table import NearestTable, nearest_tokens
 from dschat.regularization.transport import token_kernel
-from dschat.regularization.transport.nearest_table import NearestTable, nearest_tokens
 from dschat.regularization.transport.token_kernel import symmetric_kernel, vocabulary_kernel
 from scipy.spatial.distance import cdist
 

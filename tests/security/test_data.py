@@ -17,7 +17,7 @@ import torch
 from dschat.data.load import load_data
 from dschat.data.sources import open_source
 from dschat.errors import UserError
-from dschat.regularization.transport.nearest_table import nearest_tokens
+from dschat.regularization.ground.nearest_table import nearest_tokens
 from dschat.settings.command_line import CommandLine
 from dschat.settings.supervised import SupervisedConfig
 from hostile_files import Touch

@@ -16,7 +16,7 @@ from dschat.data.load import load_data
 from dschat.evaluation.judging.pairs import Pair
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.example.model import write_model
-from dschat.regularization.transport.nearest_table import nearest_tokens
+from dschat.regularization.ground.nearest_table import nearest_tokens
 from dschat.runtime.files import atomic_directory, atomic_write_json, write_jsonl
 from dschat.runtime.run_files import MetricsLog, write_config
 from dschat.settings.inference import InferenceConfig

@@ -19,8 +19,10 @@ from dschat.regularization import (
 )
 from dschat.runtime import distributed
 from dschat.runtime.run_files import data_folder
+from dschat.scoring.token_table import token_table
+from dschat.settings.ground import GroundSettings
 from dschat.settings.online import OnlineConfig
-from dschat.settings.penalties import REGULARIZERS, TransportSettings
+from dschat.settings.penalties import REGULARIZERS
 
 
 def build_penalty(
@@ -36,7 +38,11 @@ def build_penalty(
     if not references:
         return NoPenalty(), NoPenalty()
     with references[0].on_device() as reference:
-        embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
+        penalty = config.penalty
+        if isinstance(penalty, GroundSettings):
+            embeddings = token_table(penalty, reference.model, tokenizer, device, config.seed)
+        else:
+            embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
         single = build_regularizer(config, embeddings, tokenizer)
     return single, over_references(single, config)
 
@@ -49,13 +55,12 @@ def build_regularizer(
     One rank of each node builds what is cached, the others read it.
 
     Args:
-        embeddings: [V, H] the reference's input embeddings, on the device of training.
+        embeddings: [V, H] of the reference, on the device of training, see `token_table`.
 
     Raises:
         UserError: (on all ranks) its settings cannot be used with this model.
     """
     target = REGULARIZERS[config.regularizer].load()
-    embeddings = _perturbed(config, embeddings)
 
     def build() -> PolicyRegularizer:
         return regularizer_from_config(
@@ -79,17 +84,6 @@ def build_regularizer(
     if failure is not None:
         raise UserError(f"The penalty {config.regularizer!r} cannot be made: {failure}")
     return built if built is not None else build()
-
-
-def _perturbed(config: OnlineConfig, embeddings: torch.Tensor) -> torch.Tensor:
-    """With the share of Gaussian noise that `--gaussian_perturb` asks for."""
-    penalty = config.penalty
-    if not (isinstance(penalty, TransportSettings) and penalty.gaussian_perturb):
-        return embeddings
-    share = penalty.gaussian_perturb
-    generator = torch.Generator().manual_seed(config.seed)
-    noise = torch.randn(embeddings.shape, generator=generator).to(embeddings)
-    return (1 - share) * embeddings + share * noise
 
 
 def over_references(regularizer: PolicyRegularizer, config: OnlineConfig) -> PolicyRegularizer:

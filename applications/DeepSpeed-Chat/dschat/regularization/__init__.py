@@ -6,16 +6,18 @@ to a ``Penalty``; see ``PolicyRegularizer`` for the interface.
 
 from dschat.regularization.base import NoPenalty, Penalty, PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import FDivergence, KLDivergence
+from dschat.regularization.ground.metric import GroundMetric
+from dschat.regularization.ground.nearest_table import nearest_tokens
 from dschat.regularization.multi_reference import MixtureReference, MultiReference
 from dschat.regularization.power_divergences import RenyiDivergence, TsallisDivergence
 from dschat.regularization.registry import regularizer_from_config
 from dschat.regularization.sampled_kl import SampledKL
 from dschat.regularization.sinkhorn import SinkhornDivergence
-from dschat.regularization.transport.nearest_table import nearest_tokens
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 __all__ = [
     "FDivergence",
+    "GroundMetric",
     "KLDivergence",
     "MixtureReference",
     "MultiReference",

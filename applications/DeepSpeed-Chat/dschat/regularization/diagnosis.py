@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from dschat.regularization.base import mean
-from dschat.regularization.transport.nearest_table import NearestTable
+from dschat.regularization.ground.metric import GroundMetric
+from dschat.regularization.ground.nearest_table import NearestTable
+from dschat.regularization.ground.used_tokens import sample_of_tokens
 from dschat.regularization.transport.token_kernel import NEGLIGIBLE
-from dschat.regularization.transport.used_tokens import nearest_costs, sample_of_tokens, used_tokens
 
 COUPLED_FROM = 0.01
 """A token whose kernel entries with other tokens add up to less stands alone."""
@@ -26,9 +26,7 @@ SHARE_OF_REWARD = 0.25
 deviation on."""
 
 
-def diagnose_kernel(
-    embeddings: Tensor, cost_type: str, table: NearestTable, epsilon: float
-) -> dict[str, float]:
+def diagnose_kernel(metric: GroundMetric, table: NearestTable, epsilon: float) -> dict[str, float]:
     """Figures of a fixed sample of the tokens in use (see ``used_tokens``).
 
     Returns:
@@ -37,17 +35,12 @@ def diagnose_kernel(
         the table's entries exp(-cost / epsilon) above 1e-16; ``coupled_tokens``: share of tokens
         whose entries with other used tokens add up to 0.01 or more: the others stand alone.
     """
-    used = used_tokens(embeddings)
-    sample = sample_of_tokens(used)
-    nearest = nearest_costs(embeddings, cost_type, used, sample)
-    nearest = nearest[torch.isfinite(nearest)]
-    median = float(nearest.median()) if len(nearest) else 0.0
-    rows = table.rows(sample)
+    rows = table.rows(sample_of_tokens(metric.used))
     entries = torch.exp(-rows.costs / epsilon)
-    sums = (entries * used.to(table.device)[rows.indices.long()]).sum(1)
+    sums = (entries * metric.used.to(table.device)[rows.indices.long()]).sum(1)
     return {
-        "median_nearest_cost": median,
-        "nearest_cost_over_epsilon": median / epsilon,
+        "median_nearest_cost": metric.nearest,
+        "nearest_cost_over_epsilon": metric.nearest / epsilon,
         "kernel_share_above_1e-16": mean(entries > NEGLIGIBLE),
         "coupled_tokens": mean(sums >= COUPLED_FROM),
     }

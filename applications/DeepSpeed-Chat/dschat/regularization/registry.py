@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dschat.regularization.base import PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import PUBLISHED_REWARD_CLIP, FDivergence, KLDivergence
+from dschat.regularization.ground.nearest_table import Progress
 from dschat.regularization.sinkhorn import SinkhornDivergence
-from dschat.regularization.transport.nearest_table import Progress
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 

@@ -16,9 +16,10 @@ from dschat.regularization.base import (
     mean,
     single_reference,
 )
+from dschat.regularization.ground.metric import GroundMetric
+from dschat.regularization.ground.token_distance import TokenDistance
 from dschat.regularization.transport.sinkhorn_kernels import LARGEST_SCALED_COST
 from dschat.regularization.transport.sinkhorn_solver import Solver, solve
-from dschat.regularization.transport.token_distance import TokenDistance
 from dschat.regularization.transport.truncation import Truncation, truncate
 
 NUMBERS_PER_BLOCK = {"cpu": 2**21, "cuda": 2**26}
@@ -71,7 +72,8 @@ class SinkhornDivergence(PolicyRegularizer):
             third of the median distance of a token from its nearest other one, at least 0.05.
         max_iter: updates at most.
         tol: L1 marginal error of the plan at which a position stops.
-        cost_type: ``L2`` distance or ``cos`` for 1 - cosine, divided by their mean.
+        cost_type, cost_components, cost_power, cost_saturation: the costs, see ``GroundMetric``;
+            they are divided by their mean.
         solver: what solves the transport problems of a block of positions; None for
             ``default_solver``.
 
@@ -90,6 +92,9 @@ class SinkhornDivergence(PolicyRegularizer):
         tol: float = 1e-3,
         cost_type: str = "L2",
         solver: Solver | None = None,
+        cost_components: int = 10,
+        cost_power: float | None = None,
+        cost_saturation: float | None = None,
     ) -> None:
         in_range = epsilon is None or epsilon > 0
         if not (top_k >= 1 and max_iter >= 1 and in_range and tol > 0):
@@ -98,7 +103,9 @@ class SinkhornDivergence(PolicyRegularizer):
                 "expected the first two at least 1 and the others above 0"
             )
         self.top_k, self.max_iter, self.tol = top_k, max_iter, tol
-        self.distance = TokenDistance(token_embeddings, cost_type)
+        self.distance = TokenDistance(
+            GroundMetric(token_embeddings, cost_type, cost_components, cost_power, cost_saturation)
+        )
         self._fitting = max(LEAST_EPSILON, self.distance.nearest / EPSILONS_TO_NEAREST)
         self.epsilon = self._fitting if epsilon is None else epsilon
         self._solver = solver

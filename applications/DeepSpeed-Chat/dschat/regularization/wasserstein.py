@@ -17,8 +17,9 @@ from dschat.regularization.base import (
     single_reference,
 )
 from dschat.regularization.diagnosis import diagnose_kernel, diagonal_warning, length_report
+from dschat.regularization.ground.metric import GroundMetric, at_most_float32
+from dschat.regularization.ground.nearest_table import NearestTable, Progress
 from dschat.regularization.transport.kernel_operators import KernelOperator, kernel_operator
-from dschat.regularization.transport.nearest_table import NearestTable, Progress
 from dschat.regularization.transport.scaling import STABILISER, scale, summarise_plan
 from dschat.regularization.transport.support import (
     bin_of,
@@ -67,7 +68,7 @@ class TruncatedWasserstein(PolicyRegularizer):
         epsilon: entropic regularisation, in the unit of the costs.
         max_iter: iterations at most.
         tol: largest absolute change of u at which a position stops.
-        cost_type: ``L2`` distance or ``cos`` for 1 - cosine.
+        cost_type, cost_components, cost_power, cost_saturation: the costs, see ``GroundMetric``.
         normalize: divide u by its maximum and centre f over the support.
         pad_token_id: token excluded from the support.
         eos_token_id: token or tokens always in the support (also the padding token).
@@ -99,6 +100,9 @@ class TruncatedWasserstein(PolicyRegularizer):
         cache_dir: str | Path | None = None,
         writes: bool = True,
         progress: Progress | None = None,
+        cost_components: int = 10,
+        cost_power: float | None = None,
+        cost_saturation: float | None = None,
     ) -> None:
         if not (cost_dim >= 1 and top_k >= 1 and max_iter >= 1 and epsilon > 0 and tol >= 0):
             raise ValueError(
@@ -109,12 +113,19 @@ class TruncatedWasserstein(PolicyRegularizer):
         self.top_k, self.epsilon = top_k, epsilon
         self.max_iter, self.tol, self.normalize = max_iter, tol, normalize
         self.pad_token_id, self.eos_token_id = pad_token_id, eos_token_id
+        metric = GroundMetric(
+            at_most_float32(token_embeddings),
+            cost_type,
+            cost_components,
+            cost_power,
+            cost_saturation,
+        )
         self.table = NearestTable(
-            token_embeddings, cost_dim, cost_type, block_size, cache_dir, writes, progress
+            token_embeddings, cost_dim, metric, block_size, cache_dir, writes, progress
         )
         self._vocabulary_kernel: VocabularyKernel | None = None
         self._last_kernel: _KernelOnSupport | None = None
-        self._diagnosis = diagnose_kernel(token_embeddings, cost_type, self.table, epsilon)
+        self._diagnosis = diagnose_kernel(metric, self.table, epsilon)
 
     @torch.no_grad()
     def collect_support(

@@ -92,6 +92,14 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def refuse_given(settings: Settings, name: str, unless: Any, belongs_to: str) -> None:
+    """Refuse a flag that was given and would have no effect; raises `UserError`."""
+    require(
+        bool(unless) or name not in settings.given,
+        f"{settings.flag(name)} belongs to {belongs_to}. Remove it, or add that flag.",
+    )
+
+
 def require_at_least(settings: Settings, lowest: float, *names: str) -> None:
     """Refuse values below `lowest`; those that are unset (None) pass."""
     for name in names:

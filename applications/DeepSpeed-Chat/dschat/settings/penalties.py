@@ -7,9 +7,10 @@ run calls with them, see `dschat.regularization.regularizer_from_config`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dschat.settings.command_line import Settings, flag, require
+from dschat.settings.flags import refuse_given
+from dschat.settings.ground import GroundSettings
 from dschat.settings.references import KL_TYPES
 from dschat.settings.registry import REGULARIZERS
 
@@ -24,14 +25,6 @@ __all__ = [
 
 F_DIVERGENCES = ["rkl", "fkl", "js", "alpha", "tv", "chi"]
 KL_ESTIMATORS = ["k1", "k2", "k3", "exact"]
-
-
-def refuse_given(settings: Settings, name: str, unless: Any, belongs_to: str) -> None:
-    """Refuse a flag that was given and would have no effect; raises `UserError`."""
-    require(
-        bool(unless) or name not in settings.given,
-        f"{settings.flag(name)} belongs to {belongs_to}. Remove it, or add that flag.",
-    )
 
 
 @dataclass
@@ -130,26 +123,15 @@ class FDivergenceSettings(Settings):
 
 
 @dataclass
-class TransportSettings(Settings):
-    """What penalties share that know distances between tokens."""
+class TransportSettings(GroundSettings):
+    """What penalties share that move mass between tokens."""
 
     top_k: int = flag(128, "k2: the top_k tokens of policy and reference take part.")
-    cost_type: str = flag(
-        "L2",
-        "Cost between input embeddings: L2 distance or cos (1 - cosine).",
-        choices=["L2", "cos"],
-    )
-    gaussian_perturb: float = flag(
-        0.0, "Share g of Gaussian noise in the embeddings: (1 - g) E + g N(0, 1)."
-    )
 
     def validate(self) -> None:
-        """Refuse values out of range; raises `UserError`."""
+        """Refuse values out of range and flags without effect; raises `UserError`."""
+        super().validate()
         require(self.top_k >= 1, f"--top_k {self.top_k}: expected 1 or more.")
-        require(
-            0 <= self.gaussian_perturb <= 1,
-            f"--gaussian_perturb {self.gaussian_perturb}: expected a share from 0 to 1.",
-        )
         for name, holds, expected in (
             ("cost_dim", lambda v: v >= 1, "1 or more"),
             ("block_size", lambda v: v >= 1, "1 or more"),

@@ -17,11 +17,20 @@ OWN_METRIC = "divergence_per_response"
 OF_THE_PENALTY = ("divergence", "token_penalty", "penalised_reward", "penalty/")
 COMMON_PENALTY_METRICS = ("penalty/log_ratio",)
 # What of the settings says which divergence it is.
+GROUND_SETTINGS = (
+    "cost_type",
+    "cost_components",
+    "cost_power",
+    "cost_saturation",
+    "embedding",
+    "permute_embeddings",
+    "gaussian_perturb",
+)
 DIVERGENCE_SETTINGS = {
     "KL": ("kl_estimator",),
     "α-divergence": ("f_div_alpha",),
-    "Wasserstein": ("epsilon", "cost_dim", "cost_type", "top_k", "gaussian_perturb"),
-    "Sinkhorn": ("epsilon", "cost_type", "top_k", "gaussian_perturb"),
+    "Wasserstein": ("epsilon", "cost_dim", "top_k", *GROUND_SETTINGS),
+    "Sinkhorn": ("epsilon", "top_k", *GROUND_SETTINGS),
 }
 REFERENCE_SETTINGS = ("refs", "ref_a", "ref_b", "ref_weights", "alpha", "beta")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dschat.regularization.transport.table_cache import NearestTokens
+from dschat.regularization.ground.table_cache import NearestTokens
 
 NEGLIGIBLE = 1e-16
 """Kernel entries below this do nothing beside the same constant in the scaling iteration."""

@@ -1,29 +1,29 @@
-"""The k nearest other tokens of some tokens, by brute force in blocks of rows."""
+"""The nearest other tokens of some tokens, by brute force in blocks of rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dschat.regularization.transport.token_points import cost_of_squared
-
 SPARE_CANDIDATES = 32
 """Neighbours looked at beyond k: rounding of the matrix product may misplace the last few."""
 COLUMN_GROUPS = 16
+SCORES_PER_BLOCK = 2**25
+CANDIDATES = 4
+NO_DISTANCE = 1e-6
+"""Tokens nearer than this share of their norms have the same embedding."""
 PAIRS_PER_PART = 2**11
 """Differences of pairs held at once: what stays in a CPU's cache. On a GPU 64 times as many."""
 
 
-def nearest_of(
-    points: Tensor, norms: Tensor, rows: Tensor, k: int, cost_type: str
-) -> tuple[Tensor, Tensor]:
-    """Ids [n, k] int32 and costs [n, k] float32 of the k nearest other tokens, nearest first.
+def nearest_of(points: Tensor, norms: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids [n, k] int32 and squared distances [n, k] of the k nearest other tokens, nearest first.
 
-    One matrix product finds candidates; their costs are then taken from the differences, so that a
-    row does not depend on the rows beside it, and those of equal cost are in the order of ids.
+    One matrix product finds candidates; their distances are then taken from the differences, so
+    that a row does not depend on the rows beside it, and equal ones are in the order of ids.
 
     Args:
-        points, norms: [V, P] and [V], see `token_points`.
+        points: [V, P] float32, see `token_points`. norms: [V], squared.
         rows: [n] int64, tokens. k: at most V - 1.
     """
     vocabulary = len(points)
@@ -37,7 +37,27 @@ def nearest_of(
     squared = _squared_distances(points, rows, candidates)
     squared, order = squared.sort(dim=1, stable=True)
     ids = candidates.gather(1, order)[:, :k]
-    return ids.int(), cost_of_squared(squared[:, :k], cost_type)
+    return ids.int(), squared[:, :k]
+
+
+def nearest_differing(points: Tensor, norms: Tensor, used: Tensor, tokens: Tensor) -> Tensor:
+    """[n], squared distance from each token to the nearest used one that differs from it.
+
+    Args:
+        points: [V, P], see `token_points`. norms: [V], squared.
+        used: [V] bool, see `used_tokens`. tokens: [n] int64, used ones.
+    """
+    found = []
+    for rows in tokens.split(max(1, SCORES_PER_BLOCK // len(points))):
+        scores = torch.addmm(norms, points[rows], points.T, alpha=-2).masked_fill_(~used, torch.inf)
+        scores[torch.arange(len(rows), device=rows.device), rows] = torch.inf
+        count = min(CANDIDATES, scores.shape[1])
+        nearest = scores.topk(count, dim=1, largest=False).indices
+        squared = (points[nearest] - points[rows].unsqueeze(1)).square().sum(2)
+        same = squared <= NO_DISTANCE**2 * (norms[nearest] + norms[rows].unsqueeze(1))
+        same |= ~used[nearest] | (nearest == rows.unsqueeze(1))
+        found.append(squared.masked_fill(same, torch.inf).amin(1))
+    return torch.cat(found)
 
 
 def _smallest(scores: Tensor, k: int) -> Tensor:

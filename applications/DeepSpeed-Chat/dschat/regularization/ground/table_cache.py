@@ -27,7 +27,7 @@ class NearestTokens(NamedTuple):
 
     Attributes:
         indices: [n, k] int32, token ids.
-        costs: [n, k] float32, their distance: L2 in units of the embedding, or 1 - cosine.
+        costs: [n, k] float32, in the unit of the metric.
     """
 
     indices: Tensor
@@ -42,17 +42,17 @@ class NearestTokens(NamedTuple):
         return NearestTokens(self.indices[numbers], self.costs[numbers])
 
 
-def cache_path(embeddings: Tensor, k: int, cost_type: str, cache_dir: str | Path) -> Path:
+def cache_path(embeddings: Tensor, k: int, metric: str, cache_dir: str | Path) -> Path:
     """Folder of the table in ``cache_dir``: its name is the SHA-256 of all that determines it.
 
     Args:
         embeddings: [V, D]; its bytes, dtype and shape enter the key.
         k: neighbours per token as in the table (at most V - 1).
-        cost_type: ``L2`` or ``cos``.
+        metric: all else that determines the costs, see `GroundMetric`.
         cache_dir: folder, not necessarily there yet.
     """
     shape = tuple(embeddings.shape)
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {shape} {embeddings.dtype} {k} {cost_type}".encode())
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {shape} {embeddings.dtype} {k} {metric}".encode())
     for rows in embeddings.detach().split(HASHED_ROWS):
         digest.update(rows.cpu().contiguous().view(torch.uint8).numpy())
     return Path(cache_dir) / f"nearest_tokens_{digest.hexdigest()}"

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dschat.regularization.transport import table_cache
-from dschat.regularization.transport.table_cache import NearestTokens
-from dschat.regularization.transport.token_cost import nearest_of
-from dschat.regularization.transport.token_points import COST_TYPES, token_points
+from dschat.regularization.ground import table_cache
+from dschat.regularization.ground.metric import GroundMetric, at_most_float32
+from dschat.regularization.ground.nearest import nearest_of
+from dschat.regularization.ground.table_cache import NearestTokens
 
 SCORES_PER_BLOCK = {"cpu": 2**26, "cuda": 2**29}
 """Distances held at once: bounds memory, not the result."""
@@ -38,7 +38,7 @@ class NearestTable:
     Args:
         embeddings: [V, D] floating point, finite.
         k: neighbours per token, at least 1.
-        cost_type: ``L2`` for the Euclidean distance, ``cos`` for 1 - cosine.
+        metric: of these embeddings, or the cost type of one, see `GroundMetric`.
         block_size: rows per block at most; bounds memory, the result does not change.
         cache_dir: folder for the rows; None keeps them in memory only.
         writes: add rows to `cache_dir`, not only read them: one process of each node does.
@@ -52,17 +52,22 @@ class NearestTable:
         self,
         embeddings: Tensor,
         k: int,
-        cost_type: str = "L2",
+        metric: GroundMetric | str = "L2",
         block_size: int = 1024,
         cache_dir: str | Path | None = None,
         writes: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        _check_table_inputs(embeddings, k, cost_type, block_size)
+        if k < 1 or block_size < 1:
+            raise ValueError(
+                f"given k = {k} and block_size = {block_size}, expected both at least 1"
+            )
+        if isinstance(metric, str):
+            metric = GroundMetric(at_most_float32(embeddings), metric)
         embeddings = embeddings.detach()
         self.vocabulary, self.k = len(embeddings), min(k, len(embeddings) - 1)
-        self.cost_type, self.writes, self.progress = cost_type, writes, progress
-        self._points: tuple[Tensor, Tensor] | None = token_points(embeddings.float(), cost_type)
+        self.metric_key, self.writes, self.progress = metric.key, writes, progress
+        self._metric: GroundMetric | None = metric
         device = embeddings.device
         scores = SCORES_PER_BLOCK.get(device.type, SCORES_PER_BLOCK["cpu"])
         self._rows_per_block = max(1, min(block_size, scores // self.vocabulary))
@@ -75,7 +80,7 @@ class NearestTable:
         self._path: Path | None = None
         self._unsaved = torch.empty(0, dtype=torch.int64, device=device)
         if cache_dir is not None:
-            self._path = table_cache.cache_path(embeddings, self.k, cost_type, cache_dir)
+            self._path = table_cache.cache_path(embeddings, self.k, metric.key, cache_dir)
             for tokens, rows in table_cache.read(self._path, (self.vocabulary, self.k)):
                 new = self._place[tokens.to(device)] < 0
                 self._add(tokens.to(device)[new], rows.to(device).rows(new))
@@ -109,12 +114,13 @@ class NearestTable:
         new = torch.unique(tokens[self._place[tokens] < 0])
         if not len(new):
             return
-        assert self._points is not None
+        metric = self._metric
+        assert metric is not None
         parts = []
         with nullcontext() if self.progress is None else self.progress(len(new)) as bar:
             for part in new.split(self._rows_per_block):
-                found = nearest_of(*self._points, part, self.k, self.cost_type)
-                parts.append(NearestTokens(*found))
+                ids, squared = nearest_of(metric.points, metric.squared_norms, part, self.k)
+                parts.append(NearestTokens(ids, metric.of_squared(squared)))
                 if bar is not None:
                     bar.update(len(part))
         indices, costs = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -128,7 +134,7 @@ class NearestTable:
         joined = (torch.cat(pair) for pair in zip(self._found, rows, strict=True))
         self._found = NearestTokens(*joined)
         if self.is_whole:
-            self._points = None  # has done its part
+            self._metric = None  # has done its part
 
     def _save(self) -> None:
         if self._path is None or not self.writes:
@@ -149,21 +155,3 @@ def nearest_tokens(
 ) -> NearestTokens:
     """The whole table; arguments as of `NearestTable`."""
     return NearestTable(embeddings, k, cost_type, block_size, cache_dir).whole()
-
-
-def _check_table_inputs(embeddings: Tensor, k: int, cost_type: str, block_size: int) -> None:
-    if embeddings.dim() != 2 or embeddings.shape[0] < 2 or not embeddings.is_floating_point():
-        raise ValueError(
-            f"given embeddings {tuple(embeddings.shape)} of {embeddings.dtype}, expected a "
-            "floating-point matrix [V, D] with V >= 2: pass the weight of the input embedding "
-            "(gathered, if it is partitioned)"
-        )
-    if cost_type not in COST_TYPES:
-        raise ValueError(f"given cost type {cost_type!r}, expected one of {', '.join(COST_TYPES)}")
-    if k < 1 or block_size < 1:
-        raise ValueError(f"given k = {k} and block_size = {block_size}, expected both at least 1")
-    if not bool(torch.isfinite(embeddings).all()):
-        raise ValueError(
-            "given embeddings with NaN or infinity, expected finite ones: the model "
-            "folder is damaged or its dtype overflowed"
-        )
