@@ -42,7 +42,7 @@ TABLE: list[tuple[str, str, str] | tuple[str, str, str, int]] = [
     ("ppo", "--entropy_loss_coef 0.1", "online training calls it --entropy_coef"),
     ("ppo", "--clip_range 2", "--clip_range 2.0: expected a number from 0 to 1"),
     ("wpr", "--epsilon small", "--epsilon: invalid float value: 'small'", NO_NUMBER),
-    ("wpr", "--cost_type L3", "invalid choice: 'L3' .choose from 'L2', 'cos', 'cos_centred'", NO_NUMBER),
+    ("wpr", "--cost_type L3", "invalid choice: 'L3' .choose from 'L2', 'cos'", NO_NUMBER),
     ("wpr", "--f_div js", "Unknown flag '--f_div'"),
     ("wpr", "--block_size 0", "--block_size 0: expected 1 or more"),
     ("wpr", "--gaussian_perturb nan", "--gaussian_perturb nan: expected a finite number"),

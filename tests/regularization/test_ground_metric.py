@@ -138,5 +138,5 @@ def test_the_control_moves_every_row_but_the_fixed_within_its_band(rng):
     assert stays == [0, 17, *range(4000, 4096)]
     order = torch.cdist(found[:4000], embeddings[:4000]).argmin(1)
     assert sorted(order.tolist()) == list(range(4000))
-    assert (order - torch.arange(4000)).abs().max() <= 4000 // 16 + 1  # like frequency
-    assert (found.norm(dim=1) - embeddings.norm(dim=1)).abs().median() < 0.1  # like norm
+    assert (order - torch.arange(4000)).abs().max() <= 4000 // 7 + 1  # like frequency
+    assert (found.norm(dim=1) - embeddings.norm(dim=1)).abs().median() < 0.25  # like norm

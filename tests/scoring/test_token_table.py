@@ -6,7 +6,7 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.scoring.token_table import token_table
-from dschat.settings.ground import GroundSettings
+from dschat.settings.regularizers.ground import GroundSettings
 from safetensors.torch import save_file
 
 TOKENS, ROWS = 40, 48

@@ -20,9 +20,9 @@ from dschat.regularization import (
 from dschat.runtime import distributed
 from dschat.runtime.run_files import data_folder
 from dschat.scoring.token_table import token_table
-from dschat.settings.ground import GroundSettings
 from dschat.settings.online import OnlineConfig
 from dschat.settings.penalties import REGULARIZERS
+from dschat.settings.regularizers.ground import GroundSettings
 
 
 def build_penalty(

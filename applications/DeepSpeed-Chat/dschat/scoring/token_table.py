@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from dschat.errors import UserError
 from dschat.models.output_layer import tokens_of
 from dschat.regularization.ground.permutation import permuted
-from dschat.settings.ground import TABLES, GroundSettings
+from dschat.settings.regularizers.ground import TABLES, GroundSettings
 
 
 def token_table(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import refuse_given
-from dschat.settings.ground import GroundSettings
 from dschat.settings.references import KL_TYPES
 from dschat.settings.registry import REGULARIZERS
+from dschat.settings.regularizers.ground import GroundSettings
 
 __all__ = [
     "REGULARIZERS",
