@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dschat.errors import UserError
+from dschat.runtime.launchers import adopt_launcher
 from dschat.settings.command_line import require
 
 logger = logging.getLogger("dschat")
@@ -47,8 +48,9 @@ def init_distributed(local_rank: int = -1) -> torch.device:
     NCCL on a GPU, gloo on CPU. Safe to call twice.
 
     Raises:
-        UserError: see `check_ranks`.
+        UserError: see `adopt_launcher` and `check_ranks`; this rank sees no GPU of its own.
     """
+    adopt_launcher()
     check_ranks()
     # Without LOCAL_SIZE DeepSpeed leaves out its shared-memory op, which leaks /dev/shm.
     os.environ.pop("LOCAL_SIZE", None)
@@ -68,7 +70,14 @@ def init_distributed(local_rank: int = -1) -> torch.device:
     # That op is compiled at first use (most of a minute) even where nothing calls it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        visible, local = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        require(
+            local < visible,
+            f"This rank is number {local} of its node (LOCAL_RANK) and sees {visible} GPUs; "
+            "expected one for every rank of the node. With SLURM use --gpus-per-node and no "
+            "--gpus-per-task, or --gpu-bind=none.",
+        )
+        torch.cuda.set_device(local)
     if not dist.is_initialized():
         deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False, timeout=PATIENCE)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
@@ -82,8 +91,8 @@ def check_ranks() -> None:
         UserError: RANK, WORLD_SIZE or LOCAL_RANK is no number, or there is no such rank.
     """
     advice = (
-        "Start the script with deepspeed, which sets these environment variables, or unset RANK, "
-        "WORLD_SIZE and LOCAL_RANK to run one process."
+        "Start the script with deepspeed or torchrun, which set these environment variables, or "
+        "unset RANK, WORLD_SIZE and LOCAL_RANK to run one process."
     )
     found = {}
     for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from dschat.errors import UserError, one_line
+from dschat.runtime.launchers import adopt_launcher
 
 # How long other ranks wait before they report an error: the launcher polls every second, and
 # rank 0 may be some seconds behind while starting up.
@@ -26,6 +27,7 @@ EXIT_OUTPUT_LOST = 120  # Python's own
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; a `UserError` becomes one message and exit code 1."""
     try:
+        adopt_launcher()
         main()
         if "torch" in sys.modules and is_outermost(sys._getframe(1)):
             leave()
