@@ -11,7 +11,7 @@ from dschat.data.prompts import rank_share
 from dschat.errors import UserError
 from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.generation import GenerationRequest, sample_by_inverse_cdf, uniform_numbers
-from dschat.settings.online_checks import BACKENDS
+from dschat.settings.rollout.backends import BACKENDS
 from small_models import END, VOCABULARY, padded, request_for, small_model
 from transformers.generation import GenerationMixin
 

@@ -23,7 +23,7 @@ from dschat.rollout.experience import make_rollout
 from dschat.rollout.generation import GenerationSettings, uniform_numbers
 from dschat.rollout.sampler import Sampler
 from dschat.scoring.scoring import PenaltyScorer
-from dschat.settings.online_checks import BACKENDS
+from dschat.settings.rollout.backends import BACKENDS
 from small_models import PAD, VOCABULARY, request_for, small_model
 from tiny import tiny_config
 

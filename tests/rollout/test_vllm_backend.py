@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
-import math
 import sys
 import weakref
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import pytest
 import torch
 from dschat.errors import UserError
 from dschat.models.lora import add_lora
-from dschat.rollout.backends.agreement import Agreement, agreement
 from dschat.rollout.backends.in_place import make_backend
 from dschat.rollout.backends.whole_weights import whole_weights
 from dschat.rollout.generation import GenerationRequest, uniform_numbers
@@ -41,7 +39,7 @@ class SamplingParams:
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     max_tokens: int | None = 16
-    prompt_logprobs: int | None = None
+    logprobs: int | None = None
     detokenize: bool = True
     allowed_token_ids: list[int] | None = None
 
@@ -51,7 +49,6 @@ class LLM:
 
     made: list[LLM] = []  # noqa: RUF012
     broken = False
-    noise = 0.0
 
     def __init__(self, model: str, **options: Any) -> None:
         self.options, self.calls, self.asked = options, [], []
@@ -69,6 +66,12 @@ class LLM:
             self.model.load_state_dict(weights, strict=True)
         return [None]
 
+    def sleep(self, level: int = 1) -> None:
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        self.calls.append(f"wake {tags}")
+
     def reset_prefix_cache(self) -> bool:
         self.calls.append("reset")
         return True
@@ -83,21 +86,19 @@ class LLM:
 
     def _one(self, prompt: list[int], params: SamplingParams) -> Any:
         self.asked.append(params)
-        logits = self.model(input_ids=torch.tensor([prompt])).logits[0]
-        logprobs = (logits + LLM.noise * torch.randn(logits.shape)).log_softmax(-1)
-        found: list[Any] = [None]
-        for at, token in enumerate(prompt[1:]):
-            likeliest = logprobs[at].topk(params.prompt_logprobs or 0).indices.tolist()
-            each = {t: SimpleNamespace(logprob=float(logprobs[at, t])) for t in likeliest}
-            each[token] = SimpleNamespace(logprob=float(logprobs[at, token]))
-            found.append(each)
+        assert self.options["logprobs_mode"] == "processed_logprobs"
         text: list[int] = []
+        told: list[Any] = []
         while len(text) < (params.max_tokens or 0):
             logits = self.model(input_ids=torch.tensor([prompt + text])).logits[0, -1]
-            text.append(int(logits[: len(params.allowed_token_ids or logits)].argmax()))
+            logits = logits[: len(params.allowed_token_ids or logits)]
+            text.append(int(logits.argmax()))
+            processed = (logits / (params.temperature or 1.0)).log_softmax(-1)
+            told.append({text[-1]: SimpleNamespace(logprob=float(processed[text[-1]]))})
             if text[-1] in (params.stop_token_ids or []):
                 break
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=text)], prompt_logprobs=found)
+        logprobs = None if params.logprobs is None else told
+        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=text, logprobs=logprobs)])
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def fake(monkeypatch: Any) -> type[LLM]:
     module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    LLM.made, LLM.broken, LLM.noise = [], False, 0.0
+    LLM.made, LLM.broken = [], False
     return LLM
 
 
@@ -143,7 +144,7 @@ def test_weights_are_sent_when_they_have_changed_and_only_then(fake: Any) -> Non
         assert backend(engine, request(greedy=True)) == native(engine, request(greedy=True))
     (llm,) = LLM.made
     assert llm.calls.count("weights") == 3
-    sent = ["weights", "reset", "generate", "reset", "generate"]  # the first generate is the check
+    sent = ["weights", "reset", "generate"]
     assert llm.calls == [*sent, "reset", "generate", *sent, "reset", "generate", *sent]
     assert llm.options["load_format"] == "dummy"
     assert llm.options["max_model_len"] == 20
@@ -156,7 +157,7 @@ def test_each_response_has_its_own_seed_and_the_plain_softmax(fake: Any) -> None
     backend, engine = make_backend("vllm", 20, 0.3), engine_around(small_model("llama"))
     asked = request()
     backend(engine, asked)
-    sent = LLM.made[0].asked[1:]  # the first is the check's
+    sent = LLM.made[0].asked
     assert [p.seed for p in sent] == asked.seeds()
     for p in sent:
         assert (p.temperature, p.top_p, p.top_k, p.min_p) == (0.8, 1.0, 0, 0.0)
@@ -164,9 +165,10 @@ def test_each_response_has_its_own_seed_and_the_plain_softmax(fake: Any) -> None
         assert p.allowed_token_ids == list(range(50))
     backend(engine, request(greedy=True, vocabulary=VOCABULARY))
     assert all(
-        (p.temperature, p.seed, p.allowed_token_ids) == (0.0, None, None)
-        for p in LLM.made[0].asked[5:]
+        (p.temperature, p.seed, p.allowed_token_ids, p.logprobs) == (0.0, None, None, None)
+        for p in LLM.made[0].asked[4:]
     )
+    assert backend.logprobs is None, "nothing is drawn"
 
 
 def test_a_grown_vocabulary_and_tied_weights_reach_the_engine(fake: Any) -> None:
@@ -203,62 +205,79 @@ def test_adapters_are_sent_merged_and_stay_what_they_were(fake: Any, kind: str) 
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_do_not_arrive_are_noticed_at_every_sending(fake: Any) -> None:
-    LLM.broken = True
-    with pytest.raises(UserError, match="other probabilities than the policy, at optimizer step 0"):
-        make_backend("vllm", 20, 0.3)(engine_around(small_model("llama")), request())
-    LLM.broken = False
-    backend: Any = make_backend("vllm", 20, 0.3)
-    model = small_model("llama")
-    backend(engine_around(model), request())
-    assert backend.metrics["vllm/logprob_mean"] < 1e-6
-    LLM.broken = True
-    with torch.no_grad():  # an update that shifts log-probabilities by hundredths of a nat
-        for parameter in model.parameters():
-            parameter.mul_(1.005)
-    with pytest.raises(UserError, match="at optimizer step 1: .* differs by 0.0"):
-        backend(engine_around(model, steps=1), request())
+@pytest.mark.parametrize("vocabulary", [50, VOCABULARY])
+def test_the_log_probabilities_are_those_of_the_tempered_policy(fake: Any, vocabulary: int) -> None:
+    """At the temperature and among the tokens that may be drawn, by a pass of transformers."""
+    backend, model = make_backend("vllm", 20, 0.3), small_model("llama")
+    asked = request(vocabulary=vocabulary)
+    responses = backend(engine_around(model), asked)
+    assert backend.logprobs is not None
+    for prompt, response, told in zip(asked.prompts(), responses, backend.logprobs, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
+        drawn_from = logits[len(prompt) - 1 : -1, :vocabulary] / 0.8
+        losses = torch.nn.functional.cross_entropy(
+            drawn_from, torch.tensor(response), reduction="none"
+        )
+        torch.testing.assert_close(torch.tensor(told), -losses, atol=1e-5, rtol=1e-5)
 
 
-def test_the_difference_is_logged_and_bounded_by_dtype(fake: Any) -> None:
-    torch.manual_seed(0)
-    backend: Any = make_backend("vllm", 20, 0.3)
-    LLM.noise = 0.02  # as rounding in bf16: 10 times less than what was let through before
-    with pytest.raises(UserError, match=r"in float32 expected at most 0.002, 0.02 and 1e-05"):
-        backend(engine_around(small_model("llama")), request())
-    model = small_model("llama").to(torch.bfloat16)
-    backend = make_backend("vllm", 20, 0.3)
-    backend(engine_around(model), request())
-    found = backend.metrics
-    assert set(found) == {f"vllm/logprob_{name}" for name in ("mean", "largest", "kl")}
-    assert 0.005 < found["vllm/logprob_mean"] < 0.05
-    assert 0 < found["vllm/logprob_kl"] < 1e-3
-    LLM.noise = 0.2
-    with pytest.raises(UserError, match="in bfloat16 expected"):
-        backend(engine_around(model, steps=1), request())
+def test_on_a_gpu_it_sleeps_while_the_policy_learns(fake: Any) -> None:
+    def calls_of(keep_memory: bool) -> list[str]:
+        backend: Any = make_backend("vllm", 20, 0.3, keep_memory=keep_memory)
+        model = small_model("llama")
+        # As a model on a GPU is seen by the backend; its own passes stay where they are.
+        seen = SimpleNamespace(device=torch.device("cuda"), dtype=model.dtype, config=model.config)
+        backend._untie = lambda model: False
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dschat.rollout.backends.vllm_engine.plain_model", lambda m: seen)
+            patch.setattr(
+                "dschat.rollout.backends.vllm_engine._configuration", lambda m, untied: model.config
+            )
+            for steps in (0, 0, 1):
+                backend(engine_around(model, steps), request())
+        options = LLM.made[-1].options
+        assert options.get("enable_sleep_mode", False) is not keep_memory
+        return LLM.made[-1].calls
+
+    once = ["weights", "reset", "generate", "sleep 2"]
+    awake = ["wake ['weights']", "weights", "wake ['kv_cache']", "reset", "generate", "sleep 2"]
+    assert calls_of(False) == [*once, *awake, *awake], "level 2 forgets the weights"
+    kept = ["weights", "reset", "generate"]
+    assert calls_of(True) == [*kept, "reset", "generate", *kept]
 
 
-def test_the_agreement_is_the_kl_where_all_tokens_are_listed() -> None:
-    torch.manual_seed(0)
-    mu, pi = (torch.randn(4, 12).double().log_softmax(-1) for _ in range(2))
-    whole = [dict(enumerate(row.tolist())) for row in mu]
-    found = agreement(pi, whole)
-    per_token = mu.exp() * (mu - pi)
-    assert found.kl == pytest.approx(float(per_token.sum(1).mean()), rel=1e-9)
-    assert found.mean == pytest.approx(float(per_token.abs().sum(1).mean()), rel=1e-9)
-    assert found.largest == pytest.approx(float((mu - pi)[mu.exp() >= 0.01].abs().max()))
-    fewer = [{t: row[t] for t in sorted(row, key=row.__getitem__)[-5:]} for row in whole]
-    binned = 0.0
-    for p, q, row in zip(mu.exp(), pi.exp(), fewer, strict=True):
-        rest = [t for t in range(12) if t not in row]
-        pairs = [(p[t], q[t]) for t in row] + [(p[rest].sum(), q[rest].sum())]
-        binned += sum(float(a * (a / b).log()) for a, b in pairs) / 4
-    assert agreement(pi, fewer).kl == pytest.approx(binned, rel=1e-9)
-    assert 0 < binned < found.kl
-    assert agreement(mu, fewer).kl == pytest.approx(0.0, abs=1e-12)
-    for broken in (math.nan, math.inf):
-        bad = agreement(pi, [{**row, 0: broken} for row in fewer])
-        assert not bad.within(Agreement(1e9, 1e9, 1e9))
+def test_the_ranks_of_an_engine_run_the_batch_of_all(fake: Any, monkeypatch: Any) -> None:
+    """Two ranks share an engine; what each is told of the other comes from the test."""
+    engine, whole = engine_around(small_model("llama")), request()
+    alone = make_backend("vllm", 20, 0.3)
+    expected = alone(engine, whole)
+    monkeypatch.setattr("dschat.runtime.distributed.world_size", lambda: 2)
+    group = object()
+    monkeypatch.setattr(torch.distributed, "new_subgroups", lambda size: (group, [group]))
+    rows = [slice(0, 1), slice(1, 4)]
+    shares = [
+        GenerationRequest(
+            whole.input_ids[r], whole.attention_mask[r], whole.uniform[r], whole.settings
+        )  # type: ignore[index]
+        for r in rows
+    ]
+
+    def gather(found: list[Any], own: Any, group: Any) -> None:
+        found[:] = [(share.prompts(), share.seeds()) for share in shares]
+        assert own in found
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    for rank, (part, share) in enumerate(zip(rows, shares, strict=True)):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda group, rank=rank: rank)
+        backend = make_backend("vllm", 20, 0.3, tensor_parallel_size=2)
+        assert backend(engine, share) == expected[part]
+        assert backend.logprobs == alone.logprobs[part]  # type: ignore[index]
+        llm = LLM.made[-1]
+        assert llm.options["tensor_parallel_size"] == 2
+        assert [p.seed for p in llm.asked] == whole.seeds(), "all ranks draw the same"
+    with pytest.raises(UserError, match="tensor_parallel_size 3: expected a divisor .* ranks, 2"):
+        make_backend("vllm", 20, 0.3, tensor_parallel_size=3)
 
 
 def test_errors_of_the_package_are_one_line(fake: Any, monkeypatch: Any) -> None:

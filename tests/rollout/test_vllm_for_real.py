@@ -80,6 +80,14 @@ def test_updates_seeds_limits_and_frequencies(ranks: None) -> None:
     numbers = uniform_numbers(4, 8, seed=0, step=0)
     asked = request(numbers, 40)
     whole = backend(engine, asked)
+    told = backend.logprobs
+    assert told is not None
+    for prompt, response, logprobs in zip(asked.prompts(), whole, told, strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
+        drawn_from = (logits[len(prompt) - 1 : -1, :40] / 0.8).log_softmax(-1)
+        expected = drawn_from.gather(1, torch.tensor(response)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-3, rtol=0)
     assert backend(engine, asked) == whole
     assert max(t for r in whole for t in r) < 40
     assert all(END not in r[:-1] and (r[-1] == END or len(r) == 8) for r in whole)

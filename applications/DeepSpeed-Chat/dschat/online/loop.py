@@ -20,6 +20,7 @@ Departures from DeepSpeed-Chat (main.py and ppo_trainer.py of its step 3), by st
   end; there, it is an estimate of KL and counts one position more. Logits are made in chunks.
 - 4: The advantage is any function of the iteration's responses on all ranks. Macro actions have
   boundaries of their own in each response.
+- 4: Where another engine samples (vLLM), advantages are weighted by the ratio of both policies.
 - 5: Losses are divided by the tokens of the whole optimizer step, all ranks and micro-batches
   together. Micro-batches hold rows of like length; later epochs put others into a step.
 - 5: The text loss is added to the policy's, not averaged with it. The moving average follows
@@ -53,6 +54,7 @@ from dschat.runtime.profiling import StepProfiler
 from dschat.runtime.random_states import random_states, set_random_states
 from dschat.scoring.arrangement import steps_by_length
 from dschat.scoring.faults import find_fault, plain_rows
+from dschat.scoring.rollout_correction import RolloutCorrection
 from dschat.scoring.sample_term import SampleTerm
 from dschat.scoring.scorer import Scorer, reward_rollouts, to_experiences
 from dschat.scoring.targets import Targets
@@ -70,6 +72,7 @@ class OnlineTrainer:
         actor: DeepSpeed engine around a `PolicyModel`. critic: around a `ValueModel`, or None.
         backend: samples from the actor's engine, for `sampler`.
         sampler, scorer, reward, targets, updater, checkpointer: the steps, see the module.
+        correction: of responses that another engine drew.
         sample_term: adds the references' samples that the forward KL is learnt from, or None.
         bad_steps: counts skipped steps.
         report: logs and shows metrics.
@@ -88,6 +91,7 @@ class OnlineTrainer:
     scorer: Scorer
     reward: RewardFunction
     targets: Targets
+    correction: RolloutCorrection
     updater: Updater
     checkpointer: Checkpointer
     bad_steps: BadSteps
@@ -169,6 +173,7 @@ class OnlineTrainer:
             with clock.phase("update"):
                 experiences, more = self.targets(experiences, self.iteration)  # 4
                 agree(find_fault(experiences, self.reward.name), self.device)
+                experiences, mismatch = self.correction(experiences)
                 engines = self.actor, self.critic
                 updates = self.updater.update(*engines, experiences, self.iteration)  # 5
             self.iteration += 1
@@ -183,7 +188,7 @@ class OnlineTrainer:
         metrics = iteration_metrics(
             experiences, sums, self.targets.coefficient, self.device, self.group_size
         )
-        metrics |= {**more, **self.backend.metrics, **updates, "skipped": float(not updates)}
+        metrics |= {**more, **mismatch, **updates, "skipped": float(not updates)}
         metrics |= self.bad_steps.metrics()
         return {**self._place(), **metrics, **clock.metrics(metrics["response_tokens"])}
 

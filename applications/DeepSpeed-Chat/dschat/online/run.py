@@ -43,6 +43,7 @@ from dschat.runtime.files import require_folder
 from dschat.runtime.run_files import MetricsLog, data_folder, write_config
 from dschat.scoring.parsing.parsers import open_parser
 from dschat.scoring.parsing.segments import segment_by
+from dschat.scoring.rollout_correction import RolloutCorrection
 from dschat.scoring.sample_term import with_samples
 from dschat.scoring.scorer import Scorer
 from dschat.scoring.scoring import PenaltyScorer
@@ -57,7 +58,7 @@ MAY_DIFFER = {
     "critic_gradient_checkpointing",
     "gradient_checkpointing",  # of gsm8k_grpo.py
     "profile_steps",
-    "vllm_gpu_memory_utilization",
+    *("vllm_gpu_memory_utilization", "vllm_keep_memory", "rollout_max_kl"),
 }
 """Settings of step 3 that move or recompute tensors without changing what comes out.
 
@@ -180,6 +181,7 @@ def build_trainer(
         scorer=Scorer(penalty),
         reward=models.reward,
         targets=Targets.of(config, regularizer.reward_clip, segment),
+        correction=RolloutCorrection.of(config, dtype),
         updater=Updater(config, actor, critic, tokenizer.pad_token_id, bad_steps, mix, average),
         checkpointer=Checkpointer(config, run, engines, tokenizer, average, log),
         bad_steps=bad_steps,

@@ -130,6 +130,8 @@ def generation_backend(config: OnlineConfig) -> GenerationBackend:
             config.generation_backend,
             config.max_prompt_seq_len + config.max_answer_seq_len,
             config.vllm_gpu_memory_utilization,
+            config.vllm_tensor_parallel_size,
+            config.vllm_keep_memory,
         )
 
 

@@ -30,6 +30,8 @@ class Rollout:
         indices: [B] int64, each response's index among all ranks' responses of the iteration;
             responses to one prompt have consecutive indices.
         states: [n, H] the policy's states before the n active tokens, where sampling kept them.
+        behaviour_logprobs: [B, T] float32, log mu of the tokens where another engine drew them
+            from a distribution mu of its own; None where the policy did.
     """
 
     input_ids: Tensor
@@ -42,6 +44,7 @@ class Rollout:
     examples: list[dict[str, Any]]
     indices: Tensor
     states: Tensor | None = None
+    behaviour_logprobs: Tensor | None = None
 
     @property
     def actions(self) -> Tensor:
@@ -104,6 +107,7 @@ def make_rollout(
     indices: list[int] | None = None,
     keep_empty: bool = False,
     states: Sequence[Tensor] | None = None,
+    behaviour: Sequence[Sequence[float]] | None = None,
 ) -> Rollout:
     """Pad one micro-batch to its own longest prompt and response.
 
@@ -114,6 +118,7 @@ def make_rollout(
         keep_empty: a response that is the end token alone is a response of one token. Else it is
             dropped, as in DeepSpeed-Chat.
         states: per response [length, H], see `SampledStates`.
+        behaviour: per response log mu of its tokens, see `GenerationBackend.logprobs`.
     """
     batch = len(prompt_ids)
     width_prompt = max(len(p) for p in prompt_ids)
@@ -123,6 +128,7 @@ def make_rollout(
     mask = torch.zeros(batch, width_response, dtype=torch.bool)
     ended = torch.zeros(batch, dtype=torch.bool)
     dropped = torch.zeros(batch, dtype=torch.bool)
+    told = None if behaviour is None else torch.zeros(batch, width_response)
     for row, (prompt, response) in enumerate(zip(prompt_ids, response_ids, strict=True)):
         start, stop = width_prompt - len(prompt), width_prompt + len(response)
         ids[row, start:stop] = torch.tensor(prompt + response)
@@ -130,6 +136,8 @@ def make_rollout(
         ended[row] = has_ended(response, ends)
         dropped[row] = len(response) - int(ended[row]) == 0 and not (keep_empty and response)
         mask[row, : len(response)] = not bool(dropped[row])
+        if told is not None and behaviour is not None:
+            told[row, : len(response)] = torch.tensor(behaviour[row])
     examples = [
         {**example, "prompt_ids": prompt, "response_ids": response}
         for example, prompt, response in zip(examples, prompt_ids, response_ids, strict=True)
@@ -151,4 +159,5 @@ def make_rollout(
         examples=examples,
         indices=torch.tensor(indices if indices is not None else range(batch)).to(device),
         states=kept,
+        behaviour_logprobs=None if told is None else told.to(device),
     )

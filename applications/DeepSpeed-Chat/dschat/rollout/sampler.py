@@ -135,12 +135,14 @@ class Sampler:
         indices: Sequence[int] | None = None,
         keep_empty: bool = False,
         kept: SampledStates | None = None,
+        behaviour: Sequence[Sequence[float]] | None = None,
     ) -> list[Rollout]:
         """Prompts and their responses in micro-batches of `size`, each padded to its own longest.
 
         Args:
             indices, keep_empty: see `make_rollout`.
             kept: what `sample` kept of these responses.
+            behaviour: see `make_rollout`.
         """
         states = None if kept is None else kept.of_responses(responses)
         texts, indices = self.decode(responses), indices or range(len(prompts))
@@ -157,6 +159,7 @@ class Sampler:
                 list(indices[i : i + size]),
                 keep_empty,
                 None if states is None else states[i : i + size],
+                None if behaviour is None else behaviour[i : i + size],
             )
             for i in range(0, len(prompts), size)
         ]
@@ -247,6 +250,7 @@ class RolloutSampler:
         kept = SampledStates(len(mine), limit) if self.keep_states else None
         responses = sampler.sample(policy, mine, numbers[share], kept)
         indices = [start + i for i in share]
+        told = None if sampler.backend is None else sampler.backend.logprobs
         return sampler.rollouts(
-            mine, responses, self.micro_batch, device, indices, self.keep_empty, kept
+            mine, responses, self.micro_batch, device, indices, self.keep_empty, kept, told
         )

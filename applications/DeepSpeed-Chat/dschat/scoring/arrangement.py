@@ -143,6 +143,8 @@ def regrouped_rollouts(
     ids = together([r.input_ids for r in rollouts], pad_token_id)
     attention = together([r.attention_mask for r in rollouts], 0)
     mask = _stacked([r.response_mask for r in rollouts], after)
+    told = [r.behaviour_logprobs for r in rollouts if r.behaviour_logprobs is not None]
+    behaviour = _stacked(told, after) if told else None
     ended, dropped, indices = (
         torch.cat([getattr(r, name) for r in rollouts]) for name in ("ended", "dropped", "indices")
     )
@@ -167,6 +169,7 @@ def regrouped_rollouts(
                 examples=[examples[row] for row in batch],
                 indices=indices[rows],
                 states=torch.cat([states[row] for row in batch]) if states else None,
+                behaviour_logprobs=None if behaviour is None else behaviour[rows, :response],
             )
         )
     return found

@@ -23,7 +23,9 @@ def find_fault(experiences: Sequence[Experience], reward_name: str) -> Fault | N
         "the advantage": "advantages",
         "the return": "returns",
     }
+    told = "the sampling engine's log-probability"
     rows = [
+        (told, lambda e: _bad_rows(e, e.rollout.behaviour_logprobs)),
         (f"a reward of {reward_name}", lambda e: ~e.scores.isfinite() & ~e.rollout.dropped),
         *(
             (words, lambda e, name=name: _bad_rows(e, getattr(e, name)))
@@ -70,6 +72,9 @@ def _rows(batch: Experience | Rollout) -> list[dict[str, Any]]:
             values = getattr(experience, name, None)
             if values is not None:
                 row[name] = [_plain(value) for value in values[i][mask]]
+        if rollout.behaviour_logprobs is not None:
+            told = rollout.behaviour_logprobs[i][mask]
+            row["behaviour_logprobs"] = [_plain(value) for value in told]
         rows.append(row)
     return rows
 

@@ -17,6 +17,8 @@ from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import REFERENCES, ReferenceFlags, reference_weights
 from dschat.settings.regularizers.published import has_references
 from dschat.settings.rewards import CHECKED_ANSWERS, REWARD_MODEL, names_reward
+from dschat.settings.rollout.backends import BackendFlags
+from dschat.settings.rollout.correction import RolloutCorrectionFlags
 from dschat.settings.rollout.stops import StopFlags
 from dschat.settings.supervised import SCHEDULERS, TrainingFlags
 
@@ -215,26 +217,6 @@ class OnlineFlags(Settings):
     num_train_epochs: int = flag(1, "Passes over the prompts.")
     max_steps: int = flag(-1, "Optimiser steps, instead of epochs; -1: as the epochs say.")
     gradient_accumulation_steps: int = flag(1, "Micro-batches per optimiser step.")
-    generation_backend: str = flag(
-        "native",
-        "What samples the responses: native, this project's decoding, or transformers' generate "
-        "where the model's attention is not plain; transformers, its generate for every model; "
-        "vllm, an engine of that package on every rank, with a copy of the weights. The first two "
-        "take the same tokens; vllm draws others from the same distribution.",
-    )
-    vllm_gpu_memory_utilization: float = flag(
-        0.3,
-        "Share of the device's memory (on a CPU: of the host's) that vLLM may take on each rank, "
-        "for its copy of the weights and for keys and values.",
-    )
-    reuse_rollout_logprobs: bool = flag(
-        False,
-        "Make the old log-probabilities and the penalty from the hidden states of sampling, and "
-        "leave out the actor's pass over the responses in scoring. They agree up to rounding, so "
-        "that probability ratios start near 1, no longer at exactly 1, and the first iteration's "
-        "divergence near 0; the Wasserstein potential, which is 0 for equal policies only, starts "
-        "as for others.",
-    )
 
     actor_learning_rate: float = flag(
         9.65e-6, "Highest learning rate of the actor's AdamW.", group="Optimisation"
@@ -355,7 +337,9 @@ class OnlineFlags(Settings):
 
 # The flags of a base are shown after those of the bases behind it.
 @dataclass
-class OnlineConfig(TrainingFlags, ReferenceFlags, StopFlags, OnlineFlags):
+class OnlineConfig(
+    TrainingFlags, RolloutCorrectionFlags, BackendFlags, ReferenceFlags, StopFlags, OnlineFlags
+):
     """The settings of a run, with those of its penalty and rewards (`config.epsilon`).
 
     Attributes:
@@ -369,6 +353,7 @@ class OnlineConfig(TrainingFlags, ReferenceFlags, StopFlags, OnlineFlags):
         "per_device_generation_batch_size",
         "actor_lora_learning_rate",
         "critic_lora_learning_rate",
+        "rollout_correction",
     )
     final_in_output_dir: bool = False
 

@@ -12,13 +12,9 @@ from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
 from dschat.settings.regularizers.published import check_penalty
 from dschat.settings.regularizers.trust_regions import refuse_clipping
+from dschat.settings.rollout.backends import require_backend
+from dschat.settings.rollout.correction import require_correction
 from dschat.settings.supervised import check_training
-
-BACKENDS = ["native", "transformers", "vllm"]
-"""The names that `dschat.rollout.backends.in_place.make_backend` knows."""
-
-REMOVED_BACKENDS = {"static": "transformers", "continuous": "native"}
-"""Backends of earlier versions -> what takes the same tokens."""
 
 AT_LEAST_ONE = [
     "per_device_generation_batch_size",
@@ -101,7 +97,8 @@ def check(config: Any) -> None:
     _require_references(config)
     check_penalty(config)
     refuse_clipping(config)
-    _require_backend(config)
+    require_backend(config)
+    require_correction(config)
     _require_batches(config)
     _require_macro_actions(config)
     _require_partners(config)
@@ -248,41 +245,6 @@ def _require_references(config: Any) -> None:
     require(
         not (several and config.of_mixture) or config.reference_residency in (None, "all"),
         f"--fkl_estimator per_state needs all references at once: use {residency} all.",
-    )
-
-
-def _require_backend(config: Any) -> None:
-    """Refuse settings that do not fit what samples the responses."""
-    flag = config.flag
-    name, share = config.generation_backend, config.vllm_gpu_memory_utilization
-    backend, memory = flag("generation_backend"), flag("vllm_gpu_memory_utilization")
-    require(
-        name not in REMOVED_BACKENDS,
-        f"{backend} {name} was removed: it showed no gain. Use {REMOVED_BACKENDS.get(name)}, which "
-        "takes the same tokens.",
-    )
-    require(name in BACKENDS, f"{backend} {name}: expected one of {', '.join(BACKENDS)}.")
-    require(0 < share <= 1, f"{memory} {share}: expected a number above 0, up to 1.")
-    require(
-        name == "vllm" or "vllm_gpu_memory_utilization" not in config.given,
-        f"{memory} {share} belongs to {backend} vllm. Remove it.",
-    )
-    gather, reuse = flag("enable_zero3_generation_gather"), flag("reuse_rollout_logprobs")
-    require(
-        name != "vllm" or not config.enable_zero3_generation_gather,
-        f"{gather}: {backend} vllm has the weights whole, and is sent one gathered weight at a "
-        "time. Remove the flag.",
-    )
-    require(
-        not config.reuse_rollout_logprobs or name == "native",
-        f"{reuse}: {backend} {name} shows no hidden states. Remove one of the two.",
-    )
-    require(
-        not config.reuse_rollout_logprobs
-        or config.actor_zero_stage < 3
-        or config.enable_zero3_generation_gather,
-        f"{reuse} with {flag('actor_zero_stage')} 3 needs the whole actor while it samples: add "
-        f"{gather}, or remove the flag.",
     )
 
 

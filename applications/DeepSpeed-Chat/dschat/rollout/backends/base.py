@@ -12,11 +12,12 @@ class GenerationBackend(Protocol):
 
     Attributes:
         name: as in `--generation_backend`.
-        metrics: what the last batch showed of the backend itself, the same on all ranks.
+        logprobs: of the last batch, per response log mu of its tokens, where the backend draws
+            from a distribution mu of its own; None where the policy itself samples, or greedily.
     """
 
     name: str
-    metrics: dict[str, float]
+    logprobs: list[list[float]] | None = None
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """B lists of response ids, the end token included where the response ended by itself.

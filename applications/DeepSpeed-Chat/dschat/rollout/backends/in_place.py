@@ -11,7 +11,7 @@ from dschat.errors import UserError
 from dschat.rollout.backends.base import GenerationBackend
 from dschat.rollout.backends.vllm_engine import VLLMBackend
 from dschat.rollout.generation import GenerationRequest, generate, whole_model
-from dschat.settings.online_checks import BACKENDS
+from dschat.settings.rollout.backends import BACKENDS
 
 
 class NativeBackend:
@@ -19,9 +19,7 @@ class NativeBackend:
 
     name = "native"
     own_decoding = True
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
+    logprobs: list[list[float]] | None = None
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
@@ -39,12 +37,19 @@ class TransformersBackend(NativeBackend):
     own_decoding = False
 
 
-def make_backend(name: str, max_length: int, gpu_memory_utilization: float) -> GenerationBackend:
+def make_backend(
+    name: str,
+    max_length: int,
+    gpu_memory_utilization: float,
+    tensor_parallel_size: int = 1,
+    keep_memory: bool = False,
+) -> GenerationBackend:
     """The backend of that name.
 
     Args:
         max_length: of a prompt and its response together, in tokens (vllm).
         gpu_memory_utilization: share of the device's memory for vllm.
+        tensor_parallel_size, keep_memory: of vllm, see `VLLMBackend`.
 
     Raises:
         UserError: there is no such backend, or its package is not installed.
@@ -54,7 +59,7 @@ def make_backend(name: str, max_length: int, gpu_memory_utilization: float) -> G
     if name == "transformers":
         return TransformersBackend()
     if name == "vllm":
-        return VLLMBackend(max_length, gpu_memory_utilization)
+        return VLLMBackend(max_length, gpu_memory_utilization, tensor_parallel_size, keep_memory)
     raise UserError(
         f"There is no generation backend {name!r}; expected one of {', '.join(BACKENDS)}."
     )

