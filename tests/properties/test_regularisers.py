@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 from dschat.regularization import (
+    EnergyDistance,
     FDivergence,
+    KernelMMD,
     KLDivergence,
     MixtureReference,
     MultiReference,
     Penalty,
     SinkhornDivergence,
+    SmoothedKL,
     TruncatedWasserstein,
 )
 from hypothesis import assume, given
@@ -49,9 +52,12 @@ EXACT: dict[str, Callable[[Tensor], Callable[..., Penalty]]] = {
     "rkl low variance": lambda _: FDivergence("rkl", low_variance=True),
     "fkl low variance": lambda _: FDivergence("fkl", low_variance=True),
     "sinkhorn": sinkhorn,
+    "smoothed kl": lambda tokens: SmoothedKL(tokens, 3, 0.5),
+    "kernel mmd": lambda tokens: KernelMMD(tokens),
+    "energy distance": lambda tokens: EnergyDistance(tokens, VOCABULARY),
 }
 ALL = {**EXACT, "wasserstein": wasserstein, "k3": lambda _: KLDivergence("k3")}
-SYMMETRIC = ["js gradient", "tv gradient", "sinkhorn"]
+SYMMETRIC = ["js gradient", "tv gradient", "sinkhorn", "kernel mmd", "energy distance"]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 

@@ -12,13 +12,18 @@ from dschat.regularization.multi_reference import MixtureReference, MultiReferen
 from dschat.regularization.power_divergences import RenyiDivergence, TsallisDivergence
 from dschat.regularization.registry import regularizer_from_config
 from dschat.regularization.sampled_kl import SampledKL
+from dschat.regularization.semantic.energy_distance import EnergyDistance
+from dschat.regularization.semantic.kernel_mmd import KernelMMD
+from dschat.regularization.semantic.smoothed_kl import SmoothedKL
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
 __all__ = [
+    "EnergyDistance",
     "FDivergence",
     "GroundMetric",
     "KLDivergence",
+    "KernelMMD",
     "MixtureReference",
     "MultiReference",
     "NoPenalty",
@@ -27,6 +32,7 @@ __all__ = [
     "RenyiDivergence",
     "SampledKL",
     "SinkhornDivergence",
+    "SmoothedKL",
     "TruncatedWasserstein",
     "TsallisDivergence",
     "nearest_tokens",

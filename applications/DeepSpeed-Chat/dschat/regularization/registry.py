@@ -12,6 +12,9 @@ from torch import Tensor
 from dschat.regularization.base import PolicyRegularizer, with_defaults
 from dschat.regularization.divergences import PUBLISHED_REWARD_CLIP, FDivergence, KLDivergence
 from dschat.regularization.ground.nearest_table import Progress
+from dschat.regularization.semantic.energy_distance import EnergyDistance
+from dschat.regularization.semantic.kernel_mmd import KernelMMD
+from dschat.regularization.semantic.smoothed_kl import SmoothedKL
 from dschat.regularization.sinkhorn import SinkhornDivergence
 from dschat.regularization.wasserstein import TruncatedWasserstein
 
@@ -50,11 +53,41 @@ def f_divergence(
     return FDivergence(f_div, f_div_alpha, f_div_form, f_div_low_var)
 
 
+def smoothed_kl(
+    token_embeddings: Tensor,
+    smoothing_neighbours: int = 32,
+    smoothing_temperature: float = 0.1,
+    cost_type: str = "cos",
+    cost_components: int = 10,
+    cost_power: float | None = None,
+    cost_saturation: float | None = None,
+    cache_dir: str | Path | None = None,
+    writes: bool = True,
+    progress: Progress | None = None,
+) -> PolicyRegularizer:
+    """`SmoothedKL`; a run's own temperature is that of sampling."""
+    return SmoothedKL(
+        token_embeddings,
+        smoothing_neighbours,
+        smoothing_temperature,
+        cost_type,
+        cost_components,
+        cost_power,
+        cost_saturation,
+        cache_dir,
+        writes,
+        progress,
+    )
+
+
 BUILT_IN: dict[str, Callable[..., PolicyRegularizer]] = {
     "kl": kl,
     "f_divergence": f_divergence,
     "wasserstein": TruncatedWasserstein,
     "sinkhorn_divergence": SinkhornDivergence,
+    "smoothed_kl": smoothed_kl,
+    "kernel_mmd": KernelMMD,
+    "energy_distance": EnergyDistance,
 }
 TRANSPORTS = {"published": "wasserstein", "sinkhorn_divergence": "sinkhorn_divergence"}
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from dschat.settings.penalties import REGULARIZERS
 from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES
 from dschat.settings.regularizers import published as _published  # noqa: F401  adds its entries
+from dschat.settings.regularizers import semantic as _semantic  # noqa: F401
 from dschat.settings.regularizers import trust_regions as _trust_regions  # noqa: F401
 from dschat.settings.rewards import REWARDS
 
