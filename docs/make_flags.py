@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dschat.settings.command_line import CommandLine
 from dschat.settings.flags import Flag, flags_of
-from dschat.settings.registry import Part, Registry
+from dschat.settings.registry import PRESETS, Part, Registry
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "flags.md"
@@ -138,6 +138,9 @@ def part_sections() -> Iterator[str]:
         yield f"## Each {registry.kind}\n"
         for part in registry.parts():
             yield f"**`{part.name}`**: {part.summary}\n"
+            if registry is PRESETS:
+                values = (f"`--{name} {cell(shown(v))}`" for name, v in part.load().items())
+                yield ", ".join(values) + "\n"
             if flags := part_flags(part):
                 yield table(flags) + "\n"
 

@@ -131,7 +131,9 @@ def test_without_advantages_the_bonus_alone_raises_the_entropy(settings: Any, st
     assert losses[2] < losses[0] - 0.01 * 0.001  # at least 0.001 nats
 
 
-CLIP = SimpleNamespace(clip_range=0.2, clip_range_high=None, loss_normalization="token")
+CLIP = SimpleNamespace(
+    clip_range=0.2, clip_range_high=None, loss_normalization="token", dual_clip=None
+)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -41,12 +41,12 @@ def gae(
     rewards = torch.where(mask, rewards, zero)
     next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = torch.where(mask, rewards + gamma * next_values - values, zero)
-    advantages = _discounted_to_go(deltas, gamma * lam)
+    advantages = discounted_to_go(deltas, gamma * lam)
     advantages = torch.where(mask, advantages, zero)
     return advantages, torch.where(mask, advantages + values, zero)
 
 
-def _discounted_to_go(x: Tensor, factor: float) -> Tensor:
+def discounted_to_go(x: Tensor, factor: float) -> Tensor:
     """y_t = x_t + factor y_{t+1} along the last dimension."""
     running = torch.zeros_like(x[:, 0]) if x.shape[1] else x.new_zeros(x.shape[0])
     columns = []
@@ -69,6 +69,19 @@ def penalty_to_go(penalty: Tensor, mask: Tensor) -> Tensor:
     active = torch.where(mask, penalty, torch.zeros_like(penalty))
     to_go = active.flip(1).cumsum(1).flip(1)
     return torch.where(mask, to_go, torch.zeros_like(to_go))
+
+
+def masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (population) standard deviation of values [B, T] where mask [B, T] holds.
+
+    The variance has 1e-8 added to it, as that of TRL's and verl's whitening. 0 and 1e-4 where
+    nothing is active.
+    """
+    _check_same_shape(values=values, mask=mask)
+    active = values[mask].double()
+    if not len(active):
+        return active.sum(), torch.full_like(active.sum(), 1e-4)
+    return active.mean(), (active.var(correction=0) + 1e-8).sqrt()
 
 
 def _group_index(values: Tensor, group_ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ user's own included: f(responses: Responses, settings) -> Advantages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dschat.algorithms.advantages import (
     STD_FLOOR,
+    discounted_to_go,
     group_centred,
     group_std,
+    masked_moments,
     penalty_to_go,
     reward_scale,
 )
@@ -125,6 +127,44 @@ def rloo_advantage(responses: Responses, settings: Any) -> Advantages:
         ValueError: a group of one has no others to compare with.
     """
     return Advantages(_centred(responses, leave_one_out=True))
+
+
+def whitened(found: Advantages, mask: Tensor) -> Advantages:
+    """Advantages minus their mean, over their standard deviation, over all active tokens.
+
+    Both moments are of the sample itself: this is no policy gradient. The mean is a baseline that
+    holds each token's own advantage and favours no length over another only where advantages do
+    not depend on it; the standard deviation is another number in every iteration.
+
+    Args:
+        mask: [R, T] bool of the `Responses`.
+
+    Returns:
+        `found` with whitened advantages and the scale that goes with them.
+    """
+    mean, std = masked_moments(found.advantages, mask)
+    scale = torch.ones(len(mask), device=mask.device) if found.scale is None else found.scale
+    advantages = (found.advantages.double() - mean) / std
+    return replace(found, advantages=advantages, scale=scale.double() * std)
+
+
+def reinforce_plus_plus(responses: Responses, settings: Any) -> Advantages:
+    """REINFORCE++ (Hu, 2025, arXiv 2501.03262): discounted returns of rewards and penalties.
+
+    The return of a token is what comes after it, penalties included, so that with gamma 1 the
+    penalty is its own exact return-to-go; it is whitened over the tokens of all ranks, see
+    `whitened`.
+
+    Args:
+        settings: gamma is read.
+    """
+    returns = discounted_to_go(responses.token_rewards().double(), settings.gamma)
+    return whitened(Advantages(returns), responses.mask)
+
+
+def reinforce_plus_plus_baseline(responses: Responses, settings: Any) -> Advantages:
+    """REINFORCE++-baseline (Hu, 2025): `grpo_advantage` without scaling, whitened as a whole."""
+    return whitened(Advantages(_centred(responses)), responses.mask)
 
 
 def _centred(responses: Responses, leave_one_out: bool = False) -> Tensor:

@@ -17,15 +17,16 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, torch.zeros_like(x)).sum()
 
 
-NORMALIZATIONS = ("token", "sequence")
+NORMALIZATIONS = ("token", "sequence", "constant")
 
 
-def loss_count(mask: Tensor, normalization: str = "token") -> Tensor:
+def loss_count(mask: Tensor, normalization: str = "token", constant: int = 1) -> Tensor:
     """What this shard adds to the count that losses are divided by, a scalar int64.
 
     Args:
         mask: [B, T] bool.
-        normalization: "token": the active tokens. "sequence": the rows that have one.
+        normalization: "token": the active tokens. "sequence": the rows that have one. "constant":
+            all rows, masked ones too, times `constant`.
 
     Raises:
         ValueError: another normalisation.
@@ -34,6 +35,8 @@ def loss_count(mask: Tensor, normalization: str = "token") -> Tensor:
         return mask.sum()
     if normalization == "sequence":
         return mask.any(dim=1).sum()
+    if normalization == "constant":
+        return torch.tensor(len(mask) * constant, device=mask.device)
     raise ValueError(
         f"given the normalisation {normalization!r}, expected one of {', '.join(NORMALIZATIONS)}"
     )
@@ -44,14 +47,16 @@ def reduce_losses(
 ) -> Tensor:
     """This shard's share of the batch's mean loss; the shares of all shards add up to it.
 
-    "token" gives every token of the batch the same weight. "sequence" averages within a response
-    first, so that a token of a long response weighs less (Shao et al., 2024).
+    "token" gives every token of the batch the same weight (Yu et al., DAPO, 2025). "sequence"
+    averages within a response first, so that a token of a long response weighs less (Shao et al.,
+    2024). "constant" divides the sum by a number that no response has a say in, so that the
+    expectation is that of the sum (Liu et al., Dr. GRPO, 2025).
 
     Args:
         losses: [B, T]; what is masked may be anything, NaN included. mask: [B, T] bool.
         count: `loss_count` summed over all shards; None takes this mask's. An empty batch has
             loss 0, not 0/0.
-        normalization: "token" or "sequence".
+        normalization: one of `NORMALIZATIONS`.
 
     Returns:
         Scalar.
@@ -71,6 +76,7 @@ def ppo_policy_loss(
     count: Tensor | float | None = None,
     clip_high: float | None = None,
     normalization: str = "token",
+    dual_clip: float | None = None,
 ) -> Tensor:
     """Clipped surrogate (Schulman et al., 2017): mean of max(-A r, -A clip(r, 1-c, 1+c)).
 
@@ -83,6 +89,8 @@ def ppo_policy_loss(
             whole batch, however it is sharded.
         clip_high: the upper half-width where it differs (Yu et al., DAPO, 2025); None: `clip`.
         normalization: see `reduce_losses`.
+        dual_clip: the largest ratio at which a token of negative advantage still has a gradient
+            (Ye et al., 2020, arXiv 1912.09729), above `1 + clip_high`; None: none.
 
     Returns:
         Scalar loss.
@@ -91,6 +99,8 @@ def ppo_policy_loss(
     ratio = log_ratio.exp()
     high = clip if clip_high is None else clip_high
     losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + high))
+    if dual_clip is not None:
+        losses = torch.where(advantages < 0, losses.clamp(max=-advantages * dual_clip), losses)
     return reduce_losses(losses, mask, count, normalization)
 
 
@@ -107,7 +117,7 @@ def ppo_clip(
     Args:
         logprobs, old_logprobs, advantages, mask: [B, T], see `ppo_policy_loss`.
         count: `loss_count` of the whole optimiser step over all ranks.
-        settings: clip_range, clip_range_high and loss_normalization are read.
+        settings: clip_range, clip_range_high, dual_clip and loss_normalization are read.
 
     Returns:
         The loss, this shard's share; and by name sums over its active tokens, which are logged
@@ -115,7 +125,15 @@ def ppo_clip(
     """
     clip, high = settings.clip_range, settings.clip_range_high
     loss = ppo_policy_loss(
-        logprobs, old_logprobs, advantages, mask, clip, count, high, settings.loss_normalization
+        logprobs,
+        old_logprobs,
+        advantages,
+        mask,
+        clip,
+        count,
+        high,
+        settings.loss_normalization,
+        settings.dual_clip,
     )
     return loss, ppo_diagnostics(logprobs, old_logprobs, mask, clip, high)
 

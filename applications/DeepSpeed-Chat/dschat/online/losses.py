@@ -8,7 +8,7 @@ on how the batch is cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,8 +29,6 @@ PolicyLoss = Callable[
 ]
 """(logprobs, old_logprobs, advantages, mask [B, T], count) -> loss, sums over tokens to log."""
 
-VALUE_CLIP = 0.2
-
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -38,8 +36,10 @@ class LossSettings:
 
     Attributes:
         policy_loss: an entry of `POLICY_LOSSES` with its settings.
-        normalization: "token" or "sequence", see `dschat.algorithms.reduce_losses`.
+        normalization: see `dschat.algorithms.reduce_losses`.
         pad_token_id: fills up rows.
+        constant: what responses are multiplied by with the normalization "constant".
+        value_clip: half-width of the interval around the critic's values at sampling.
         text_coefficient: of the loss on plain text, where there is one.
         entropy_coefficient: of the mean entropy per token, which the loss is lowered by.
         divergence: a divergence as a term of the loss, or None.
@@ -53,27 +53,41 @@ class LossSettings:
     entropy_coefficient: float = 0.0
     align_overflow: bool = False
     divergence: DivergenceLoss | None = None
+    constant: int = 1
+    value_clip: float = 0.2
 
     @classmethod
     def of(cls, config: OnlineConfig, pad_token_id: int) -> LossSettings:
         """Those of a run."""
         return cls(
             partial(POLICY_LOSSES[config.policy_loss].load(), settings=config),
-            config.loss_normalization,
+            config.loss_normalization or "token",
             pad_token_id,
             config.unsup_coef,
             config.entropy_coef,
             config.align_overflow,
             DivergenceLoss.of(config),
+            config.loss_constant or 1,
+            config.clip_range_value,
         )
 
 
-def step_counts(step: Sequence[Experience], normalization: str) -> tuple[float, float]:
+def step_counts(
+    step: Sequence[Experience], normalization: str, constant: int = 1
+) -> tuple[float, float]:
     """(what losses are divided by, active tokens) of one optimizer step over all ranks."""
     masks = [e.rollout.response_mask for e in step]
-    local = [float(sum(int(loss_count(m, n)) for m in masks)) for n in (normalization, "token")]
+    kinds = (normalization, constant), ("token", 1)
+    local = [float(sum(int(loss_count(m, *kind)) for m in masks)) for kind in kinds]
     count, tokens = distributed.sum_over_ranks(local, masks[0].device)
     return count, tokens
+
+
+def without_truncated(experience: Experience) -> Experience:
+    """The same with responses that did not end by themselves masked: no loss sees their tokens."""
+    rollout = experience.rollout
+    mask = rollout.response_mask & rollout.ended.unsqueeze(1)
+    return replace(experience, rollout=replace(rollout, response_mask=mask))
 
 
 class PolicyTerms(NamedTuple):
@@ -179,11 +193,13 @@ def actor_loss(
     return parts
 
 
-def critic_loss(critic: Any, experience: Experience, tokens: float) -> Tensor:
+def critic_loss(
+    critic: Any, experience: Experience, tokens: float, value_clip: float = 0.2
+) -> Tensor:
     """This micro-batch's share of the value loss."""
     assert experience.values is not None
     assert experience.returns is not None
     rollout = experience.rollout
     values = critic(*rollout.model_inputs())
     mask = rollout.response_mask
-    return value_loss(values, experience.values, experience.returns, mask, VALUE_CLIP, tokens)
+    return value_loss(values, experience.values, experience.returns, mask, value_clip, tokens)

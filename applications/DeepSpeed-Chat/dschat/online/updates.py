@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from dschat.checkpoint.ema import MovingAverage
-from dschat.online.losses import LossSettings, actor_loss, critic_loss, step_counts
+from dschat.online.losses import (
+    LossSettings,
+    actor_loss,
+    critic_loss,
+    step_counts,
+    without_truncated,
+)
 from dschat.online.pretraining_mix import PretrainingMix
 from dschat.rollout.experience import Experience
 from dschat.runtime import distributed
@@ -80,6 +86,8 @@ class Updater:
             size = self.config.gradient_accumulation_steps
             text_loss = partial(self.mix.loss, actor, iteration, size)
         collected: list[dict[str, float]] = []
+        if self.config.mask_truncated:
+            experiences = [without_truncated(e) for e in experiences]
         for step in self.steps(experiences, iteration):
             try:
                 metrics = update(actor, critic, step, self.loss, text_loss, self.watches)
@@ -160,7 +168,7 @@ def update(
     Raises:
         BadStepError: on all ranks: a loss or a gradient is not finite. No step was taken.
     """
-    count, tokens = step_counts(step, settings.normalization)
+    count, tokens = step_counts(step, settings.normalization, settings.constant)
     if tokens == 0:
         return {}
     # DeepSpeed averages over ranks and accumulated micro-batches; ours are shares of one sum.
@@ -180,7 +188,7 @@ def update(
             actor.backward(scaled * actor_factor)
         if critic is not None:
             give_back_freed_memory()  # of the actor's pass: the critic's has blocks of other sizes
-            parts["value_loss"] = critic_loss(critic, experience, tokens)
+            parts["value_loss"] = critic_loss(critic, experience, tokens, settings.value_clip)
             critic.backward(parts["value_loss"] * factor)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.detach().double()

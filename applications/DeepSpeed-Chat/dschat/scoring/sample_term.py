@@ -63,7 +63,7 @@ def with_samples(
         rows = 0 if samples is None else len(samples.indices)
         weights = torch.full((rows,), weight, device=device)
         control = None
-        if config.loss_normalization == "token":
+        if config.loss_normalization != "sequence":
             known = [p.samples[: len(p.sample_rows)] for p in batch]
             r = e.rollout
             common = positions_in_common(r.actions, r.response_mask, known, indices, group_size)

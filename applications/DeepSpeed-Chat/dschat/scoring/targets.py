@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dschat.algorithms import Advantages, Responses
+from dschat.algorithms.estimators import whitened
 from dschat.algorithms.macro_actions import (
     fixed_macro_actions,
     macro_actions_of_lengths,
@@ -41,10 +42,19 @@ def penalty_rewards(
     return torch.where(experience.rollout.response_mask, rewards, torch.zeros_like(rewards))
 
 
-def clipped_scores(experience: Experience, score_clip: float) -> Tensor:
-    """[B] scores within plus or minus `score_clip`; 0 for no clipping."""
+def clipped_scores(
+    experience: Experience, score_clip: float, missing_eos_penalty: float | None = None
+) -> Tensor:
+    """[B] scores within plus or minus `score_clip` (0: not clipped), as they are learnt from.
+
+    Args:
+        missing_eos_penalty: then taken off those of responses that did not end by themselves.
+    """
     scores = experience.scores
-    return scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
+    scores = scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
+    if missing_eos_penalty is not None:
+        scores = scores - missing_eos_penalty * (~experience.rollout.ended).to(scores)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class Targets:
         responses: of all ranks in an iteration. group_size: of them to one prompt, neighbours by
             `rollout.indices`.
         macro_actions: how tokens are grouped; used where there is a critic.
+        missing_eos_penalty: see `clipped_scores`.
+        whiten: whether advantages are whitened over the tokens of the iteration.
     """
 
     advantage: Callable[[Responses], Advantages]
@@ -103,6 +115,8 @@ class Targets:
     responses: int
     group_size: int
     macro_actions: MacroActions = MacroActions()
+    missing_eos_penalty: float | None = None
+    whiten: bool = False
 
     @classmethod
     def of(
@@ -124,6 +138,8 @@ class Targets:
                 config.seed,
                 segment,
             ),
+            config.missing_eos_penalty,
+            config.whiten_advantages,
         )
 
     def __call__(
@@ -135,7 +151,10 @@ class Targets:
         divided by what the advantages were divided by, as is the samples' control variate, which is
         taken off the advantages.
         """
-        found = self.advantage(self._of_all_ranks(experiences, iteration))
+        responses = self._of_all_ranks(experiences, iteration)
+        found = self.advantage(responses)
+        if self.whiten:
+            found = whitened(found, responses.mask)
         return [_take(e, found) for e in experiences], found.metrics
 
     def _of_all_ranks(self, experiences: Sequence[Experience], iteration: int) -> Responses:
@@ -160,8 +179,9 @@ class Targets:
             ids = together(of_tokens)
             values = together([e.values for e in experiences if e.values is not None])
         clips = self.coefficient, self.penalty_clip
+        of_scores = self.score_clip, self.missing_eos_penalty
         return Responses(
-            scores=together([clipped_scores(e, self.score_clip) for e in experiences]),
+            scores=together([clipped_scores(e, *of_scores) for e in experiences]),
             penalties=together([penalty_rewards(e, *clips) for e in experiences]),
             mask=together([e.rollout.response_mask.long() for e in experiences]).bool(),
             groups=torch.arange(self.responses, device=device) // self.group_size,

@@ -159,8 +159,13 @@ class CommandLine(Generic[ConfigT]):
         run = run if isinstance(run, dict) else {}
         if "given" in run:
             raw = self._without_what_follows(raw, chosen, run["given"])
+            if "--preset" in {a.split("=", 1)[0] for a in arguments}:
+                anew = self._preset(arguments, raw).keys() | self._preset((), raw).keys()
+                kept = {name for name in raw if self._setting(name) not in anew}
+                raw = {n: v for n, v in raw.items() if n in kept or n in run["given"]}
         settings_class = with_parts(self.settings, **chosen)
-        flags = self.flags(settings_class)
+        preset = self._preset(arguments, raw)
+        flags = with_preset(self.flags(settings_class), preset, (*self.absent, *self.preset))
 
         typed = self._typed(arguments, flags, description)
         file = {} if path is None else self._from_file(path, raw, flags)
@@ -174,7 +179,10 @@ class CommandLine(Generic[ConfigT]):
                 config.own_flags.spellings = config.spellings
                 config.own_flags.apply(config)
         if hasattr(config, "validate"):
-            config.validate()
+            try:
+                config.validate()
+            except UserError as error:
+                raise UserError(f"{error}{_what_it_sets(preset, str(error), flags)}") from error
         return cast(ConfigT, config)
 
     def _typed(
@@ -293,11 +301,22 @@ class CommandLine(Generic[ConfigT]):
         for path in [named] if isinstance(named, str) else named:
             import_file(str(path), "--plugin")
 
+    def _preset(self, arguments: Sequence[str], file: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Setting -> value, of the preset that is named (`--preset`), if any."""
+        for f in self._choosers():
+            if f.setting == "preset" and f.registry is not None:
+                typed = vars(_only([f]).parse_known_args(arguments)[0])
+                name = typed.get("preset", file.get("preset"))
+                return {} if name is None else dict(f.registry[name].load())
+        return {}
+
     def _chosen(self, arguments: Sequence[str], file: Mapping[str, Any]) -> dict[str, Any]:
         """Setting -> value, of the settings that choose parts."""
         choosers = self._choosers()
         typed = vars(_only(choosers).parse_known_args(arguments)[0]) if choosers else {}
         chosen = self._chosen_by_default()
+        preset = self._preset(arguments, file)
+        chosen.update({f.setting: preset[f.setting] for f in choosers if f.setting in preset})
         for f in choosers:
             in_file = [file[name] for name in (f.name, *f.aliases) if file.get(name) is not None]
             value = typed.get(f.name, in_file[0] if in_file else None)
@@ -399,6 +418,41 @@ class CommandLine(Generic[ConfigT]):
             )
             found[flag.name] = _file_value(flag, value)
         return found
+
+
+def with_preset(
+    flags: Sequence[Flag], preset: Mapping[str, Any], elsewhere: Collection[str]
+) -> list[Flag]:
+    """The flags with a preset's values as their defaults.
+
+    Args:
+        elsewhere: settings that the script has no flag for: what a preset says of them is left out.
+
+    Raises:
+        UserError: the preset sets what is no setting of the run, or a value that is no choice.
+    """
+    unknown = set(preset) - {f.setting for f in flags if not f.own} - set(elsewhere)
+    require(not unknown, f"--preset sets what this run has not: {', '.join(sorted(unknown))}.")
+    found = []
+    for f in flags:
+        if not f.own and f.setting in preset:
+            default = preset[f.setting]
+            default = next((t for t, v in (f.values or {}).items() if v == default), default)
+            require(
+                f.choices is None or default is None or default in f.choices,
+                f"--preset sets --{f.name} {default}, which this script has not; expected one of "
+                f"{', '.join(map(str, f.choices or ()))}.",
+            )
+            f = dataclasses.replace(f, default=default)
+        found.append(f)
+    return found
+
+
+def _what_it_sets(preset: Mapping[str, Any], message: str, flags: Sequence[Flag]) -> str:
+    """What a preset sets of the flags that a message names."""
+    names = [f for f in flags if f.setting in preset and f"--{f.name}" in message]
+    words = ", ".join(f"--{f.name} {f.default}" for f in names)
+    return f" (The preset sets {words}.)" if words else ""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dschat.settings.algorithms.loss_flags import LossFlags
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, chat_template_flag, plugin_flag, with_parts
 from dschat.settings.online_checks import GROUPED, check
@@ -148,18 +149,13 @@ class OnlineFlags(Settings):
         "The upper half-width of that interval, where it differs.",
         aliases=["epsilon_high"],
     )
-    loss_normalization: str = flag(
-        "token",
-        "token: every token of the global batch weighs the same. sequence: every response does.",
-        choices=["token", "sequence"],
-    )
     entropy_coef: float = flag(
         0.0,
         "Coefficient of an entropy bonus: the actor's loss is lowered by this times the mean "
         "entropy, in nats, of the tempered policy at the step's response tokens, over the whole "
         "vocabulary; 0: none (the entropy is logged all the same).",
     )
-    gamma: float = flag(1.0, "Discount per token (ppo).")
+    gamma: float = flag(1.0, "Discount per token (ppo, reinforce++).")
     lam: float = flag(0.95, "Lambda of generalised advantage estimation (ppo).")
     unsupervised_dataset_name: str | None = flag(
         None,
@@ -338,7 +334,13 @@ class OnlineFlags(Settings):
 # The flags of a base are shown after those of the bases behind it.
 @dataclass
 class OnlineConfig(
-    TrainingFlags, RolloutCorrectionFlags, BackendFlags, ReferenceFlags, StopFlags, OnlineFlags
+    TrainingFlags,
+    RolloutCorrectionFlags,
+    BackendFlags,
+    ReferenceFlags,
+    StopFlags,
+    LossFlags,
+    OnlineFlags,
 ):
     """The settings of a run, with those of its penalty and rewards (`config.epsilon`).
 
@@ -354,6 +356,8 @@ class OnlineConfig(
         "actor_lora_learning_rate",
         "critic_lora_learning_rate",
         "rollout_correction",
+        "loss_normalization",
+        "loss_constant",
     )
     final_in_output_dir: bool = False
 
@@ -487,7 +491,7 @@ def online_config(**values: Any) -> Any:
     Raises:
         UserError: there is no such part.
     """
-    choosers = ("regularizer", "reward", "advantage", "policy_loss")
+    choosers = ("regularizer", "reward", "advantage", "policy_loss", "preset")
     chosen = {name: values[name] for name in choosers if name in values}
     return with_parts(OnlineConfig, **chosen)(**values)
 

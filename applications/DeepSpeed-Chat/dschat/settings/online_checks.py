@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from dschat.settings.algorithms.loss_flags import fill_in_loss
 from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
+from dschat.settings.registry import ADVANTAGES
 from dschat.settings.regularizers.published import check_penalty
 from dschat.settings.regularizers.trust_regions import refuse_clipping
 from dschat.settings.rollout.backends import require_backend
@@ -59,7 +61,7 @@ POSITIVE = [
 ]
 PROBABILITIES = ["gamma", "lam", "warmup_ratio", "clip_range"]
 
-GROUPED = ("grpo", "rloo")
+GROUPED = ("grpo", "rloo", "reinforce++_baseline")
 """Estimators of advantages that compare a response with others to the same prompt."""
 
 CRITIC_FLAGS = [
@@ -80,6 +82,7 @@ CRITIC_FLAGS = [
     "critic_lora_module_name",
     "critic_lora_learning_rate",
     "align_overflow",
+    "clip_range_value",
 ]
 """What has no meaning without a critic."""
 
@@ -94,6 +97,7 @@ def check(config: Any) -> None:
     _require_ranges(config)
     check_training(config)
     _require_algorithm(config)
+    fill_in_loss(config)
     _require_references(config)
     check_penalty(config)
     refuse_clipping(config)
@@ -185,7 +189,8 @@ def _require_algorithm(config: Any) -> None:
         not config.scale_rewards or estimator == "grpo",
         f"{scale} belongs to {algorithm} grpo. Remove it.",
     )
-    given = [flag(f) for f in CRITIC_FLAGS if f in config.given]
+    used = {"gamma"} if getattr(ADVANTAGES[estimator].settings, "discounts", False) else set()
+    given = [flag(f) for f in CRITIC_FLAGS if f in config.given and f not in used]
     require(
         config.trains_critic or not given,
         f"{', '.join(given)}: {chosen} has no critic and does not discount. Remove these flags, or "

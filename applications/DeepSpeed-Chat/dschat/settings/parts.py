@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dschat.settings.algorithms import policy_losses as policy_losses  # registers them
 from dschat.settings.penalties import REGULARIZERS
 from dschat.settings.registry import ADVANTAGES, DATA_SCHEMAS, POLICY_LOSSES
 from dschat.settings.regularizers import published as _published  # noqa: F401  adds its entries
@@ -23,6 +24,21 @@ class CriticSettings:
     """Of an advantage that is estimated from a critic's values."""
 
     needs_critic: ClassVar[bool] = True
+
+
+@dataclass
+class ReturnSettings:
+    """Of an advantage made of discounted returns, which are whitened."""
+
+    discounts: ClassVar[bool] = True
+    whitens: ClassVar[bool] = True
+
+
+@dataclass
+class GroupReturnSettings:
+    """Of an advantage made of returns minus their group's mean, which are whitened."""
+
+    whitens: ClassVar[bool] = True
 
 
 ADVANTAGES.add(
@@ -41,8 +57,17 @@ ADVANTAGES.add(
     "dschat.algorithms.estimators:rloo_advantage",
     summary="the reward minus the mean of its group's others",
 )
-POLICY_LOSSES.add(
-    "ppo_clip", "dschat.algorithms.losses:ppo_clip", summary="PPO's clipped surrogate"
+ADVANTAGES.add(
+    "reinforce++",
+    "dschat.algorithms.estimators:reinforce_plus_plus",
+    ReturnSettings,
+    "discounted returns, whitened over the iteration's tokens (REINFORCE++)",
+)
+ADVANTAGES.add(
+    "reinforce++_baseline",
+    "dschat.algorithms.estimators:reinforce_plus_plus_baseline",
+    GroupReturnSettings,
+    "grpo's without scaling, whitened over the iteration's tokens (REINFORCE++-baseline)",
 )
 
 # The last is tried first (`dschat.data.schemas`).

@@ -117,6 +117,7 @@ REGULARIZERS = Registry("regularizer")
 ADVANTAGES = Registry("advantage")
 POLICY_LOSSES = Registry("policy loss")
 REWARDS = Registry("reward")
+PRESETS = Registry("preset")
 DATA_SCHEMAS = Registry("data schema")
 
 

@@ -194,3 +194,32 @@ REWARDS.add(
     MathAnswerSettings,
     "checked answers to problems with a number as solution, and their format",
 )
+
+
+@dataclass
+class OverlongSettings(Settings):
+    """DAPO's soft penalty of over-long responses."""
+
+    overlong_buffer_len: int | None = flag(
+        None,
+        "The last tokens of --max_answer_seq_len, over which the penalty grows from 0; unset: a "
+        "fifth of it.",
+    )
+    overlong_penalty_factor: float = flag(1.0, "The penalty of a response of full length.")
+
+    def validate(self) -> None:
+        """Refuse values out of range; raises `UserError`."""
+        for name in ("overlong_buffer_len", "overlong_penalty_factor"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0,
+                f"{self.flag(name)} {value}: expected a number above 0.",
+            )
+
+
+REWARDS.add(
+    "overlong",
+    "dschat.rewards.overlong:overlong_penalty",
+    OverlongSettings,
+    "a penalty of responses near the length limit (DAPO), to be added to another reward",
+)

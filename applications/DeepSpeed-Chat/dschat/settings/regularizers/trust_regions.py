@@ -43,7 +43,8 @@ def refuse_clipping(config: Any) -> None:
     given = [config.flag(name) for name in unused if name in config.given]
     require(
         not given,
-        f"{', '.join(given)}: --policy_loss {config.policy_loss} does not clip ratios. Remove it.",
+        f"{', '.join(given)}: --policy_loss {config.policy_loss} does not clip a token's ratio. "
+        "Remove it.",
     )
 
 
