@@ -1,0 +1,1 @@
+"""The penalties of this package inside other people's trainers."""
