@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,11 @@ from trl.trainer.utils import nanstd
 
 from dschat.algorithms import group_centred, penalty_to_go, reward_scale
 from dschat.algorithms.advantages import STD_FLOOR
-from dschat.integrations.trl_checks import check_arguments, check_references
+from dschat.integrations.trl_checks import (
+    check_arguments,
+    check_references,
+    check_regularizer,
+)
 from dschat.integrations.trl_models import (
     HostedPolicy,
     has_adapters,
@@ -37,7 +40,7 @@ from dschat.models.policy import check_output_layer
 from dschat.regularization import PolicyRegularizer, regularizer_from_config, with_defaults
 from dschat.rollout.experience import Experience, Rollout
 from dschat.runtime import distributed
-from dschat.scoring.scoring import PenaltyScorer, TokenScores, to_experience
+from dschat.scoring.scoring import PenaltyScorer, to_experience
 from dschat.scoring.targets import penalty_rewards
 from dschat.settings.command_line import require
 from dschat.settings.penalties import REGULARIZERS
@@ -115,6 +118,7 @@ class RegularizedGRPOTrainer(GRPOTrainer):
         self.regularizer = made_regularizer(
             regularizer, embeddings, tokenizer.pad_token_id, self.eos_token_ids
         )
+        check_regularizer(self.regularizer)
         check_references(self.regularizer, len(frozen))
         self.scorer = PenaltyScorer(
             self.regularizer, frozen, self.temperature, distributed.union_over_ranks
@@ -131,39 +135,42 @@ class RegularizedGRPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, with advantages [B, T] that hold the penalty."""
         output = super()._generate_and_score_completions(inputs)
+        assert self.model is not None
         training = self.model.training
         mode = "train" if training else "eval"
         group = self.num_generations if training else self.num_generations_eval
-        experience = self._scored(output, mode)
-        output["advantages"] = self._penalised(output["advantages"], experience, group, mode)
+        assert group is not None
+        experiences = self._scored(output, mode)
+        output["advantages"] = self._penalised(output["advantages"], experiences, group, mode)
         return output
 
-    def _scored(self, output: dict[str, Any], mode: str) -> Experience:
+    def _scored(self, output: dict[str, Any], mode: str) -> list[Experience]:
         """The penalty at each token of this rank's completions; logs its metrics."""
+        training = mode == "train"
         args = self.args
-        rows = (
-            args.per_device_train_batch_size if mode == "train" else args.per_device_eval_batch_size
-        )
-        whole = rollout_of(output)
-        training = self.policy.training
+        rows = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
+        rollouts = rollouts_of(output, rows)
         self.policy.eval()
         try:
             with distributed.on_all_ranks():
-                tokens, sums, positions = self.scorer(self.policy, split(whole, rows))
+                tokens, sums, positions = self.scorer(self.policy, rollouts)
         finally:
             self.policy.train(training)
-        scores = torch.zeros(len(whole.input_ids), device=whole.input_ids.device)
-        experience = to_experience(whole, joined(tokens), None, scores)
-        self._log_penalty(experience, sums, positions, mode)
-        return experience
+        made = []
+        for rollout, scored in zip(rollouts, tokens, strict=True):
+            no_scores = torch.zeros(len(rollout.input_ids), device=rollout.input_ids.device)
+            made.append(to_experience(rollout, scored, None, no_scores))
+        self._log_penalty(made, sums, positions, mode)
+        return made
 
     def _penalised(
-        self, advantages: Tensor, experience: Experience, group: int, mode: str
+        self, advantages: Tensor, experiences: Sequence[Experience], group: int, mode: str
     ) -> Tensor:
         """TRL's advantages [B] of this rank -> [B, T] with the penalty-to-go, 0 where masked."""
-        mask = experience.rollout.response_mask
-        rewards = penalty_rewards(experience, self.coefficient, self.regularizer.reward_clip)
-        to_go = penalty_to_go(rewards.double(), mask)
+        mask = torch.cat([e.rollout.response_mask for e in experiences])
+        clip = self.regularizer.reward_clip
+        rewards = [penalty_rewards(e, self.coefficient, clip).double() for e in experiences]
+        to_go = penalty_to_go(torch.cat(rewards), mask)
         # A group may lie on several ranks.
         whole = self.accelerator.gather(self.accelerator.pad_across_processes(to_go, dim=1))
         groups = torch.arange(len(whole), device=whole.device) // group
@@ -173,31 +180,37 @@ class RegularizedGRPOTrainer(GRPOTrainer):
         by_token = advantages.double().unsqueeze(1)
         if self.scale_rewards != "none":
             std = reward_std(self._rewards, self.reward_weights, group, self.scale_rewards)
-            self._metrics[mode]["std_floored"].append(
-                float(((std > 0) & (std < STD_FLOOR)).double().mean())
-            )
+            floored = (std > 0) & (std < STD_FLOOR)
+            self._metrics[mode]["std_floored"].append(float(floored.double().mean()))
             std = std[mine].unsqueeze(1)
             scale = torch.where(std < STD_FLOOR, reward_scale(std), std + TRL_EPSILON)
             by_token, penalty = by_token * ((std + TRL_EPSILON) / scale), penalty / scale
         return torch.where(mask, by_token + penalty, 0.0).float()
 
     def _log_penalty(
-        self, experience: Experience, sums: dict[str, float], positions: int, mode: str
+        self,
+        experiences: Sequence[Experience],
+        sums: dict[str, float],
+        positions: int,
+        mode: str,
     ) -> None:
         """Means over the active tokens of all ranks, under the names of `metrics.jsonl`."""
         sums = {f"penalty/{name}": value for name, value in sums.items()}
-        sums["divergence"] = float(experience.divergence.double().sum())
-        sums["token_penalty"] = float(experience.token_penalty.double().sum())
+        for name in ("divergence", "token_penalty"):
+            sums[name] = sum(float(getattr(e, name).double().sum()) for e in experiences)
         # A rank without active tokens has fewer names.
         names = sorted(set().union(*distributed.gather_objects(list(sums))))
-        local = [float(positions), *(sums.get(name, 0.0) for name in names)]
-        count, *totals = distributed.sum_over_ranks(local, self.accelerator.device)
+        rows = float(sum(len(e.scores) for e in experiences))
+        local = [rows, float(positions), *(sums.get(name, 0.0) for name in names)]
+        rows, count, *totals = distributed.sum_over_ranks(local, self.accelerator.device)
         means = {name: total / max(count, 1.0) for name, total in zip(names, totals, strict=True)}
         for name, value in means.items():
             self._metrics[mode][name].append(value)
         if not self._reported and count:
             self._reported = True
-            report = self.regularizer.first_report(means, self.coefficient)
+            spread = self._metrics[mode]["reward_std"][-1]
+            seen = {**means, "response_length": count / rows, "reward_std": spread}
+            report = self.regularizer.first_report(seen, self.coefficient)
             if report and distributed.is_main():
                 logger.warning(report)
 
@@ -217,10 +230,10 @@ def made_regularizer(
         UserError: an unknown name.
         ValueError: something that it needs is missing, or settings that cannot be used.
     """
-    target = REGULARIZERS[regularizer].load() if isinstance(regularizer, str) else regularizer
+    target: Any = REGULARIZERS[regularizer].load() if isinstance(regularizer, str) else regularizer
     if not isinstance(regularizer, str | type | functools.partial):
         return with_defaults(regularizer)
-    made_of = getattr(target, "func", target)
+    made_of: Any = getattr(target, "func", target)
     return regularizer_from_config(
         SimpleNamespace(regularizer=getattr(made_of, "name", None) or made_of.__name__),
         token_embeddings=token_embeddings,
@@ -230,8 +243,8 @@ def made_regularizer(
     )
 
 
-def rollout_of(output: dict[str, Any]) -> Rollout:
-    """What TRL generated as a rollout; without texts, which are TRL's own business.
+def rollouts_of(output: dict[str, Any], rows: int) -> list[Rollout]:
+    """What TRL generated, in micro-batches of at most `rows` rows; without texts.
 
     Tokens that a tool wrote are not the policy's: they are read, not penalised.
     """
@@ -240,23 +253,13 @@ def rollout_of(output: dict[str, Any]) -> Rollout:
     mask = output["completion_mask"].bool()
     if "tool_mask" in output:
         mask = mask & output["tool_mask"].bool()
-    no = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    indices = torch.arange(len(ids), device=ids.device)
-    return Rollout(ids, attention, mask, no, no, [], [], [], indices)
-
-
-def split(rollout: Rollout, rows: int) -> list[Rollout]:
-    """Micro-batches of at most `rows` rows."""
-    names = ("input_ids", "attention_mask", "response_mask", "ended", "dropped", "indices")
-    parts = zip(*(getattr(rollout, name).split(rows) for name in names), strict=True)
-    named = [dict(zip(names, part, strict=True)) for part in parts]
-    return [Rollout(**part, prompts=[], responses=[], examples=[]) for part in named]
-
-
-def joined(tokens: Sequence[TokenScores]) -> TokenScores:
-    """The scores of micro-batches in one."""
-    names = [field.name for field in fields(TokenScores)]
-    return TokenScores(*(torch.cat([getattr(t, name) for t in tokens]) for name in names))
+    found = []
+    for start in range(0, len(ids), rows):
+        part = slice(start, start + rows)
+        no = torch.zeros(len(ids[part]), dtype=torch.bool, device=ids.device)
+        places = torch.arange(start, start + len(no), device=ids.device)
+        found.append(Rollout(ids[part], attention[part], mask[part], no, no, [], [], [], places))
+    return found
 
 
 def reward_std(rewards: Tensor, weights: Tensor, group: int, over: str) -> Tensor:

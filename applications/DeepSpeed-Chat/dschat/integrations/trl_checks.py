@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from dschat.regularization import MixtureReference, MultiReference, PolicyRegularizer
+from dschat.regularization.base import NoPenalty
+from dschat.regularization.sampled_kl import SampledKL
 from dschat.settings.command_line import require
 
 
@@ -54,11 +56,6 @@ _RULES: list[tuple[str, Any, str]] = [
         "it moves the reference of TRL's own KL, which is not loaded. Leave it out.",
     ),
     (
-        "use_bias_correction_kl",
-        lambda value: not value,
-        "it corrects TRL's own KL, which is not used. Leave it out.",
-    ),
-    (
         "importance_sampling_level",
         lambda value: value in (None, "token"),
         "with one ratio per response a token's penalty-to-go would count for all tokens of its "
@@ -83,6 +80,24 @@ _RULES: list[tuple[str, Any, str]] = [
         "from the start. Leave it out; log-probabilities are float32 in any case.",
     ),
 ]
+
+
+def check_regularizer(regularizer: PolicyRegularizer) -> None:
+    """Refuse a regularizer that is not a penalty per token.
+
+    Raises:
+        UserError: there is nothing to penalise, or the penalty is a term of the loss.
+    """
+    inner = getattr(regularizer, "regularizer", regularizer)
+    require(
+        not isinstance(inner, NoPenalty),
+        "regularizer='none': use TRL's own GRPOTrainer where nothing is to be penalised.",
+    )
+    require(
+        not (isinstance(inner, SampledKL) and inner.term is None),
+        "kl_placement='loss': a regularizer with a term of its own in the loss does not work in "
+        "TRL's trainer, whose loss is TRL's. Use kl_placement='reward', or TRL's own beta.",
+    )
 
 
 def check_references(regularizer: PolicyRegularizer, references: int) -> None:

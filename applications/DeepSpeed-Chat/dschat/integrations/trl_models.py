@@ -36,7 +36,7 @@ class HostedPolicy(PolicyModel):
         super().__init__(model, temperature)
         self.autocast = autocast
 
-    def forward(self, *args: Any, **named: Any) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, *args: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         """See `PolicyModel`."""
         with self.autocast():
             found = super().forward(*args, **named)
@@ -132,5 +132,6 @@ def share_width(policy: HostedPolicy, references: Sequence[FrozenPolicy], tokeni
         "must share a vocabulary.",
     )
     if max(sizes) > width:
-        for model in (policy, *references):
-            model.limit_vocabulary(width)
+        policy.limit_vocabulary(width)
+        for reference in references:
+            reference.limit_vocabulary(width)
