@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from dschat.checkpoint.model_card import MARK, Extras
 from dschat.errors import UserError
 from dschat.models.loading import set_generation_ends
-from dschat.models.lora import merged_state_dict
+from dschat.models.lora import merged_state_dict, save_adapter
 from dschat.models.score_reading import as_reward_model
 from dschat.models.zero3 import whole_parameters
 from dschat.runtime.distributed import is_main, on_all_ranks
@@ -24,6 +25,7 @@ from dschat.runtime.files import (
     temporary_sibling,
 )
 
+CARD, ADAPTER_FOLDER = "README.md", "adapter"
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 
 
@@ -48,16 +50,30 @@ def gathered_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_model(
-    model: Any, state: dict[str, torch.Tensor], tokenizer: Any, folder: str | Path
+    model: Any,
+    state: dict[str, torch.Tensor],
+    tokenizer: Any,
+    folder: str | Path,
+    extras: Extras | None = None,
+    role: str = "",
 ) -> None:
     """Write a model folder from gathered weights (rank 0); LoRA adapters are merged.
 
     A reward model's (or critic's) padding token is never its end token; see `score_reading`.
+
+    Args:
+        extras: the run's, for README.md and the folder adapter; None: neither is written.
+        role: of the model in the run.
     """
     from peft import PeftModel
 
     base: Any = model
+    if extras is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / CARD).write_text(extras.card(role), encoding="utf-8")
     if isinstance(model, PeftModel):
+        if extras is not None and extras.save_adapter:
+            save_adapter(model, state, Path(folder) / ADAPTER_FOLDER)
         base, state = model.get_base_model(), merged_state_dict(model, state)
     set_generation_ends(base, tokenizer)
     if "SequenceClassification" in type(base).__name__:
@@ -101,7 +117,11 @@ def _save_without_weights(model: Any, tokenizer: Any, path: Path) -> None:
 
 
 def save_model_folder(
-    model: Any, tokenizer: Any, path: str | Path, keep_other_files: bool = False
+    model: Any,
+    tokenizer: Any,
+    path: str | Path,
+    keep_other_files: bool = False,
+    extras: Extras | None = None,
 ) -> None:
     """Write model and tokenizer to `path`, whole or not at all; all ranks must call it.
 
@@ -112,6 +132,7 @@ def save_model_folder(
         tokenizer: saved beside it.
         path: the folder. An existing one is replaced.
         keep_other_files: put the model's files into the existing folder beside what is there.
+        extras: see `write_model`.
 
     Raises:
         UserError: the disk is full or the folder may not be written to; on all ranks.
@@ -121,7 +142,7 @@ def save_model_folder(
         if is_main():
             folder = _into_existing(Path(path)) if keep_other_files else atomic_directory(path)
             with folder as temporary:
-                write_model(model, state, tokenizer, temporary)
+                write_model(model, state, tokenizer, temporary, extras)
 
 
 @contextlib.contextmanager
@@ -143,6 +164,9 @@ def _into_existing(path: Path) -> Iterator[Path]:
             for pattern in WEIGHT_PATTERNS:
                 for stale in path.glob(pattern):
                     stale.unlink()
+            shutil.rmtree(path / ADAPTER_FOLDER, ignore_errors=True)
+            if (path / CARD).is_file() and MARK not in (path / CARD).read_text(errors="replace"):
+                new = [name for name in new if name != CARD]  # the user's own
             for name in new:
                 os.replace(temporary / name, path / name)
         finally:
@@ -155,6 +179,7 @@ def save_step(
     models: dict[str, Any],
     tokenizer: Any,
     average: Any = None,
+    extras: Extras | None = None,
 ) -> Path:
     """Write output_dir/step-N/{actor,critic}: model folders that load anywhere.
 
@@ -164,6 +189,7 @@ def save_step(
     Args:
         models: folder name -> plain transformers model or `PeftModel`, inside an engine or not.
         average: `MovingAverage` of the actor's weights, written to `actor_ema`.
+        extras: see `write_model`.
 
     Returns:
         output_dir/step-N.
@@ -180,7 +206,7 @@ def save_step(
         if is_main():
             with atomic_directory(final) as folder:
                 for name, model in models.items():
-                    write_model(model, states[name], tokenizer, folder / name)
+                    write_model(model, states[name], tokenizer, folder / name, extras, name)
     return final
 
 

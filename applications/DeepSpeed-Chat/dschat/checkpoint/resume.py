@@ -32,6 +32,7 @@ from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.files import atomic_write_json, atomic_write_text, explain_write_errors
 from dschat.runtime.random_states import random_states
 from dschat.runtime.run_files import MetricsLog, library_versions, plain_settings
+from dschat.settings.training.publishing import PublishingFlags
 from dschat.settings.training.tracking import TrackingFlags
 
 FINISHED = "finished.json"
@@ -49,7 +50,7 @@ NO_RESULT = {
     "print_answers_interval",
     "print_loss",
     "reward_workers",
-    *(field.name for field in dataclasses.fields(TrackingFlags)),
+    *(f.name for flags in (TrackingFlags, PublishingFlags) for f in dataclasses.fields(flags)),
 }
 """Settings that a resumed run may change: they say where and how a run shows itself."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,6 +128,37 @@ def is_new_rows(parameter: torch.nn.Parameter) -> bool:
 def is_lora(name: str) -> bool:
     """Whether a parameter's name is an adapter's."""
     return ".lora_A." in name or ".lora_B." in name
+
+
+def save_adapter(model: Any, state_dict: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, for `PeftModel.from_pretrained`.
+
+    A reward head, which is trained whole, is among the weights. The base model is named as the user
+    named it, a local folder by its absolute path: PEFT looks it up from anywhere.
+
+    Args:
+        model: the `PeftModel`; nothing but its adapters (and its reward head) has been trained.
+        state_dict: whole tensors under the names of `model`, see `merged_state_dict`.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(
+        model, state_dict=dict(state_dict), adapter_name=ADAPTER, save_embedding_layers=False
+    )
+    heads = [n for n in state_dict if n.removeprefix(PEFT_PREFIX).split(".")[0] in HEAD_NAMES]
+    weights |= {name: state_dict[name] for name in heads}
+    config = copy.copy(model.peft_config[ADAPTER])
+    config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # a set has no order of its own
+    config.task_type = "SEQ_CLS" if heads else "CAUSAL_LM"
+    config.modules_to_save = sorted({n.split(".")[-2] for n in heads}) or None
+    base = str(config.base_model_name_or_path)
+    if Path(base).is_dir():
+        config.base_model_name_or_path = str(Path(base).resolve())
+    save_file({n: w.contiguous() for n, w in weights.items()}, folder / "adapter_model.safetensors")
+    config.save_pretrained(str(folder))
 
 
 @torch.no_grad()

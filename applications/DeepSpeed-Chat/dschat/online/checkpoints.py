@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dschat.checkpoint.ema import MovingAverage
+from dschat.checkpoint.model_card import Extras
 from dschat.checkpoint.model_folder import save_model_folder, save_step
 from dschat.checkpoint.resume import ResumableRun
 from dschat.runtime import distributed
@@ -42,6 +43,7 @@ class Checkpointer:
         assert config.output_dir is not None
         self.folder = Path(config.output_dir)
         self.in_output_dir = config.final_in_output_dir
+        self.method = (config.advantage or config.algorithm).upper()
         self.run, self.engines, self.tokenizer = run, engines, tokenizer
         self.average, self.log = average, log
         self.models_at = -1  # generation batches when models were saved last
@@ -50,7 +52,8 @@ class Checkpointer:
     def save_models(self, step: int) -> None:
         """Write output_dir/step-N/{actor,critic,actor_ema}, N the generation batches so far."""
         models = {name: engine.module.model for name, engine in self.engines.items()}
-        folder = save_step(str(self.folder), step, models, self.tokenizer, self.average)
+        what = str(self.folder), step, models, self.tokenizer, self.average
+        folder = save_step(*what, extras=self._extras())
         self.models_at = step
         distributed.log_main(f"saved {folder}")
 
@@ -58,10 +61,15 @@ class Checkpointer:
         """Write the models of a run that has ended, see `final_model`."""
         if self.in_output_dir:
             model = self.engines["actor"].module.model
-            save_model_folder(model, self.tokenizer, str(self.folder), keep_other_files=True)
+            what = model, self.tokenizer, str(self.folder), True
+            save_model_folder(*what, extras=self._extras())
             distributed.log_main(f"saved {self.folder}")
         elif self.models_at != step:
             self.save_models(step)
+
+    def _extras(self) -> Extras:
+        config = self.run.resolved or self.run.settings
+        return Extras(self.method, config, self.log, save_adapter=config.save_adapter)
 
     def final_model(self, step: int) -> Path:
         """The folder of the trained policy: output_dir itself, or output_dir/step-N/actor."""

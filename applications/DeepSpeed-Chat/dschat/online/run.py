@@ -12,6 +12,7 @@ import torch
 
 from dschat.checkpoint.ema import MovingAverage
 from dschat.checkpoint.model_folder import refuse_old_steps
+from dschat.checkpoint.publish import check_publishing, publish
 from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.data.prompts import PromptExample
 from dschat.models.loading import DTYPE_NAMES
@@ -75,13 +76,17 @@ def train_online(config: OnlineConfig, extras: Extras | None = None) -> None:
     assert config.output_dir is not None
     device, dtype = start(config)
     require_folder(config.output_dir, config.flag_name("output_dir"))
+    check_publishing(config)
     run = open_run(config, may_differ=MAY_DIFFER)
     if run.finished is None:
         trainer = build_trainer(config, device, dtype, extras, run)
         with trainer.report.log:
             if trainer.train():
                 run.mark_finished(trainer.iteration, trainer.final_model(), {})
+                publish(config, trainer.final_model())
         trainer.backend.close()
+    else:
+        publish(config, run.finished[0])
     distributed.shut_down()
 
 

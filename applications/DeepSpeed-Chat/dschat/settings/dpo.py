@@ -204,7 +204,7 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
         """Refuse flags that do nothing without another one."""
         for names, used, where in (
             (["max_log_ratio"], self.kl_type == "fkl", "--kl_type fkl"),
-            (["lora_module_name"], self.lora_dim > 0, "--lora_dim"),
+            (["lora_module_name", "save_adapter"], self.lora_dim > 0, "--lora_dim"),
             (["num_samples", "max_new_tokens", "temperature"], bool(self.rm_name), "--rm_name"),
         ):
             for name in names:
@@ -223,6 +223,7 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
             "max_seq_len": self.max_length,
             "num_warmup_steps": self.warmup_steps,
             "dtype": self.dtype,
+            "only_optimize_lora": self.lora_dim > 0,
             "lora_learning_rate": adapter_learning_rate(self) if self.lora_dim else None,
         }
         return FineTuningConfig(**values)

@@ -13,6 +13,7 @@ from dschat.settings.flags import (
     plugin_flag,
     require_at_least,
 )
+from dschat.settings.training.publishing import PublishingFlags
 from dschat.settings.training.tracking import TrackingFlags
 
 SCHEDULERS = [
@@ -27,7 +28,7 @@ DEFAULT_LORA_LEARNING_RATE = 5e-4
 
 
 @dataclass
-class TrainingFlags(TrackingFlags):
+class TrainingFlags(PublishingFlags, TrackingFlags):
     """What every training script has: trackers, checkpoints, resuming, the launcher's flags."""
 
     checkpoint_steps: int = flag(
@@ -64,6 +65,7 @@ def check_training(config: TrainingFlags) -> None:
     require_at_least(config, 0, "checkpoint_steps")
     require_at_least(config, 1, "checkpoint_keep", "max_bad_steps")
     config.validate_tracking()
+    config.validate_publishing()
 
 
 def adapter_learning_rate(settings: Any, role: str = "") -> float:

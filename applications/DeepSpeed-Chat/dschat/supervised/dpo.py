@@ -164,7 +164,8 @@ def _train(
 
         def save(step: int, last: bool) -> Path:
             folder = setup.output_dir if last else setup.output_dir / f"checkpoint-{step}"
-            save_model_folder(trainer.model, setup.tokenizer, folder, keep_other_files=last)
+            extras = setup.extras("DPO", progress.result)
+            save_model_folder(trainer.model, setup.tokenizer, folder, last, extras)
             return folder
 
         every = config.eval_steps, config.save_steps, config.logging_steps

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dschat.checkpoint.model_card import Extras
+from dschat.checkpoint.publish import check_publishing, publish
 from dschat.checkpoint.resume import ResumableRun, open_run
 from dschat.data.ends import ends_of
 from dschat.errors import UserError
@@ -54,6 +56,15 @@ class Setup:
     log: MetricsLog
     run: ResumableRun
 
+    def extras(self, method: str, result: dict[str, float]) -> Extras:
+        """What a model folder holds beside the model.
+
+        Args:
+            method: how it was trained, in words. result: the last evaluation.
+        """
+        settings = self.run.settings
+        return Extras(method, settings, self.log, result, settings.save_adapter)
+
 
 def set_up(
     config: FineTuningConfig, written: Any = None, model_flag: str = "model_name_or_path"
@@ -71,6 +82,7 @@ def set_up(
     assert config.model_name_or_path is not None
     assert config.output_dir is not None
     require_folder(config.output_dir, "output_dir")
+    check_publishing(config)
     check_model_path(config.model_name_or_path, model_flag)
     device = init_distributed(config.local_rank)
     quiet_libraries()
@@ -99,6 +111,8 @@ def set_up(
     run = open_run(written.replace(**known), may_differ=MAY_DIFFER)
     if run.finished is None:
         write_config(run.settings, output_dir, device=device.type)
+    else:
+        publish(config, run.finished[0])
     log = MetricsLog.of(run.settings, output_dir, resuming=run.checkpoint is not None)
     seed_everything(config.seed)
     return Setup(device, dtype, tokenizer, tokenizer.eos_token, output_dir, log, run)

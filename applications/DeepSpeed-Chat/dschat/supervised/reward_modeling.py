@@ -121,7 +121,8 @@ def train_reward_model(config: RewardModelingConfig) -> dict[str, float]:
 
         def save(micro_step: int, last: bool) -> Path:
             folder = setup.output_dir / f"step_{micro_step}"
-            save_model_folder(trainer.model, setup.tokenizer, folder)
+            extras = setup.extras("reward modelling", progress.result)
+            save_model_folder(trainer.model, setup.tokenizer, folder, extras=extras)
             return folder
 
         progress = Progress(setup.log, evaluate, save, config.eval_interval, config.print_loss)

@@ -81,8 +81,9 @@ def train_sft(config: SupervisedConfig) -> dict[str, float]:
             return perplexity(trainer.model_wrapped, held_out, pad, size)
 
         def save(micro_step: int, last: bool) -> Path:
-            model, tokenizer = trainer.model, setup.tokenizer
-            save_model_folder(model, tokenizer, setup.output_dir, keep_other_files=True)
+            what = trainer.model, setup.tokenizer, setup.output_dir, True
+            extras = setup.extras("supervised fine-tuning", progress.result)
+            save_model_folder(*what, extras=extras)
             return setup.output_dir
 
         progress = Progress(setup.log, evaluate, save, print_loss=config.print_loss)

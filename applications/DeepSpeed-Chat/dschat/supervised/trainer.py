@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback
 
 from dschat.checkpoint.model_folder import check_save
+from dschat.checkpoint.publish import publish
 from dschat.checkpoint.resume import ResumableRun
 from dschat.models.optimizer import adamw, rates_text
 from dschat.runtime import distributed
@@ -199,6 +200,7 @@ class FineTuningTrainer:
         else:
             assert progress.saved is not None
             resumable.mark_finished(step, progress.saved, progress.result)
+            publish(config, progress.saved)
         return not self.checkpoints.stopped
 
     def save_checkpoint(self) -> None:
