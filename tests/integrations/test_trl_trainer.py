@@ -18,7 +18,7 @@ from dschat.regularization import (
     SinkhornDivergence,
 )
 from dschat.regularization.sampled_kl import SampledKL
-from trl_fixtures import Written, inputs_of, trainer_of, varied
+from trl_fixtures import Written, gradients, inputs_of, trainer_of, varied
 
 PROMPTS = {"a": [5, 6, 7], "b": [8, 9, 10, 11, 12]}
 COMPLETIONS = {"a": [[20, 21, 22, 1], [23, 24]], "b": [[25, 26, 27, 28, 29, 30], [31, 1]]}
@@ -123,6 +123,28 @@ def test_a_tools_tokens_and_masked_completions_are_not_penalised(
     assert active.sum(1).tolist() == [3, 0, 0, 2]  # the second and third do not end
     assert (output["advantages"] != 0).equal(active)
     trainer.compute_loss(trainer.model, output).backward()
+
+
+@pytest.mark.parametrize("loss_type", ["dr_grpo", "luspo", "cispo", "sapo", "vespo"])
+def test_losses_take_advantages_per_token(
+    loss_type: str, start: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """At ratio 1 the gradient is linear in them, so that those of single columns add up."""
+    trainer = made(
+        tmp_path, start, tiny_tokenizer, references=varied(start, 1), loss_type=loss_type
+    )
+    output = generated(trainer)
+
+    def gradient(advantages: torch.Tensor) -> torch.Tensor:
+        start.zero_grad()
+        trainer.compute_loss(start, {**output, "advantages": advantages}).backward()
+        return gradients(start)
+
+    whole = gradient(output["advantages"])
+    columns = torch.eye(output["advantages"].shape[1])
+    parts = [gradient(output["advantages"] * column) for column in columns]
+    assert float(parts[1].norm()) > 1e-4
+    torch.testing.assert_close(sum(parts), whole, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["wasserstein", "mixture", "partial"])

@@ -57,10 +57,12 @@ class RegularizedGRPOTrainer(GRPOTrainer):
     The penalty enters the advantages, which become one per token: TRL's own, minus `coefficient`
     times the token penalties from that token to the end of the response, with the mean of their
     group at the same position as a baseline (see `dschat.algorithms.estimators.grpo_advantage`).
-    That is an unbiased policy gradient of the divergence wherever the regularizer's token penalty
-    is (`dschat.regularization`). Where TRL divides rewards by a standard deviation, penalties are
-    divided by the same one, so that `coefficient` is in units of the reward; for groups whose
-    standard deviation is below 0.01 both are divided as by `dschat.algorithms.reward_scale`.
+    Where the regularizer's token penalty is the first variation of its divergence, that is the
+    policy gradient of the objective, up to what TRL's normaliser of the loss does to both terms
+    (nothing with loss_type "dr_grpo" and scale_rewards "none"). Where TRL divides rewards by a
+    standard deviation, penalties are divided by the same one, so that `coefficient` is in units of
+    the reward; for groups whose standard deviation is below 0.01 both are divided as by
+    `dschat.algorithms.reward_scale`.
 
     Log-probabilities and penalties are computed from hidden states in chunks of positions; no
     tensor of batch x length x vocabulary exists. Nothing else of the trainer changes: generation,
