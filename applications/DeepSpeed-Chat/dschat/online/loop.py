@@ -41,6 +41,7 @@ import torch
 
 from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.online.checkpoints import Checkpointer
+from dschat.online.dynamic_sampling import Drawn, draw_groups_with_spread
 from dschat.online.metrics import Clock, Report, iteration_metrics
 from dschat.online.updates import Updater
 from dschat.rewards import RewardFunction
@@ -78,6 +79,7 @@ class OnlineTrainer:
         report: logs and shows metrics.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
         iteration: iterations done.
+        batches: batches of an iteration's prompts sampled; more than that under dynamic sampling.
     """
 
     config: OnlineConfig
@@ -100,6 +102,7 @@ class OnlineTrainer:
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
     iteration: int = field(default=0, init=False)
+    batches: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.stop = StopRequest()
@@ -146,6 +149,7 @@ class OnlineTrainer:
             StopRequestedError: a rank was asked to stop before the updates; nothing has changed.
         """
         clock, states = Clock(), random_states()
+        drawn: Drawn | None = None
         step = self.config.gradient_accumulation_steps, self.group_size, self.tokenizer.pad_token_id
         repeated = [prompt for prompt in prompts for _ in range(self.group_size)]
         size = len(repeated) // self.rounds
@@ -153,15 +157,24 @@ class OnlineTrainer:
         rollouts: list[Rollout] = []  # that are no experience yet
         sums: dict[str, float] = defaultdict(float)
         try:
+            if self.config.dynamic_sampling:
+                with clock.phase("generate"):
+                    drawn = self._draw(repeated)  # 1, 3
             for i in range(self.rounds):
                 self.stop.check(self.device)
                 with clock.phase("generate"):
-                    rollouts = self.sample(repeated[i * size : (i + 1) * size], i * size)  # 1
+                    if drawn is not None:
+                        rollouts = drawn.rollouts[i]
+                    else:
+                        rollouts = self.sample(repeated[i * size : (i + 1) * size], i * size)  # 1
                     rollouts = steps_by_length(rollouts, i * len(rollouts), *step)
                 with clock.phase("score"):
                     scored = self.scorer.score(self.actor, self.critic, rollouts)  # 2
                     rollouts = scored.rollouts
-                    rewards = reward_rollouts(self.reward, rollouts)  # 3
+                    if drawn is not None:
+                        rewards = drawn.rewards(rollouts)
+                    else:
+                        rewards = reward_rollouts(self.reward, rollouts)  # 3
                     found = to_experiences(scored, rewards)
                     if self.sample_term is not None:
                         found = self.sample_term(found, repeated)
@@ -177,24 +190,57 @@ class OnlineTrainer:
                 engines = self.actor, self.critic
                 updates = self.updater.update(*engines, experiences, self.iteration)  # 5
             self.iteration += 1
+            self.batches += 1 if drawn is None else drawn.tries
         except StopRequestedError:
             set_random_states(states)
             raise
         except BadStepError as error:  # before the updates
             self.iteration += 1
+            self.batches += 1 if drawn is None else drawn.tries
             self.bad_steps.bad(error, self.iteration, plain_rows([*experiences, *rollouts]))
             bad = self.bad_steps.metrics()
             return {**self._place(), "skipped": 1.0, **bad, "time/total_s": clock.total()}
         metrics = iteration_metrics(
             experiences, sums, self.targets.coefficient, self.device, self.group_size
         )
+        more |= {} if drawn is None else drawn.metrics
         metrics |= {**more, **mismatch, **updates, "skipped": float(not updates)}
         metrics |= self.bad_steps.metrics()
         return {**self._place(), **metrics, **clock.metrics(metrics["response_tokens"])}
 
-    def sample(self, batch: Sequence[PromptExample], start: int = 0) -> list[Rollout]:
-        """This rank's responses to its share of a generation batch, see `RolloutSampler`."""
-        step = self.generation_step + start * self.rounds // self.responses
+    def _draw(self, repeated: Sequence[PromptExample]) -> Drawn:
+        """The iteration's responses under `--dynamic_sampling`, rewarded."""
+
+        def sample(number: int) -> list[Rollout]:
+            self.stop.check(self.device)
+            batch = repeated
+            if number:
+                prompts = self._batch(len(repeated) // self.group_size, number)
+                batch = [prompt for prompt in prompts for _ in range(self.group_size)]
+            size = len(batch) // self.rounds
+            starts = range(0, len(batch), size)
+            return [r for i in starts for r in self.sample(batch[i : i + size], i, number)]
+
+        return draw_groups_with_spread(
+            sample,
+            self.reward,
+            self.targets,
+            self.config.dynamic_sampling_tries,
+            self.rounds,
+            self.config.per_device_training_batch_size,
+            self.tokenizer.pad_token_id,
+        )
+
+    def sample(
+        self, batch: Sequence[PromptExample], start: int = 0, number: int = 0
+    ) -> list[Rollout]:
+        """This rank's responses to its share of a generation batch, see `RolloutSampler`.
+
+        Args:
+            number: of the batch of prompts within the iteration, under dynamic sampling.
+        """
+        batches = self.batches if self.config.dynamic_sampling else self.iteration
+        step = (batches + number) * self.rounds + start * self.rounds // self.responses
         rollouts = self.sampler.sample(self.actor, batch, step, start)
         config = self.config
         if config.print_answers and self.iteration % config.print_answers_interval == 0:
@@ -202,9 +248,10 @@ class OnlineTrainer:
             distributed.log_main(f"--- prompt: {prompt}\n--- response: {response}")
         return rollouts
 
-    def _batch(self, size: int) -> list[PromptExample]:
-        """The prompts of the next iteration."""
-        epoch, place = divmod(self.iteration, len(self.prompts) // size)
+    def _batch(self, size: int, number: int = 0) -> list[PromptExample]:
+        """The prompts of the next iteration, or under dynamic sampling its n-th further ones."""
+        batches = self.batches if self.config.dynamic_sampling else self.iteration
+        epoch, place = divmod(batches + number, len(self.prompts) // size)
         numbers = prompt_batches(len(self.prompts), size, self.config.seed, epoch)[place]
         chosen = [self.prompts[i] for i in numbers]
         # The policy has learnt from these random numbers, or vLLM draws by others.
@@ -242,12 +289,18 @@ class OnlineTrainer:
 
     def _progress(self) -> dict[str, Any]:
         bad = self.bad_steps.counts()
-        return {"iteration": self.iteration, "evaluated_at": self.evaluated_at, "bad_steps": bad}
+        return {
+            "iteration": self.iteration,
+            "batches": self.batches,
+            "evaluated_at": self.evaluated_at,
+            "bad_steps": bad,
+        }
 
     def restore(self) -> None:
         """Resume from the run's checkpoint; all ranks call it on a trainer just built."""
         progress = self.checkpointer.restore()
         self.iteration, self.evaluated_at = progress["iteration"], progress["evaluated_at"]
+        self.batches = progress.get("batches", self.iteration)  # unknown before 0.3.0
         self.bad_steps.set_counts(progress["bad_steps"])
 
     def final_model(self) -> Path:

@@ -96,13 +96,24 @@ def reward_rollouts(reward: RewardFunction, rollouts: Sequence[Rollout]) -> Rewa
     Raises:
         UserError: (on all ranks) the reward raised, or returned something that is no number.
     """
+    return summed_rewards(*rewards_of_responses(reward, rollouts))
+
+
+def rewards_of_responses(
+    reward: RewardFunction, rollouts: Sequence[Rollout]
+) -> tuple[list[float], dict[str, list[float]]]:
+    """The scores, and the parts of the reward by name; see `reward_rollouts`."""
     prompts = [p for r in rollouts for p in r.prompts]
     responses = [t for r in rollouts for t in r.responses]
     examples = [e for r in rollouts for e in r.examples]
     # Who waits within a collective reward cannot be told of a failure: that rank ends, and with
     # it the others.
     with contextlib.nullcontext() if reward.collective else on_all_ranks():
-        scores, parts = score_responses(reward, prompts, responses, examples, finite=False)
+        return score_responses(reward, prompts, responses, examples, finite=False)
+
+
+def summed_rewards(scores: list[float], parts: dict[str, list[float]]) -> Rewards:
+    """Scores with the sums of the reward's parts."""
     return Rewards(scores, {f"reward/{name}": float(sum(part)) for name, part in parts.items()})
 
 

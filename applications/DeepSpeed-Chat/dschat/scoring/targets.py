@@ -50,10 +50,17 @@ def clipped_scores(
     Args:
         missing_eos_penalty: then taken off those of responses that did not end by themselves.
     """
-    scores = experience.scores
+    ended = experience.rollout.ended
+    return learnt_scores(experience.scores, ended, score_clip, missing_eos_penalty)
+
+
+def learnt_scores(
+    scores: Tensor, ended: Tensor, score_clip: float, missing_eos_penalty: float | None
+) -> Tensor:
+    """`clipped_scores` of scores [B] and whether responses ended by themselves [B]."""
     scores = scores.clamp(-score_clip, score_clip) if score_clip > 0 else scores
     if missing_eos_penalty is not None:
-        scores = scores - missing_eos_penalty * (~experience.rollout.ended).to(scores)
+        scores = scores - missing_eos_penalty * (~ended).to(scores)
     return scores
 
 

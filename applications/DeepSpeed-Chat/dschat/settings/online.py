@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dschat.settings.algorithms.dynamic_sampling import DynamicSamplingFlags
 from dschat.settings.algorithms.loss_flags import LossFlags
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.flags import RARELY_NEEDED, chat_template_flag, plugin_flag, with_parts
@@ -339,6 +340,7 @@ class OnlineConfig(
     BackendFlags,
     ReferenceFlags,
     StopFlags,
+    DynamicSamplingFlags,
     LossFlags,
     OnlineFlags,
 ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dschat.settings.algorithms.dynamic_sampling import check_dynamic_sampling
 from dschat.settings.algorithms.loss_flags import fill_in_loss
 from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
@@ -98,6 +99,7 @@ def check(config: Any) -> None:
     check_training(config)
     _require_algorithm(config)
     fill_in_loss(config)
+    check_dynamic_sampling(config)
     _require_references(config)
     check_penalty(config)
     refuse_clipping(config)

@@ -139,6 +139,7 @@ PRESETS.add(
         **_GROUP,
         "num_generations": 16,
         "clip_range_high": 0.28,
+        "dynamic_sampling": True,
         "actor_weight_decay": 0.1,
         "lr_scheduler_type": "constant",
     },
