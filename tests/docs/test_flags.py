@@ -12,6 +12,9 @@ from doc_pages import INLINE, PAGES, ROOT, page_id, prose
 
 OTHERS = {
     *("num_accelerators", "master_port", "hostfile", "local_rank", "no_python"),  # the launchers'
+    *("master_addr", "launcher", "no_ssh_check", "multi_gpu", "cpu", "num_processes"),
+    *("gpus-per-task", "gpus-per-node", "gpu-bind", "signal"),  # SLURM's
+    *("algo", "train"),  # the first parts of OpenRLHF's
     *("all", "nightly", "allow-skips", "durations"),  # scripts/test.sh and pytest
     "unshare-all",  # bubblewrap
 }

@@ -134,7 +134,9 @@ def test_the_comparison_says_what_plain_computation_says(folder: Path, capsys: A
     assert sorted(kinds) == [["additions"]] * 3 + [["subtractions"]] * 3
     # The files it has written can be compared again.
     again = CompareConfig(
-        [str(out / f"{n}.jsonl") for n in ("new", "a", "b")], str(folder / "again"), resamples=200
+        files=[str(out / f"{n}.jsonl") for n in ("new", "a", "b")],
+        output=str(folder / "again"),
+        resamples=200,
     )
     assert {m.name: [e.mean for e in m.of] for m in compare(again).measures}["KL to b"] == measures[
         "KL to b"

@@ -277,7 +277,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     a = write(tmp_path / "a.jsonl", [(f"p{i}", f"good {i}", i / 4) for i in range(20)])
     b = write(tmp_path / "b.jsonl", [(f"p{i}", f"bad {i}", 1.0) for i in range(20)])
     output = tmp_path / "out"
-    compare(CompareConfig([a, b], str(output), num_shown=2))
+    compare(CompareConfig(files=[a, b], output=str(output), num_shown=2))
     found = json.loads((output / "comparison.json").read_text())
     difference = found["figures"]["measures"]["reward"]["difference"]
     assert difference["mean"] == pytest.approx(sum(range(20)) / 80 - 1)

@@ -35,7 +35,9 @@ from tabular import (
 from tabular_actor import Table, met
 from torch import Tensor
 
-CLIP = SimpleNamespace(clip_range=0.2, clip_range_high=None, loss_normalization="token")
+CLIP = SimpleNamespace(
+    clip_range=0.2, clip_range_high=None, dual_clip=None, loss_normalization="token"
+)
 BETA = 0.7
 
 

@@ -92,13 +92,16 @@ def load_references(
 def _loaded(given: Any, policy: Any, tokenizer: Any, args: Any) -> Any:
     if not isinstance(given, str):
         return given
-    trust = {"trust_remote_code": args.trust_remote_code}
-    options = {**trust, **(args.model_init_kwargs or {}), "device_map": None}
+    options = {
+        "trust_remote_code": args.trust_remote_code,
+        **(args.model_init_kwargs or {}),
+        "device_map": None,
+    }
     options |= {"dtype": policy.dtype, "attn_implementation": policy.config._attn_implementation}
     # A reference must not change the random numbers of the run.
     with torch.random.fork_rng():
         model = create_model_from_path(given, **options)
-    other = AutoTokenizer.from_pretrained(given, **trust)
+    other = AutoTokenizer.from_pretrained(given, trust_remote_code=False)
     check_same_vocabulary(tokenizer, other, policy.config._name_or_path or "the policy", given)
     return model
 

@@ -44,7 +44,9 @@ def table_of(folder: str, source: str) -> torch.Tensor:
         files, names = [Path(source)], set()
     else:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
+            )
         layer = model.get_input_embeddings() if source == "input" else model.get_output_embeddings()
         # Of tied layers either name may have been saved.
         names = {n for n, p in model.named_parameters(remove_duplicate=False) if p is layer.weight}
@@ -147,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epsilon", type=float, help="in units of the mean cost")
     parser.add_argument("--figure", help="where to draw")
     given = parser.parse_args(arguments)
-    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    tokenizer = AutoTokenizer.from_pretrained(given.model, trust_remote_code=False)
     table = table_of(given.model, given.embedding)
     if given.permute_embeddings is not None:
         table = permuted(table, given.permute_embeddings, tokenizer.all_special_ids)
