@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from dschat.errors import UserError
+from dschat.rewards.keyword_form import keywords_for, takes_keywords
 
 Example = dict[str, Any]
 
@@ -57,6 +58,7 @@ class AdaptedReward(RewardFunction):
         own = getattr(function, "name", None) or getattr(function, "__name__", None)
         self.name = name or str(own or type(function).__name__)
         self.function = function
+        self.by_keywords = takes_keywords(function, self.name)
 
     @property
     def collective(self) -> bool:
@@ -67,6 +69,9 @@ class AdaptedReward(RewardFunction):
         self, prompts: list[str], responses: list[str], examples: list[Example]
     ) -> Sequence[float | None]:
         """The function's rewards, awaited if it is async."""
+        if self.by_keywords:
+            rows = prompts, responses, examples
+            return awaited(self.function(**keywords_for(self.function, self.name, *rows)))
         return awaited(self.function(prompts, responses, examples))
 
     def explained(
@@ -192,7 +197,8 @@ def _numbers(rewards: Sequence[Any], prompts: Sequence[str], name: str) -> list[
     if len(rewards) != len(prompts):
         raise UserError(
             f"The reward function {name} returned {len(rewards)} rewards for {len(prompts)} "
-            "responses; expected one number for each."
+            "responses; expected one number for each. The first of these responses is to the "
+            f"prompt {prompts[0][-200:]!r}."
         )
     numbers: list[float | None] = []
     for reward, prompt in zip(rewards, prompts, strict=True):
