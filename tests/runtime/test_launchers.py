@@ -114,5 +114,9 @@ def test_processes_of_srun_are_one_run(tmp_path: Path) -> None:
         )
         for i in range(2)
     ]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    try:
+        assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     assert json.loads((tmp_path / "found.json").read_text()) == [2, [0, 1]]

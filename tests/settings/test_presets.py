@@ -33,6 +33,8 @@ def test_a_run_has_what_its_preset_says(name: str) -> None:
 def test_a_flag_overrides_the_preset() -> None:
     config = PPO.parse([*ALONE.split(), *["--preset", "dapo", "--clip_range_high", "0.5"]])
     assert (config.clip_range_high, config.num_generations) == (0.5, 16)
+    paid = ["--preset", "dr_grpo", "--regularizer", "smoothed_kl", "--kl_ctl", "0.1"]
+    assert PPO.parse([*ALONE.split(), *paid]).penalty_coefficient == 0.1
 
 
 def test_its_parts_bring_their_flags() -> None:
@@ -58,6 +60,10 @@ def test_the_file_that_a_run_writes_says_the_same_again(tmp_path: Path) -> None:
         (
             "--preset gspo --clip_range 0.1",
             "--clip_range: --policy_loss gspo does not clip",
+        ),
+        (
+            "--preset dr_grpo --regularizer smoothed_kl",
+            "--preset dr_grpo sets --kl_ctl 0.*Give --kl_ctl",
         ),
     ],
 )

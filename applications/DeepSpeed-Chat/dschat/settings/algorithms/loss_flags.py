@@ -69,7 +69,14 @@ def fill_in_loss(config: Any) -> None:
     constant = config.loss_normalization == "constant"
     penalty = config.missing_eos_penalty
     whitens = getattr(estimator, "whitens", False)
+    unpaid = "regularizer" in config.given and "kl_ctl" not in config.given and not config.kl_ctl
     for holds, message in (
+        (
+            config.preset is None or not unpaid,
+            f"{flag('preset')} {config.preset} sets {flag('kl_ctl')} 0, with which "
+            f"{flag('regularizer')} {config.regularizer} is measured and nothing more. Give "
+            f"{flag('kl_ctl')}: the coefficient, or 0 to measure it.",
+        ),
         (
             constant or "loss_constant" not in config.given,
             f"{flag('loss_constant')} belongs to {flag('loss_normalization')} constant. Remove it.",
