@@ -80,3 +80,21 @@ def _module_name(file: Path, hash_seed: str) -> str:
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment
     ).stdout.strip()
+
+
+def test_the_order_of_names_does_not_depend_on_what_is_imported_first() -> None:
+    folder = Path(parts.__file__).parent
+    modules = [
+        p for name in ("algorithms", "regularizers") for p in (folder / name).glob("[a-z]*.py")
+    ]
+    orders = set()
+    for module in modules:
+        code = (
+            f"import dschat.settings.{module.parent.name}.{module.stem}\n"
+            "import dschat.settings.parts as p\n"
+            "print([list(getattr(p, name)) for name in p.__all__])"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        orders.add(found.stdout or found.stderr)
+    assert len(orders) == 1
+    assert "ppo_clip" in orders.pop()

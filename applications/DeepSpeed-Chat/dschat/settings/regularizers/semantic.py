@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dschat.settings.command_line import flag, require
 from dschat.settings.flags import refuse_given
 from dschat.settings.penalties import REGULARIZERS
+from dschat.settings.regularizers import published as _before  # noqa: F401  the order of names
 from dschat.settings.regularizers.ground import COST_TYPES, GroundSettings
 
 __all__ = ["EnergySettings", "KernelMMDSettings", "SmoothedKLSettings"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dschat.settings.algorithms import policy_losses as _before  # noqa: F401  the order of names
 from dschat.settings.command_line import Settings, flag, require
 from dschat.settings.registry import POLICY_LOSSES
 
