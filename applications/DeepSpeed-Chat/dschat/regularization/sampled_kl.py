@@ -7,14 +7,15 @@ In the reward (PPO and REINFORCE++ of OpenRLHF, verl's `use_kl_in_reward`): the 
 k3 have KL's mean up to order 2 (k3 exactly), and not its gradient: near the reference both are even
 in l, so that what became rarer is charged like what became likelier, and the gradient of the step
 itself is of the second order. Peers offer it all the same; here it is measured, see
-tests/regularization/test_sampled_kl.py.
+tests/online/test_sampled_kl.py.
 
 In the loss (TRL's GRPO, verl's `use_kl_loss`, OpenRLHF's `use_kl_loss`): coefficient * k(l) is
 added to the policy's loss and differentiated. With states held fixed and tokens from the current
 policy, E[grad k2] is the gradient of KL(pi || rho), E[grad k3] that of the forward KL(rho || pi),
 and E[grad k1] is 0. All of them leave out how a token changes the states that follow: it is the
 gradient of sum_t E_s[sg] KL_t, not of E[sum_t KL_t]. After the first optimizer step on a batch the
-tokens are no longer the policy's, and k2 and k3 are biased further (no ratio enters, as there).
+tokens are no longer the policy's, and k2 and k3 are biased further (no ratio enters, as in verl and
+OpenRLHF; TRL 1.16 multiplies k3 by it, which gives the gradient of KL(pi || rho)).
 
 Top-k (Zhang and Ba, EMA-PG, arXiv 2602.04417): the divergence is summed, and differentiated, over
 the k likeliest tokens S of the policy that sampled, and the rest is estimated from the token if it
