@@ -89,7 +89,9 @@ def test_on_policy_k3_times_the_ratio_is_k2_response_by_response() -> None:
         torch.testing.assert_close(gradient_of(corrected, world), gradient_of(k2, world))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.target.endswith("held")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.target.endswith("held")], ids=lambda c: c.name
+)
 def test_on_another_policys_tokens_only_ratios_and_top_k_remain(case) -> None:
     a = audit(make_world(2, 0.3, stale=0.2), case)
     right = case.name.endswith("the ratio") or "exact" in case.name or case.name.endswith("k = 2")
