@@ -1,7 +1,7 @@
 """Presets: values of settings by the name of a peer's trainer or of a paper (`--preset`).
 
-Versions looked at: TRL 1.16.0 (its PPO: 0.27, the last releases that had it), verl 0.8.0.dev of
-January 2026, OpenRLHF 0.11.0. Batch sizes, models and data are a run's own; what else differs
+Versions looked at: TRL 1.16.0 (its PPO: 0.27, the last releases that had it), verl 0.9.1,
+OpenRLHF 0.11.2. Batch sizes, models and data are a run's own; what else differs
 from the peer is in docs/losses.md. Penalties are this project's: the exact reverse KL.
 """
 
