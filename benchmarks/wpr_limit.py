@@ -6,7 +6,7 @@
 Where no kernel entry but the diagonal's is left, n iterations of the published penalty give
 f = epsilon [log pi + (n - 1) log(pi / rho)]. As a token's reward this has the policy gradient of
 epsilon E[sum_t (n - 1) KL_t - H_t]. Printed: how far f and the expected gradient of the trainer's
-loss are from that, in the enumerated world of `estimators.py` with four far tokens, float32.
+loss are from that, in the enumerated world of `estimators.py` with four far tokens, float64.
 
 As `--plugin benchmarks/wpr_limit.py` it is the penalty `wpr_limit`, the formula itself.
 """
