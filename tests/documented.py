@@ -10,6 +10,7 @@ from typing import Any
 from launch import ROOT
 
 PLACEHOLDERS = {"ref_k": r"ref_\d+", "pass_at_k": r"pass_at_\d+", "found_by_FORM": r"found_by_\w+"}
+PLACEHOLDERS |= {"reward/NAME": r"reward/[\w.-]+", "/PART": r"/\w+"}
 
 
 @cache

@@ -55,9 +55,9 @@ def test_frozen_models_are_loaded_in_their_dtype(
     assert "references are in bf16 and the policy in fp32" in said
     assert "does not start at exactly 0" in said
     reference = trainer.scorer.penalty.references[0].policy
-    assert dtypes(reference) == dtypes(trainer.reward.model) == {torch.bfloat16}
+    assert dtypes(reference) == dtypes(trainer.reward.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == dtypes(trainer.critic.module) == {torch.float32}
-    for body in (reference.model.model, trainer.reward.model.model):
+    for body in (reference.model.model, trainer.reward.reward.model.model):
         assert body.rotary_emb.inv_freq.dtype == torch.float32  # not cast after loading
     (experience, *_), _ = score(trainer, trainer.sample(trainer.prompts[:8]))
     rollout = experience.rollout
@@ -136,7 +136,7 @@ def test_with_adapters_on_the_actor_the_dtype_is_the_reward_models(
 ) -> None:
     trainer = make_trainer(settings(frozen_dtype="bf16", **ACTOR_LORA))
     assert "WARNING" not in capsys.readouterr().out
-    assert dtypes(trainer.reward.model) == {torch.bfloat16}
+    assert dtypes(trainer.reward.reward.model) == {torch.bfloat16}
     assert dtypes(trainer.actor.module) == {torch.float32}
     assert run(trainer, 1)[0]["divergence"] == 0
     flags = settings(frozen_dtype="bf16", **ACTOR_LORA)
@@ -213,7 +213,7 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     if stage == 3:
         changes |= partitioned(tmp_path)
     trainer = make_trainer(settings(**changes))
-    assert isinstance(trainer.reward, CriticWithoutAdapters)
+    assert isinstance(trainer.reward.reward, CriticWithoutAdapters)
     before = trainer.sample(trainer.prompts[:8])
     values = [e.values for e in score(trainer, before)[0]]
     rows = run(trainer)
@@ -223,13 +223,13 @@ def test_the_critic_without_adapters_is_the_reward_model_to_the_bit(
     separate = RewardModel(model, trainer.tokenizer.pad_token_id, 4, trainer.device)
     examples = [x for r in before for x in r.examples]
     none: list[str] = []
-    assert trainer.reward(none, none, examples) == separate(none, none, examples)
+    assert trainer.reward.reward(none, none, examples) == separate(none, none, examples)
     trainable = {n for n, p in trainer.critic.module.named_parameters() if p.requires_grad}
     assert all("lora_" in n or "score" in n for n in trainable)
     assert any("lora_" in n for n in trainable)
     monkeypatch.setattr(OnlineConfig, "reward_is_the_critic", lambda config: False)
     other = make_trainer(settings(**changes))
-    assert isinstance(other.reward, RewardModel)
+    assert isinstance(other.reward.reward, RewardModel)
     other.sample(other.prompts[:8])
     score(other, before)
     assert run(other) == rows
@@ -245,7 +245,7 @@ def test_a_shared_reward_model_is_in_memory_once(settings: Any, tiny_reward_dir:
         trainer = make_trainer(settings(**CRITIC_LORA))
     assert loads == [str(tiny_reward_dir)]
     own = {p.data_ptr() for p in trainer.critic.module.parameters()}
-    extra = [p for p in trainer.reward.head.parameters() if p.data_ptr() not in own]
+    extra = [p for p in trainer.reward.reward.head.parameters() if p.data_ptr() not in own]
     assert sum(p.numel() for p in extra) == trainer.critic.module.model.score.weight.numel()
     assert all(not p.requires_grad for p in extra)
 

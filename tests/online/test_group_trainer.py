@@ -288,14 +288,14 @@ def test_a_rank_without_any_response_reports_what_the_others_report(
     monkeypatch.setattr(Sampler, "sample", lambda *_: [[end]] * 8)
     experiences, sums = score(trainer, trainer.sample(trainer.prompts[:8]))
     assert set(sums) == {"positions"}
-    theirs = {"positions", "penalty/a", "penalty/b", "reward/c"}
+    theirs = {"positions", "penalty/a", "penalty/b", "reward/c", "reward_count/c"}
     monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, theirs])
     reduced = []
     monkeypatch.setattr(
         distributed, "sum_over_ranks", lambda values, device: reduced.append(values) or values
     )
     metrics = iteration_metrics(experiences, sums, 0.1, trainer.device)
-    assert theirs - {"positions"} <= set(metrics)
+    assert theirs - {"positions", "reward/c", "reward_count/c"} <= set(metrics)
     full = dict.fromkeys(theirs, 1.0)
     iteration_metrics(experiences, full, 0.1, trainer.device)
     assert len(reduced[0]) == len(reduced[1])

@@ -125,10 +125,13 @@ def test_the_frozen_models_wait_elsewhere(settings: Any, monkeypatch: Any) -> No
     trainer = make_trainer(settings(offload_reference_model=True))
     waiting = torch.device("cpu")
     (reference,) = trainer.scorer.penalty.references
-    assert reference.resting_device == trainer.reward.resting_device == waiting
+    assert reference.resting_device == trainer.reward.reward.resting_device == waiting
     # There is one device here: give the resting place a name of its own, and look who goes where.
     rest, moves = object(), []
-    for owner, module in ((reference, reference.policy), (trainer.reward, trainer.reward.model)):
+    for owner, module in (
+        (reference, reference.policy),
+        (trainer.reward.reward, trainer.reward.reward.model),
+    ):
         owner.resting_device = rest
         monkeypatch.setattr(
             module,
@@ -136,7 +139,7 @@ def test_the_frozen_models_wait_elsewhere(settings: Any, monkeypatch: Any) -> No
             lambda place, owner=owner: moves.append((owner, "rest" if place is rest else "device")),
         )
     assert metrics_of(trainer) == plain
-    for owner in (reference, trainer.reward):
+    for owner in (reference, trainer.reward.reward):
         own = [place for who, place in moves if who is owner]
         assert own == ["device", "rest"] * 2  # once an iteration
 

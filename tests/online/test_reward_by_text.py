@@ -117,8 +117,8 @@ def test_a_model_of_ours_reads_the_policys_tokens(tmp_path: Path, tiny_model_dir
     (reward / "config.json").write_text(json.dumps({**config, "scored_text": "to_end_token"}))
     data = {"data_path": [str(chats(tmp_path / "chats"))]}
     trainer = make_trainer(online_settings(tmp_path, policy, reward, **{**GROUPS, **data}))
-    assert isinstance(trainer.reward, RewardModel)
-    assert trainer.reward.texts is None
+    assert isinstance(trainer.reward.reward, RewardModel)
+    assert trainer.reward.reward.texts is None
 
 
 def test_a_template_that_the_reward_model_lacks_is_missed_at_the_start(

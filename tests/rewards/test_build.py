@@ -64,7 +64,7 @@ def test_one_reward_is_itself_and_several_are_summed_by_weight(file: str) -> Non
         f"{file}:length:0.5", f"{file}:only_second:-1", "reward_model:2", model=model
     ) == (
         [3.5, -9.0],
-        {"length": [3.0, 6.0], "only_second": [0.0, 10.0], "reward_model": [1.0, -1.0]},
+        {"length": [3.0, 6.0], "only_second": [None, 10.0], "reward_model": [1.0, -1.0]},
     )
 
 

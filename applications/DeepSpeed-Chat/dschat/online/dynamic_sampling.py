@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dschat.data.prompts import rank_share
 from dschat.rewards import RewardFunction
+from dschat.rewards.base import Parts
 from dschat.rollout.experience import Rollout
 from dschat.runtime import distributed
 from dschat.scoring.arrangement import regrouped_rollouts
@@ -30,13 +31,15 @@ class Drawn:
     Attributes:
         rollouts: of this rank, by generation batch, in micro-batches.
         scores: of all ranks' responses, by index. parts: the same of each part of the reward.
+        names: of the parts that are rewards.
         tries: batches of prompts that were sampled.
         metrics: for the log, the same on all ranks.
     """
 
     rollouts: list[list[Rollout]]
     scores: list[float]
-    parts: dict[str, list[float]]
+    parts: Parts
+    names: tuple[str, ...]
     tries: int
     metrics: dict[str, float]
 
@@ -44,7 +47,7 @@ class Drawn:
         """Those of some of this rank's rollouts, which were rewarded when they were drawn."""
         rows = [index for r in rollouts for index in r.indices.tolist()]
         parts = {name: [values[i] for i in rows] for name, values in self.parts.items()}
-        return summed_rewards([self.scores[i] for i in rows], parts)
+        return summed_rewards([self.scores[i] for i in rows], parts, self.names)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class _Row:
 
     score: float
     learnt: float
-    parts: dict[str, float]
+    parts: dict[str, float | None]
 
 
 def draw_groups_with_spread(
@@ -102,6 +105,7 @@ def draw_groups_with_spread(
         _spread_over_ranks(drawn, numbers, targets.responses // rounds, micro_batch, pad_token_id),
         [row.score for row in ordered],
         {name: [row.parts[name] for row in ordered] for name in ordered[0].parts},
+        reward.names,
         len(drawn),
         {
             "dynamic_sampling/batches": float(len(drawn)),

@@ -30,8 +30,8 @@ def iteration_metrics(
     """Means over the responses that have a token, and over their tokens, of all ranks.
 
     Args:
-        metric_sums: the metrics of regularizer (`penalty/...`) and reward (`reward/...`) as sums
-            over active positions and responses, and `positions`, the number of the former.
+        metric_sums: the regularizer's metrics (`penalty/...`) as sums over active positions and
+            `positions`, their number; and the sums of `dschat.scoring.scorer.Rewards`.
         coefficient: of the penalty.
         group_size: responses to a prompt, neighbours by `rollout.indices`.
 
@@ -39,9 +39,10 @@ def iteration_metrics(
         `reward` (what the reward function said) with its std, `penalised_reward`,
         `divergence` per token and `divergence_per_response`, `token_penalty`, `log_ratio`
         (log pi - log rho of the sampled tokens), `entropy` (of pi, in nats, per token), lengths,
-        shares and counts; `padding_share`, of the positions of the micro-batches, prompts and
-        responses, those that hold no token; `equal_groups`, of the groups (of 2 or more), those
-        whose rewards are all equal, which therefore say nothing about what is better. The
+        shares and counts; of each reward by name `reward/NAME`, unweighted, `reward/NAME_std` and
+        `reward/NAME_applies`, see `_of_rewards`; `padding_share`, of the positions of the
+        micro-batches, prompts and responses, those that hold no token; `equal_groups`, of the
+        groups (of 2 or more), those whose rewards are all equal, which therefore say nothing about what is better. The
         divergence is NaN (null in metrics.jsonl) where the published Wasserstein penalty sees no
         distances: its plan then moves nothing.
     """
@@ -54,7 +55,7 @@ def iteration_metrics(
     local = [*sums.values(), *own]
     total = dict(zip(keys, distributed.sum_over_ranks(local, device), strict=True))
     sampled = total["responses"] + total["dropped"]
-    counts = {"penalty": max(total["positions"], 1.0), "reward": max(sampled, 1.0)}
+    positions = max(total["positions"], 1.0)
     responses, tokens = max(total["responses"], 1.0), max(total["tokens"], 1.0)
     mean = total["reward"] / responses
     variance = max(total["reward_squared"] / responses - mean**2, 0.0)
@@ -74,10 +75,35 @@ def iteration_metrics(
         "response_tokens": total["tokens"],
         "dropped": total["dropped"],
         "padding_share": total["padding"] / total["positions_of_batches"],
-        **{n: total[n] / counts[n.split("/")[0]] for n in names},
+        **{n: total[n] / positions for n in names if n.startswith("penalty/")},
+        **_of_rewards(total),
     }
     if sees_no_distances(found):
         found |= {"divergence": math.nan, "divergence_per_response": math.nan}
+    return found
+
+
+def _of_rewards(total: Mapping[str, float]) -> dict[str, float]:
+    """Each reward's mean, standard deviation and share of the responses that it applies to.
+
+    Mean and deviation (of the population, not of a sample) are over those responses, of all ranks,
+    those without a token included. Where there are none, they are not there. Of a part that is no
+    reward of its own there is the mean.
+    """
+    found = {}
+    for key in total:
+        kind, _, name = key.partition("/")
+        if kind != "reward" or not name:
+            continue
+        count, square = total[f"reward_count/{name}"], total.get(f"reward_square/{name}")
+        if count:
+            mean = found[key] = total[key] / count
+        if square is None:
+            continue
+        if count:
+            variance = square / count - mean**2
+            found[f"{key}_std"] = math.sqrt(max(variance, 0.0))
+        found[f"{key}_applies"] = count / total["reward_responses"]
     return found
 
 
@@ -175,6 +201,7 @@ class RewardVariation:
             return None
         among = "within every group" if grouped else "of all responses"
         found = [name for name in metrics if name.startswith("reward/")]
+        found = [name for name in found if not name.endswith(("_std", "_applies"))]
         parts = ", ".join(f"{name} {metrics[name]:.3g}" for name in found)
         return (
             f"WARNING: for {PATIENCE} iterations the rewards {among} were equal (now "

@@ -7,13 +7,15 @@ import atexit
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from dschat.errors import UserError
 from dschat.rewards.keyword_form import keywords_for, takes_keywords
 
 Example = dict[str, Any]
+Parts = Mapping[str, Sequence[float | None]]
+"""What a reward tells of: one number or None per response, by name."""
 
 
 class RewardFunction(Protocol):
@@ -30,10 +32,12 @@ class RewardFunction(Protocol):
         One finite number per response, in order; None where the reward does not apply.
 
     Attributes:
-        name: for messages and metrics.
+        name: for messages.
+        names: of the rewards that `explained` tells of by themselves, as metrics call them.
     """
 
     name: str = "reward"
+    names: tuple[str, ...] = ()
 
     @property
     def collective(self) -> bool:
@@ -46,8 +50,11 @@ class RewardFunction(Protocol):
 
     def explained(
         self, prompts: list[str], responses: list[str], examples: list[Example]
-    ) -> tuple[Sequence[float | None], dict[str, list[float]]]:
-        """The rewards of a call, and by name what metrics average: one number per response."""
+    ) -> tuple[Sequence[float | None], Parts]:
+        """The rewards of a call, and by name what metrics average: one number per response.
+
+        None in a part: the mean is over the other responses.
+        """
         return awaited(self(prompts, responses, examples)), {}
 
 
@@ -76,7 +83,7 @@ class AdaptedReward(RewardFunction):
 
     def explained(
         self, prompts: list[str], responses: list[str], examples: list[Example]
-    ) -> tuple[Sequence[float | None], dict[str, list[float]]]:
+    ) -> tuple[Sequence[float | None], Parts]:
         """The object's own `explained` if it has one."""
         own = getattr(self.function, "explained", None)
         if own is None:
@@ -129,7 +136,7 @@ def score_responses(
     responses: list[str],
     examples: list[Example],
     finite: bool = True,
-) -> tuple[list[float], dict[str, list[float]]]:
+) -> tuple[list[float], Parts]:
     """The rewards as checked floats, and the parts that the reward tells of (see `explained`).
 
     Args:
@@ -144,7 +151,7 @@ def score_responses(
 
 def scores_where_applicable(
     reward: RewardFunction, prompts: list[str], responses: list[str], examples: list[Example]
-) -> tuple[list[float | None], dict[str, list[float]]]:
+) -> tuple[list[float | None], Parts]:
     """As `score_responses`, with None where the reward does not apply; NaN and infinity pass.
 
     Raises:

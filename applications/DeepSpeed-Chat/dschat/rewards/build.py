@@ -7,10 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from dschat.errors import UserError
-from dschat.rewards.base import Example, RewardFunction, as_reward, scores_where_applicable
+from dschat.rewards.base import (
+    Example,
+    Parts,
+    RewardFunction,
+    as_reward,
+    awaited,
+    scores_where_applicable,
+)
 from dschat.settings.parts import REWARDS
 from dschat.settings.registry import import_file
-from dschat.settings.rewards import REWARD_MODEL, RewardSpec, parse_rewards
+from dschat.settings.rewards import (
+    REWARD_MODEL,
+    RewardSpec,
+    metric_names,
+    own_metrics,
+    parse_rewards,
+)
 
 
 @dataclass(frozen=True)
@@ -22,12 +35,47 @@ class Weighted:
     reward: RewardFunction
 
 
+class OnlyReward(RewardFunction):
+    """The one reward of a run, of weight 1; its parts keep their names.
+
+    Args:
+        name: what metrics call it.
+    """
+
+    def __init__(self, reward: RewardFunction, name: str) -> None:
+        self.reward, self.name, self.names = reward, reward.name, (name,)
+
+    @property
+    def collective(self) -> bool:
+        """That of the reward."""
+        return self.reward.collective
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> Sequence[float | None]:
+        """The rewards."""
+        return self.explained(prompts, responses, examples)[0]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> tuple[Sequence[float | None], Parts]:
+        """As of the reward; the reward by its name is added where rewards are summed for the log.
+
+        A part that has a name of the reward's own metrics goes under the reward's: "NAME/part".
+        """
+        (name,) = self.names
+        rewards, parts = awaited(self.reward.explained(prompts, responses, examples))
+        taken = own_metrics(name)
+        return rewards, {f"{name}/{n}" if n in taken else n: v for n, v in parts.items()}
+
+
 class WeightedRewards(RewardFunction):
     """The sum of several rewards, each times its weight, over those that apply to a response."""
 
     def __init__(self, parts: Sequence[Weighted]) -> None:
         self.parts = tuple(parts)
-        self.name = " + ".join(part.name for part in parts)
+        self.names = tuple(part.name for part in parts)
+        self.name = " + ".join(self.names)
 
     @property
     def collective(self) -> bool:
@@ -42,8 +90,8 @@ class WeightedRewards(RewardFunction):
 
     def explained(
         self, prompts: list[str], responses: list[str], examples: list[Example]
-    ) -> tuple[list[float], dict[str, list[float]]]:
-        """The sums; and each reward by its name, unweighted, 0 where it does not apply.
+    ) -> tuple[list[float], Parts]:
+        """The sums; and each reward by its name, unweighted, None where it does not apply.
 
         The parts of a reward have its name before their own: "math/answer".
 
@@ -52,11 +100,11 @@ class WeightedRewards(RewardFunction):
                 prompt.
         """
         terms: list[list[float | None]] = []
-        parts: dict[str, list[float]] = {}
+        parts: dict[str, Sequence[float | None]] = {}
         for part in self.parts:
             scores, own = scores_where_applicable(part.reward, prompts, responses, examples)
             terms.append([None if s is None else part.weight * s for s in scores])
-            parts[part.name] = [0.0 if s is None else s for s in scores]
+            parts[part.name] = scores
             parts |= {f"{part.name}/{name}": values for name, values in own.items()}
         sums = []
         for i, row in enumerate(zip(*terms, strict=True)):
@@ -103,12 +151,13 @@ class Rewards:
     def combined(self, reward_model: RewardFunction | None = None) -> RewardFunction:
         """The run's reward: the only one, where there is one of weight 1, or the weighted sum."""
         parts = []
-        for spec, reward in zip(self._specs, self._rewards, strict=True):
+        names = metric_names(self._specs)
+        for spec, name, reward in zip(self._specs, names, self._rewards, strict=True):
             found = reward_model if reward is None else reward
             assert found is not None, "the reward model is missing"
-            parts.append(Weighted(spec.name, spec.weight, found))
+            parts.append(Weighted(name, spec.weight, found))
         if len(parts) == 1 and parts[0].weight == 1:
-            return parts[0].reward
+            return OnlyReward(parts[0].reward, parts[0].name)
         return WeightedRewards(parts)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dschat.rewards import RewardFunction, score_responses
+from dschat.rewards.base import Parts
 from dschat.rollout.experience import Experience, Rollout
 from dschat.runtime import distributed
 from dschat.runtime.distributed import on_all_ranks
@@ -42,7 +43,9 @@ class Rewards(NamedTuple):
 
     Attributes:
         scores: one per response, NaN and infinity included.
-        sums: the reward's parts (`reward/...`) as sums over this rank's responses.
+        sums: over this rank's responses to which it applies, of each reward (`reward/...`), its
+            square (`reward_square/...`) and 1 (`reward_count/...`); of the reward's further parts
+            `reward/...` and `reward_count/...`; and `reward_responses`, of 1 for all responses.
     """
 
     scores: list[float]
@@ -96,12 +99,12 @@ def reward_rollouts(reward: RewardFunction, rollouts: Sequence[Rollout]) -> Rewa
     Raises:
         UserError: (on all ranks) the reward raised, or returned something that is no number.
     """
-    return summed_rewards(*rewards_of_responses(reward, rollouts))
+    return summed_rewards(*rewards_of_responses(reward, rollouts), reward.names)
 
 
 def rewards_of_responses(
     reward: RewardFunction, rollouts: Sequence[Rollout]
-) -> tuple[list[float], dict[str, list[float]]]:
+) -> tuple[list[float], Parts]:
     """The scores, and the parts of the reward by name; see `reward_rollouts`."""
     prompts = [p for r in rollouts for p in r.prompts]
     responses = [t for r in rollouts for t in r.responses]
@@ -109,12 +112,22 @@ def rewards_of_responses(
     # Who waits within a collective reward cannot be told of a failure: that rank ends, and with
     # it the others.
     with contextlib.nullcontext() if reward.collective else on_all_ranks():
-        return score_responses(reward, prompts, responses, examples, finite=False)
+        scores, parts = score_responses(reward, prompts, responses, examples, finite=False)
+    if len(reward.names) == 1 and reward.names[0] not in parts:  # the only one, of weight 1
+        parts = {reward.names[0]: list(scores), **parts}
+    return scores, parts
 
 
-def summed_rewards(scores: list[float], parts: dict[str, list[float]]) -> Rewards:
-    """Scores with the sums of the reward's parts."""
-    return Rewards(scores, {f"reward/{name}": float(sum(part)) for name, part in parts.items()})
+def summed_rewards(scores: list[float], parts: Parts, names: Sequence[str]) -> Rewards:
+    """Scores with the sums that metrics are made of; `names`: the parts that are rewards."""
+    sums = {"reward_responses": float(len(scores))}
+    for name, part in parts.items():
+        values = [value for value in part if value is not None]
+        sums[f"reward/{name}"] = float(sum(values))
+        sums[f"reward_count/{name}"] = float(len(values))
+        if name in names:
+            sums[f"reward_square/{name}"] = float(sum(value * value for value in values))
+    return Rewards(scores, sums)
 
 
 def to_experiences(scored: Scored, rewards: Rewards) -> list[Experience]:

@@ -43,17 +43,41 @@ def parse_rewards(given: Sequence[str]) -> list[RewardSpec]:
 
     Raises:
         UserError: another form, a name that is not registered, a file that is not there, a weight
-            that is no finite number, or a name that is given twice.
+            that is no finite number, or a reward that is given twice.
     """
     specs = [_parsed(text) for text in given]
     require(bool(specs), "--reward is empty: give at least one reward.")
-    for name, count in Counter(spec.name for spec in specs).items():
-        require(
-            count == 1,
-            f"--reward names {name!r} {count} times; give each reward once, under a name of its "
-            "own.",
-        )
+    for (file, name), count in Counter(_place(spec) for spec in specs).items():
+        what = name if file is None else f"{file}:{name}"
+        require(count == 1, f"--reward names {what!r} {count} times; give each reward once.")
     return specs
+
+
+def _place(spec: RewardSpec) -> tuple[Path | None, str]:
+    return None if spec.file is None else Path(spec.file).expanduser().resolve(), spec.name
+
+
+def own_metrics(name: str) -> set[str]:
+    """The metrics of a reward of that name: its mean, spread, and share of responses."""
+    return {name, f"{name}_std", f"{name}_applies"}
+
+
+def metric_names(specs: Sequence[RewardSpec]) -> list[str]:
+    """What metrics call each reward: letters, digits, "_", "-" and "." alone; no two the same.
+
+    A function of a user's file whose name another reward has as well is called "file.function".
+    """
+    counts = Counter(spec.name for spec in specs)
+    taken: set[str] = set()
+    names = []
+    for spec in specs:
+        shared = counts[spec.name] > 1 and spec.file is not None
+        name = f"{Path(spec.file or '').stem}.{spec.name}" if shared else spec.name
+        plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        tries = (plain if n == 1 else f"{plain}_{n}" for n in range(1, 2 * len(specs) + 2))
+        names.append(next(t for t in tries if not own_metrics(t) & taken))
+        taken |= own_metrics(names[-1])
+    return names
 
 
 def _parsed(text: str) -> RewardSpec:

@@ -220,7 +220,7 @@ def _columns(
     for reward in rewards:
         found, parts = score_responses(reward, [p.text for p in prompts], texts, examples)
         scores[reward.name if scores else "reward"] = found
-        scores |= parts
+        scores |= {name: list(part) for name, part in parts.items()}
     if not scores or names_reward(config.reward, CHECKED_ANSWERS):
         forms = getattr(config, "answer_extraction", FORMS)  # a flag of that reward
         scores["accuracy"] = [
