@@ -45,7 +45,10 @@ def test_a_reward(folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert rows
     for row in rows:
-        parts = row["reward/brevity"] + 2 * row["reward/contains_answer"]
+        parts = (
+            row["reward/brevity"]
+            + 2 * row["reward/contains_answer"] * row["reward/contains_answer_applies"]
+        )
         assert row["reward"] == pytest.approx(parts, abs=1e-5)
         assert 0 < row["reward/brevity"] < 1
 

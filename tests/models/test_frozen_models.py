@@ -256,7 +256,7 @@ def test_a_shared_reward_model_is_in_memory_once(settings: Any, tiny_reward_dir:
 def test_a_critic_whose_base_is_trained_has_a_reward_model_beside_it(
     settings: Any, changes: dict[str, Any]
 ) -> None:
-    assert isinstance(make_trainer(settings(**changes)).reward, RewardModel)
+    assert isinstance(make_trainer(settings(**changes)).reward.reward, RewardModel)
 
 
 @pytest.mark.parametrize("stage", [0, 3])

@@ -42,9 +42,9 @@ def iteration_metrics(
         shares and counts; of each reward by name `reward/NAME`, unweighted, `reward/NAME_std` and
         `reward/NAME_applies`, see `_of_rewards`; `padding_share`, of the positions of the
         micro-batches, prompts and responses, those that hold no token; `equal_groups`, of the
-        groups (of 2 or more), those whose rewards are all equal, which therefore say nothing about what is better. The
-        divergence is NaN (null in metrics.jsonl) where the published Wasserstein penalty sees no
-        distances: its plan then moves nothing.
+        groups (of 2 or more), those whose rewards are all equal, which therefore say nothing about
+        what is better. The divergence is NaN (null in metrics.jsonl) where the published
+        Wasserstein penalty sees no distances: its plan then moves nothing.
     """
     sums = _local_sums(experiences)
     # A rank whose responses are all dropped has no metrics of the penalty.
