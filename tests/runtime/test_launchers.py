@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from dschat.errors import UserError
+from dschat.runtime.distributed import check_ranks
 from dschat.runtime.launchers import FIRST_PORT, PORTS, adopt_launcher, first_host
 from launch import environment
 
@@ -55,6 +56,41 @@ def test_ranks_of_mpirun_on_one_node(variables: dict[str, str]) -> None:
     found = adopted(variables)
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("1", "2", "1")
     assert found["MASTER_ADDR"] == "127.0.0.1"
+
+
+def test_what_a_batch_script_has_exported_for_all_tasks_is_kept() -> None:
+    exported = SRUN | {"WORLD_SIZE": "4", "MASTER_ADDR": "n9", "MASTER_PORT": "29500"}
+    assert adopted(exported) == {"RANK": "3", "LOCAL_RANK": "0"}
+    assert adopted(exported | {"RANK": "2"}) == {"LOCAL_RANK": "0"}
+
+
+def test_a_step_without_its_own_number_of_tasks_has_that_of_the_job() -> None:
+    step = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_NUM_TASKS"}
+    assert adopted(step)["WORLD_SIZE"] == "4"
+
+
+def test_several_ranks_without_a_rank_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="RANK is not set"):
+        check_ranks()
+
+
+@pytest.mark.parametrize(("processes", "refused"), [(1, False), (2, True)])
+def test_accelerate_that_starts_one_process_of_several(processes: int, refused: bool) -> None:
+    """accelerate's own launcher, on a script that reads what it was given."""
+    code = "import dschat.runtime.launchers as l; l.adopt_launcher()"
+    call = ["accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    call += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    run = subprocess.run(
+        [sys.executable, "-m", *call, "--no_python", sys.executable, "-c", code],
+        env={k: v for k, v in environment().items() if k != "MASTER_ADDR"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (run.returncode != 0) == refused, run.stderr
+    assert ("accelerate launch was asked for several" in run.stderr) == refused
 
 
 def test_mpirun_on_several_nodes_needs_the_address_of_rank_0() -> None:

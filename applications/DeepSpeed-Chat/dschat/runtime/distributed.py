@@ -88,7 +88,8 @@ def check_ranks() -> None:
     """Refuse variables of a launcher with which a process would wait for others for ever.
 
     Raises:
-        UserError: RANK, WORLD_SIZE or LOCAL_RANK is no number, or there is no such rank.
+        UserError: RANK, WORLD_SIZE or LOCAL_RANK is no number, there is no such rank, or there are
+            several and RANK is missing.
     """
     advice = (
         "Start the script with deepspeed or torchrun, which set these environment variables, or "
@@ -100,6 +101,10 @@ def check_ranks() -> None:
         require(given.isdecimal(), f"{name}={given}: expected a whole number. {advice}")
         found[name] = int(given)
     ranks = found["WORLD_SIZE"]
+    require(
+        ranks < 2 or "RANK" in os.environ,
+        f"WORLD_SIZE={ranks}, but RANK is not set: every process would be rank 0. {advice}",
+    )
     for name in ("RANK", "LOCAL_RANK"):
         said = f"WORLD_SIZE={ranks}" if "WORLD_SIZE" in os.environ else "WORLD_SIZE is not set"
         require(

@@ -56,18 +56,22 @@ LAUNCHERS = (
 def adopt_launcher(env: MutableMapping[str, str] | None = None) -> None:
     """Set torch's variables from those of srun or mpirun, where no other launcher has set them.
 
+    What is set stays: batch scripts often export WORLD_SIZE and MASTER_ADDR for all tasks, and
+    leave RANK to the script.
+
     Args:
         env: the environment to read and to add to; None: this process's.
 
     Raises:
-        UserError: there are several processes, and their place cannot be told from the variables.
+        UserError: there are several processes, and their place cannot be told from the variables;
+            accelerate was asked for several and has started one.
     """
     env = os.environ if env is None else env
-    if "RANK" in env or "WORLD_SIZE" in env:
+    if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= env.keys():
         return
     for launcher in LAUNCHERS:
-        size = env.get(launcher.size, "")
-        if not size.isdecimal() or int(size) < 2:
+        size = _size(launcher, env)
+        if not size.isdecimal() or int(size) < 2 or env.get("WORLD_SIZE", size) != size:
             continue
         missing = [
             n for n in (launcher.rank, launcher.local_rank) if not env.get(n, "").isdecimal()
@@ -81,9 +85,32 @@ def adopt_launcher(env: MutableMapping[str, str] | None = None) -> None:
         if "MASTER_ADDR" not in env:
             env["MASTER_ADDR"] = _master(launcher, env)
         env.setdefault("MASTER_PORT", str(_port(env)))
-        env["RANK"], env["WORLD_SIZE"] = env[launcher.rank], size
-        env["LOCAL_RANK"] = env[launcher.local_rank]
+        env.setdefault("RANK", env[launcher.rank])
+        env.setdefault("WORLD_SIZE", size)
+        env.setdefault("LOCAL_RANK", env[launcher.local_rank])
         return
+    _refuse_lone_accelerate(env)
+
+
+def _size(launcher: Launcher, env: MutableMapping[str, str]) -> str:
+    """The number of processes as the launcher gives it; "" if it gives none."""
+    if launcher.size not in env and launcher.size.startswith("SLURM") and "SLURM_STEP_ID" in env:
+        return env.get("SLURM_NTASKS", "")  # in a step the job's number is the next best
+    return env.get(launcher.size, "")
+
+
+def _refuse_lone_accelerate(env: MutableMapping[str, str]) -> None:
+    """`accelerate launch --cpu --num_processes N` starts one process, and tells it nothing of N.
+
+    It sets MASTER_ADDR for several processes only, and RANK for those that it starts by torchrun.
+    """
+    several = "ACCELERATE_MIXED_PRECISION" in env and "MASTER_ADDR" in env
+    if several and not {"RANK", "WORLD_SIZE"} & env.keys():
+        raise UserError(
+            "accelerate launch was asked for several processes and has started this one only, as "
+            "it does with --cpu. Use --multi_gpu instead of --cpu (it works without a GPU too) or "
+            "torchrun. For one process give --num_processes 1, and unset MASTER_ADDR."
+        )
 
 
 def _master(launcher: Launcher, env: MutableMapping[str, str]) -> str:
