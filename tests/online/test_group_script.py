@@ -140,7 +140,14 @@ def test_two_ranks_are_one_rank(
 
 @pytest.mark.slow
 def test_reference_samples_are_drawn_once_and_read_afterwards(folder: Path, tmp_path: Path) -> None:
-    flags = {"kl_type": "fkl", "reference_samples": 2, "data_output_path": tmp_path / "data"}
+    flags = {
+        "kl_type": "fkl",
+        "reference_samples": 2,
+        "data_output_path": tmp_path / "data",
+        "stop_token": "<answer>",
+    }
+    stop = load_tokenizer(str(folder / "a")).convert_tokens_to_ids("<answer>")
+
     outputs = []
     for name in ("first", "second"):
         argv = arguments(folder, tmp_path / name, **flags)
@@ -153,6 +160,9 @@ def test_reference_samples_are_drawn_once_and_read_afterwards(folder: Path, tmp_
         assert len(rows) == 18
         assert {k for row in rows for k in row["references"]} == {0, 1}
         assert all(len(row["response_ids"]) == 2 for row in rows)
+        samples = [ids for row in rows for ids in row["response_ids"]]
+        assert any(ids[-1] == stop for ids in samples)
+        assert not any(stop in ids[:-1] for ids in samples)
     # The second run had none to draw: no progress bar of drawing.
     assert "samples of reference 0:   0%" in outputs[0]
     assert "samples of reference 0:   0%" not in outputs[1]
