@@ -10,6 +10,9 @@ from dschat.data.rows import Row, RowError
 from dschat.data.schemas import DATA_SCHEMAS, Schema, detect_schema, has_columns, schemas
 from dschat.data.schemas.gsm8k import SYSTEM_PROMPT
 from dschat.errors import UserError
+from dschat.rewards.code.problems import read_problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 BY_NAME = {name: DATA_SCHEMAS[name].load() for name in DATA_SCHEMAS}
 
@@ -239,3 +242,53 @@ def test_whole_dialogues_are_cut_where_dahoas_cut_them(makers: Any) -> None:
         rows("dialogues", longer, "reward")
     with pytest.raises(RowError, match="no column 'prompt'"):
         rows("dialogues", {**raw, "chosen": "A text."}, "sft")
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    ("tests", "kind"),
+    [
+        ('{"inputs": ["1", "2"], "outputs": ["1"]}', "unequal numbers"),
+        ('{"inputs": "12", "outputs": "12"}', "not a list"),
+        ('{"inputs": {"a": 1}, "outputs": ["1"]}', "not a list"),
+        ('{"inputs": [[1]], "outputs": [1], "fn_name": "a b"}', "not a function's name"),
+        ('{"inputs": [[1]], "outputs": [1], "fn_name": ""}', "not a function's name"),
+        ('{"inputs": [[1]], "outputs": [1], "fn_name": "lambda"}', "not a function's name"),
+        ('{"inputs": [[1]], "outputs": [1], "fn_name": ["f"]}', "not a function's name"),
+        ('{"inputs": [[1], {"a": 1}], "outputs": [1, 2], "fn_name": "f"}', "not a list"),
+        ('{"inputs": [[1], "[1]"], "outputs": [1, 2], "fn_name": "f"}', "not a list"),
+        *[
+            (f'{{"inputs": [{nested(depth)}], "outputs": [1]}}', "nested too deeply")
+            for depth in (63, 400, 990, 5000, 200_000)
+        ],
+    ],
+)
+def test_apps_rows_with_unusable_tests_are_dropped_by_kind(
+    makers: Any, tests: str, kind: str
+) -> None:
+    with pytest.raises(RowError, match=kind):
+        rows("apps", {**makers["apps"](0), "input_output": tests}, "rl")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_every_apps_row_that_is_kept_can_be_run(data: st.DataObject) -> None:
+    scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "f", "1"])
+    values = st.recursive(
+        scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from("ab"), v)
+    )
+    pairs = st.lists(values | st.lists(values, max_size=2), max_size=3)
+    tests = {
+        "inputs": data.draw(pairs | values),
+        "outputs": data.draw(pairs | values),
+        "fn_name": data.draw(st.sampled_from(["f", None, "", "a.b", "if", 3, ["f"]])),
+    }
+    raw = {"question": "q", "solutions": "", "starter_code": "", "problem_id": 1}
+    try:
+        (row,) = rows("apps", {**raw, "input_output": json.dumps(tests)}, "rl")
+    except RowError:
+        return
+    assert read_problem(row.example).tests

@@ -216,7 +216,7 @@ def read_json(path: str, name: str) -> dict[str, Any] | None:
             file = None
     try:
         value = json.loads(Path(file).read_text(encoding="utf-8")) if file is not None else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

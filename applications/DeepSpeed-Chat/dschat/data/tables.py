@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dschat.data.rows import RawRow, RowError
-from dschat.errors import UserError
+from dschat.errors import UserError, too_deep
 
 if TYPE_CHECKING:
     import datasets
@@ -94,7 +94,10 @@ class JsonTable:
                 except (ValueError, RecursionError):
                     yield RowError("not valid JSON")
                     continue
-            yield row if isinstance(row, dict) else RowError("not a JSON object")
+            if not isinstance(row, dict):
+                yield RowError("not a JSON object")
+            else:
+                yield RowError("values nested too deeply") if too_deep(row) else row
 
     def place(self, index: int) -> str:
         name, unit, number = self._places[index]

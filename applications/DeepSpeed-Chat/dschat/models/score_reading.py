@@ -94,7 +94,7 @@ def _saved_by_step_2(folder: Path) -> bool:
         return False
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return False
     return isinstance(settings, dict) and settings.keys() >= STEP_2_SETTINGS
 

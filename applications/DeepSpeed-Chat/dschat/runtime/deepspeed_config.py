@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dschat.errors import UserError
+from dschat.errors import MAX_DEPTH, UserError, too_deep
 
 # What the scripts' own flags decide; a --deepspeed_config file may not say it a second time.
 OWNED_BY_FLAGS = {
@@ -97,8 +97,13 @@ def read_overrides(path: str | None) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--deepspeed_config {path} cannot be read as JSON: {error}") from error
+    if too_deep(values):
+        raise UserError(
+            f"--deepspeed_config {path} has values more than {MAX_DEPTH} deep inside each other; "
+            "expected DeepSpeed's settings. Remove what lies deeper."
+        )
     if not isinstance(values, dict):
         raise UserError(f"--deepspeed_config {path}: expected a JSON object.")
     for key in values:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from dschat.errors import UserError, one_line
+from dschat.errors import MAX_DEPTH, UserError, one_line, too_deep
 from dschat.settings.flags import (
     LAST_GROUPS,
     Flag,
@@ -628,6 +628,16 @@ def _read_config_file(path: str) -> dict[str, Any]:
         values = json.loads(text) if path.lower().endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"The config file {path!r} cannot be read: {error}") from error
+    except RecursionError:
+        values = None
+        deep = True
+    else:
+        deep = too_deep(values)
+    if deep:
+        raise UserError(
+            f"The config file {path!r} has values more than {MAX_DEPTH} deep inside each other; "
+            "expected names and values, one flag a line (learning_rate: 1e-5)."
+        )
     if not isinstance(values, dict):
         raise UserError(
             f"The config file {path!r} is a {type(values).__name__}; "

@@ -8,10 +8,12 @@ JSON list of programs, "input_output": JSON {"inputs", "outputs", "fn_name" (som
 from __future__ import annotations
 
 import json
+import keyword
 from typing import Any
 
 from dschat.data.rows import Phase, RawRow, Row, RowError, text
 from dschat.data.schemas.base import Schema, has_columns
+from dschat.errors import too_deep
 
 EXAMPLE_FIELDS = ("problem_id", "question", "input_output", "starter_code", "difficulty")
 
@@ -27,9 +29,14 @@ def _parsed(raw: RawRow, name: str) -> Any:
         return None
     try:
         # Some tests hold integers of more digits than Python reads; nothing is computed with them.
-        return json.loads(value, parse_int=str)
+        parsed = json.loads(value, parse_int=str)
     except ValueError as error:
         raise RowError(f"field {name!r} is not JSON") from error
+    except RecursionError as error:
+        raise RowError(f"field {name!r} is nested too deeply") from error
+    if too_deep(parsed):
+        raise RowError(f"field {name!r} is nested too deeply")
+    return parsed
 
 
 def _solutions(raw: RawRow) -> list[str]:
@@ -40,9 +47,21 @@ def _solutions(raw: RawRow) -> list[str]:
 
 
 def _require_tests(raw: RawRow) -> None:
+    """Refuse tests that `dschat.rewards.code.problems.read_problem` would stop the run for."""
     tests = _parsed(raw, "input_output")
     if not isinstance(tests, dict) or not tests.get("inputs") or not tests.get("outputs"):
         raise RowError("no unit tests in 'input_output'")
+    inputs, outputs, function = tests["inputs"], tests["outputs"], tests.get("fn_name")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise RowError("'inputs' or 'outputs' in 'input_output' is not a list")
+    if len(inputs) != len(outputs):
+        raise RowError("unequal numbers of inputs and outputs in 'input_output'")
+    if function is None:
+        return
+    if not isinstance(function, str) or not function.isidentifier() or keyword.iskeyword(function):
+        raise RowError("'fn_name' in 'input_output' is not a function's name")
+    if not all(isinstance(arguments, list) for arguments in inputs):
+        raise RowError("arguments in 'input_output' that are not a list")
 
 
 def apps_rows(raw: RawRow, phase: Phase) -> list[Row]:

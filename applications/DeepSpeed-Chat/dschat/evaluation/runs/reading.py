@@ -99,7 +99,7 @@ def _read_settings(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         return None, {}
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} cannot be read: {error}. Without the file the run can be drawn too, but not "
             "grouped with others."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,8 @@ def _read(text: str, starter_code: str) -> Problem:
     if function is None:
         tests = [TestCase(_lines(i), _lines(o)) for i, o in zip(inputs, outputs, strict=True)]
     else:
-        if not isinstance(function, str) or not function.isidentifier():
+        named = isinstance(function, str) and function.isidentifier()
+        if not named or keyword.iskeyword(function):
             raise ValueError(f"'fn_name' is {function!r}")
         tests = [TestCase(_arguments(i), o) for i, o in zip(inputs, outputs, strict=True)]
     return Problem(tuple(tests), function, starter_code)
