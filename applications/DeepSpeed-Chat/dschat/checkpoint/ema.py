@@ -41,7 +41,7 @@ class MovingAverage:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.model = model
         self.shares = {
-            name: _share(p).detach().to(device=device, dtype=torch.float32, copy=True)
+            name: share_of(p).detach().to(device=device, dtype=torch.float32, copy=True)
             for name, p in self.parameters.items()
         }
 
@@ -49,7 +49,7 @@ class MovingAverage:
     def update(self) -> None:
         """Take in the weights as they are after an optimiser step; no communication."""
         for name, average in self.shares.items():
-            average.lerp_(_share(self.parameters[name]).to(average), 1 - self.beta)
+            average.lerp_(share_of(self.parameters[name]).to(average), 1 - self.beta)
 
     @torch.no_grad()
     def gathered_state_dict(self) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ class MovingAverage:
         """
         state = gathered_state_dict(self.model)
         for name, share in self.shares.items():
-            whole = _gather(share, self.parameters[name])
+            whole = gather_share(share, self.parameters[name])
             if distributed.is_main():
                 shape = state[name].shape
                 flat = whole[: shape.numel()]
@@ -90,7 +90,7 @@ class MovingAverage:
             share.copy_(state[name])
 
 
-def _share(parameter: Any) -> Tensor:
+def share_of(parameter: Any) -> Tensor:
     """This rank's flat part of a weight: equal lengths on all ranks, the last one may be filled up.
 
     Under ZeRO 3 it is the partition that the rank holds.
@@ -113,7 +113,7 @@ def _share(parameter: Any) -> Tensor:
     return torch.nn.functional.pad(part, (0, length - part.numel()))
 
 
-def _gather(share: Tensor, parameter: Any) -> Tensor:
+def gather_share(share: Tensor, parameter: Any) -> Tensor:
     """[ranks * length] all ranks' shares in their order, on the device that communicates."""
     if distributed.world_size() == 1:
         return share

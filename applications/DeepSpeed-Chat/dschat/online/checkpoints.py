@@ -9,6 +9,7 @@ from dschat.checkpoint.ema import MovingAverage
 from dschat.checkpoint.model_card import Extras
 from dschat.checkpoint.model_folder import save_model_folder, save_step
 from dschat.checkpoint.resume import ResumableRun
+from dschat.online.references.schedule import ReferenceSchedule
 from dschat.runtime import distributed
 from dschat.runtime.distributed import on_all_ranks
 from dschat.runtime.random_states import set_random_states
@@ -19,8 +20,8 @@ from dschat.settings.online import OnlineConfig
 class Checkpointer:
     """Saves models and checkpoints of an online run; all ranks call its methods.
 
-    Nothing outlasts an iteration but its number, the engines, the moving average, the count of bad
-    steps and the random numbers: prompts, sampling and orders are functions of the seed and the
+    Nothing outlasts an iteration but its number, the engines, the moving average, a reference
+    that moves, the count of bad steps and the random numbers: prompts, sampling and orders are functions of the seed and the
     iteration, and no experience is carried over. So a resumed run is the uninterrupted one.
 
     Args:
@@ -29,6 +30,7 @@ class Checkpointer:
         engines: DeepSpeed engines by role.
         average: of the actor's weights, or None.
         log: whose rows a checkpoint keeps.
+        schedule: of a reference that moves, or None.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class Checkpointer:
         tokenizer: Any,
         average: MovingAverage | None,
         log: MetricsLog,
+        schedule: ReferenceSchedule | None = None,
     ) -> None:
         assert config.output_dir is not None
         self.folder = Path(config.output_dir)
         self.in_output_dir = config.final_in_output_dir
         self.method = (config.advantage or config.algorithm).upper()
         self.run, self.engines, self.tokenizer = run, engines, tokenizer
-        self.average, self.log = average, log
+        self.average, self.log, self.schedule = average, log, schedule
         self.models_at = -1  # generation batches when models were saved last
         self.checkpoint_at = -1  # iterations when a checkpoint was saved last
 
@@ -87,6 +90,8 @@ class Checkpointer:
         if self.checkpoint_at != iteration:
             average = None if self.average is None else self.average.state_dict()
             own = {"progress": progress, "models_at": self.models_at, "average": average}
+            if self.schedule is not None:
+                own["reference"] = self.schedule.state_dict()
             self.run.save(iteration, self.engines, own, self.log)
             self.checkpoint_at = iteration
         return self.run.folder(iteration)
@@ -103,6 +108,8 @@ class Checkpointer:
         if self.average is not None:
             with on_all_ranks():
                 self.average.load_state_dict(own["average"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(own["reference"])
         set_random_states(own["random"])
         progress: dict[str, Any] = own["progress"]
         return progress

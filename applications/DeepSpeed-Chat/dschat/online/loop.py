@@ -26,6 +26,7 @@ Departures from DeepSpeed-Chat (main.py and ppo_trainer.py of its step 3), by st
 - 5: The text loss is added to the policy's, not averaged with it. The moving average follows
   optimizer steps, not micro-batches.
 - 5: A step with NaN or infinity is skipped on all ranks, and what led to it is saved.
+- 5: The reference may follow the policy (`--reference_schedule`).
 - 6: Steps are counted in generation batches; a checkpoint resumes bit for bit.
 """
 
@@ -43,6 +44,7 @@ from dschat.data.prompts import PromptExample, prompt_batches
 from dschat.online.checkpoints import Checkpointer
 from dschat.online.dynamic_sampling import Drawn, draw_groups_with_spread
 from dschat.online.metrics import Clock, Report, iteration_metrics
+from dschat.online.references.schedule import ReferenceSchedule
 from dschat.online.updates import Updater
 from dschat.rewards import RewardFunction
 from dschat.rollout.backends.base import GenerationBackend
@@ -75,6 +77,7 @@ class OnlineTrainer:
         sampler, scorer, reward, targets, updater, checkpointer: the steps, see the module.
         correction: of responses that another engine drew.
         sample_term: adds the references' samples that the forward KL is learnt from, or None.
+        schedule: moves the reference after iterations, or None.
         bad_steps: counts skipped steps.
         report: logs and shows metrics.
         evaluate: called with the trainer, before, every `evaluate_every` iterations, and after.
@@ -99,6 +102,7 @@ class OnlineTrainer:
     bad_steps: BadSteps
     report: Report
     sample_term: SampleTerm | None = None
+    schedule: ReferenceSchedule | None = None
     evaluate: Callable[[OnlineTrainer], dict[str, float]] | None = None
     evaluate_every: int = 0
     iteration: int = field(default=0, init=False)
@@ -197,6 +201,7 @@ class OnlineTrainer:
         except BadStepError as error:  # before the updates
             self.iteration += 1
             self.batches += 1 if drawn is None else drawn.tries
+            self._move_reference()
             self.bad_steps.bad(error, self.iteration, plain_rows([*experiences, *rollouts]))
             bad = self.bad_steps.metrics()
             return {**self._place(), "skipped": 1.0, **bad, "time/total_s": clock.total()}
@@ -206,7 +211,11 @@ class OnlineTrainer:
         more |= {} if drawn is None else drawn.metrics
         metrics |= {**more, **mismatch, **updates, "skipped": float(not updates)}
         metrics |= self.bad_steps.metrics()
+        metrics |= self._move_reference()
         return {**self._place(), **metrics, **clock.metrics(metrics["response_tokens"])}
+
+    def _move_reference(self) -> dict[str, float]:
+        return {} if self.schedule is None else self.schedule.after(self.iteration)
 
     def _draw(self, repeated: Sequence[PromptExample]) -> Drawn:
         """The iteration's responses under `--dynamic_sampling`, rewarded."""

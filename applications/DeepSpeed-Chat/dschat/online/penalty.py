@@ -43,6 +43,9 @@ def build_penalty(
             embeddings = token_table(penalty, reference.model, tokenizer, device, config.seed)
         else:
             embeddings = reference.model.get_input_embeddings().weight.detach().to(device)
+        if config.reference_schedule != "fixed":
+            # The metric between tokens stays what it is, also in a resumed run.
+            embeddings = embeddings.clone()
         single = build_regularizer(config, embeddings, tokenizer)
     return single, over_references(single, config)
 

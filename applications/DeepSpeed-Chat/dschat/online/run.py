@@ -31,6 +31,7 @@ from dschat.online.plan import (
 )
 from dschat.online.pretraining_mix import load_mix
 from dschat.online.references.reference_sampling import draw_reference_samples
+from dschat.online.references.schedule import ReferenceSchedule
 from dschat.online.setup import generation_backend, load_prompts, make_engine, sampler_of, start
 from dschat.online.updates import Updater
 from dschat.regularization import PolicyRegularizer
@@ -151,6 +152,7 @@ def build_trainer(
         )
         sample_term = partial(with_samples, config=config, tokenizer=tokenizer, device=device)
     actor = make_engine(models.actor, "actor", config, dtype, steps)
+    moving = ReferenceSchedule.of(config, actor, models.references)
     critic = models.critic and make_engine(models.critic, "critic", config, dtype, steps)
 
     # 3. what is written
@@ -188,10 +190,11 @@ def build_trainer(
         targets=Targets.of(config, regularizer.reward_clip, segment),
         correction=RolloutCorrection.of(config, dtype),
         updater=Updater(config, actor, critic, tokenizer.pad_token_id, bad_steps, mix, average),
-        checkpointer=Checkpointer(config, run, engines, tokenizer, average, log),
+        checkpointer=Checkpointer(config, run, engines, tokenizer, average, log, moving),
         bad_steps=bad_steps,
         report=Report(log, name, regularizer, config.penalty_coefficient),
         sample_term=sample_term,
+        schedule=moving,
         evaluate=evaluate,
         evaluate_every=every,
     )

@@ -18,6 +18,7 @@ from dschat.settings.parts import ADVANTAGES, POLICY_LOSSES, REWARDS
 from dschat.settings.penalties import REGULARIZERS, KLSettings
 from dschat.settings.references import REFERENCES, ReferenceFlags, reference_weights
 from dschat.settings.regularizers.published import has_references
+from dschat.settings.regularizers.reference_schedule import ReferenceScheduleFlags
 from dschat.settings.rewards import CHECKED_ANSWERS, REWARD_MODEL, names_reward
 from dschat.settings.rollout.backends import BackendFlags
 from dschat.settings.rollout.correction import RolloutCorrectionFlags
@@ -260,7 +261,8 @@ class OnlineFlags(Settings):
         False,
         "Train the adapters only (and the value head); else the base weights train as well. The "
         "reference is then the actor with its adapters off, and the reward model the critic with "
-        "its adapters off and its first head: neither is loaded a second time.",
+        "its adapters off and its first head: neither is loaded a second time (a reference that moves "
+        "is).",
     )
 
     dtype: str | None = flag(
@@ -338,6 +340,7 @@ class OnlineConfig(
     TrainingFlags,
     RolloutCorrectionFlags,
     BackendFlags,
+    ReferenceScheduleFlags,
     ReferenceFlags,
     StopFlags,
     DynamicSamplingFlags,
@@ -443,9 +446,11 @@ class OnlineConfig(
     def reference_is_the_policy(self) -> bool:
         """Whether the actor with its adapters off is the reference: no second model is loaded.
 
-        A new token's row is trained beside the adapters (`train_rows`): then there are two models.
+        A new token's row is trained beside the adapters (`train_rows`), or the reference moves:
+        then there are two models.
         """
         frozen = self.only_optimize_lora and not self.add_eot_token
+        frozen = frozen and self.reference_schedule == "fixed"
         lora = self.actor_lora_dim > 0 and frozen
         return lora and has_references(self) and not self.references()
 

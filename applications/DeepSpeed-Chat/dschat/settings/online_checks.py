@@ -14,6 +14,7 @@ from dschat.settings.command_line import require
 from dschat.settings.flags import require_at_least
 from dschat.settings.registry import ADVANTAGES
 from dschat.settings.regularizers.published import check_penalty
+from dschat.settings.regularizers.reference_schedule import check_reference_schedule
 from dschat.settings.regularizers.trust_regions import refuse_clipping
 from dschat.settings.rollout.backends import require_backend
 from dschat.settings.rollout.correction import require_correction
@@ -102,6 +103,7 @@ def check(config: Any) -> None:
     check_dynamic_sampling(config)
     _require_references(config)
     check_penalty(config)
+    check_reference_schedule(config)
     refuse_clipping(config)
     require_backend(config)
     require_correction(config)
