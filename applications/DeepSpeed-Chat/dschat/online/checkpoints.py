@@ -21,8 +21,9 @@ class Checkpointer:
     """Saves models and checkpoints of an online run; all ranks call its methods.
 
     Nothing outlasts an iteration but its number, the engines, the moving average, a reference
-    that moves, the count of bad steps and the random numbers: prompts, sampling and orders are functions of the seed and the
-    iteration, and no experience is carried over. So a resumed run is the uninterrupted one.
+    that moves, the count of bad steps and the random numbers: prompts, sampling and orders are
+    functions of the seed and the iteration, and no experience is carried over. So a resumed run is
+    the uninterrupted one.
 
     Args:
         config: the run's settings.

@@ -261,8 +261,8 @@ class OnlineFlags(Settings):
         False,
         "Train the adapters only (and the value head); else the base weights train as well. The "
         "reference is then the actor with its adapters off, and the reward model the critic with "
-        "its adapters off and its first head: neither is loaded a second time (a reference that moves "
-        "is).",
+        "its adapters off and its first head: neither is loaded a second time (but for a "
+        "reference that moves).",
     )
 
     dtype: str | None = flag(

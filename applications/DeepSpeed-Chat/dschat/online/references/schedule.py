@@ -63,10 +63,11 @@ class ReferenceSchedule:
             )
         self.weights = dict(reference.policy.model.named_parameters())
         _check_same_architecture(actor.module.model, reference.policy.model)
-        rounds = any(p.dtype != torch.float32 for p in self.weights.values())
+        # Where they may stay the weights themselves there are none of their own.
         self.averages = {
-            name: p.detach().float() if rounds and share < 1 else p.detach()
+            name: p.detach().float()
             for name, p in self.weights.items()
+            if share < 1 and p.dtype != torch.float32
         }
 
     @classmethod
@@ -102,29 +103,28 @@ class ReferenceSchedule:
         """
         if iteration % self.interval == 0:
             for name, weight in merged_weights(self.actor.module.model):
-                average = self.averages[name]
+                average = self._average(name)
                 average.lerp_(weight.to(average), self.share)
-                self._show(name)
+                self.weights[name].copy_(average)
             if self.kind == "reset":
                 forget_moments(self.actor)
         return {"reference_moves": float(self.moves(iteration))}
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's part of the reference, flat, on CPU: a checkpoint has it once in all."""
-        return {name: share_of(a).cpu().clone() for name, a in self.averages.items()}
+        return {name: share_of(self._average(name)).cpu().clone() for name in self.weights}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the reference of a checkpoint from the parts of all ranks; collective."""
-        for name, average in self.averages.items():
-            whole = gather_share(state[name], self.weights[name])
+        for name, weight in self.weights.items():
+            average = self._average(name)
+            whole = gather_share(state[name], weight)
             average.copy_(whole[: average.numel()].view_as(average))
-            self._show(name)
+            weight.copy_(average)
 
-    def _show(self, name: str) -> None:
-        """Make the reference's weight what its average is, rounded where it must be."""
-        if self.averages[name].data_ptr() != self.weights[name].data_ptr():
-            self.weights[name].copy_(self.averages[name])
+    def _average(self, name: str) -> Tensor:
+        return self.averages.get(name, self.weights[name])
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
