@@ -24,7 +24,12 @@ INTERPOLATE = {
     "reference_interval": 2,
     "reference_mix": 0.25,
 }
-LORA = {"actor_lora_dim": 4, "actor_lora_module_name": "layers.", "only_optimize_lora": True}
+LORA = {
+    "actor_lora_dim": 4,
+    "actor_lora_module_name": "layers.",
+    "only_optimize_lora": True,
+    "actor_lora_learning_rate": 0.02,
+}
 # Factors of the start and of the policies after iterations 1 to 4.
 CLOSED_FORMS = {
     "ema": [0.75**4, 0.25 * 0.75**3, 0.25 * 0.75**2, 0.25 * 0.75, 0.25],
