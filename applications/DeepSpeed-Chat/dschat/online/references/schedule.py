@@ -124,7 +124,7 @@ class ReferenceSchedule:
             weight.copy_(average)
 
     def _average(self, name: str) -> Tensor:
-        return self.averages.get(name, self.weights[name])
+        return self.averages[name] if name in self.averages else self.weights[name]
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
