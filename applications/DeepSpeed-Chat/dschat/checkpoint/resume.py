@@ -50,6 +50,7 @@ NO_RESULT = {
     "print_answers_interval",
     "print_loss",
     "reward_workers",
+    "reward_timeout",
     *(f.name for flags in (TrackingFlags, PublishingFlags) for f in dataclasses.fields(flags)),
 }
 """Settings that a resumed run may change: they say where and how a run shows itself."""

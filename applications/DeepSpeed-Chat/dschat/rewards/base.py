@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 from dschat.errors import UserError
 from dschat.rewards.keyword_form import keywords_for, takes_keywords
+from dschat.rewards.time_limit import within_limit
 
 Example = dict[str, Any]
 Parts = Mapping[str, Sequence[float | None]]
@@ -117,7 +118,7 @@ def awaited(result: Any) -> Any:
         return result
 
     async def wait() -> Any:
-        return await result
+        return await within_limit(result)
 
     return _event_loop().run_until_complete(wait())
 

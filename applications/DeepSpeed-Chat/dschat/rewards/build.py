@@ -15,6 +15,7 @@ from dschat.rewards.base import (
     awaited,
     scores_where_applicable,
 )
+from dschat.rewards.time_limit import time_limit
 from dschat.settings.parts import REWARDS
 from dschat.settings.registry import import_file
 from dschat.settings.rewards import (
@@ -67,6 +68,46 @@ class OnlyReward(RewardFunction):
         rewards, parts = awaited(self.reward.explained(prompts, responses, examples))
         taken = own_metrics(name)
         return rewards, {f"{name}/{n}" if n in taken else n: v for n, v in parts.items()}
+
+
+class TimedReward(RewardFunction):
+    """A user's reward whose calls are ended after some seconds; a collective one's are not.
+
+    Args:
+        seconds: of one call: of all responses of a rank's generation batch.
+    """
+
+    def __init__(self, reward: RewardFunction, seconds: float) -> None:
+        self.reward, self.name, self.seconds = reward, reward.name, seconds
+
+    @property
+    def collective(self) -> bool:
+        """That of the reward. Other ranks would wait for one that is ended."""
+        return self.reward.collective
+
+    def __call__(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> Sequence[float | None]:
+        """The rewards."""
+        return self.explained(prompts, responses, examples)[0]
+
+    def explained(
+        self, prompts: list[str], responses: list[str], examples: list[Example]
+    ) -> tuple[Sequence[float | None], Parts]:
+        """As of the reward.
+
+        Raises:
+            UserError: it took too long; names it, the seconds, and the first prompt.
+        """
+        if self.collective:
+            return awaited(self.reward.explained(prompts, responses, examples))
+        message = (
+            f"The reward function {self.name} did not return within {self.seconds:g} seconds "
+            f"(--reward_timeout) for {len(prompts)} responses, the first to the prompt "
+            f"{prompts[0][-200:]!r}. Raise the limit, or have the function give up by itself."
+        )
+        with time_limit(self.seconds, message):
+            return awaited(self.reward.explained(prompts, responses, examples))
 
 
 class WeightedRewards(RewardFunction):
@@ -162,6 +203,17 @@ class Rewards:
 
 
 def _built(spec: RewardSpec, settings: Any) -> RewardFunction | None:
+    """None: the reward model, which is loaded later."""
+    reward = _untimed(spec, settings)
+    seconds = getattr(settings, "reward_timeout", None)
+    # Built-in rewards have limits of their own, or none to need.
+    users = spec.file is not None or not isinstance(REWARDS[spec.name].target, str)
+    if reward is None or seconds is None or not users:
+        return reward
+    return TimedReward(reward, seconds)
+
+
+def _untimed(spec: RewardSpec, settings: Any) -> RewardFunction | None:
     if spec.file is None:
         if spec.name == REWARD_MODEL:
             return None

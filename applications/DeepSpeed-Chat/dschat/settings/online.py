@@ -118,6 +118,13 @@ class OnlineFlags(Settings):
     clip_reward_value: float = flag(
         2.5, "Scores of responses are clipped to plus or minus this before training (0: not)."
     )
+    reward_timeout: float | None = flag(
+        None,
+        "Seconds after which a call of a reward function of yours (a rank's responses of one "
+        "generation batch) is ended, and the run with it, by an error that names it. Unset: no "
+        "limit, since a judge over a network may rightly take long. Rewards that all ranks compute "
+        "together have no limit.",
+    )
     plugin: list[str] | None = plugin_flag(
         "regularizers, rewards, advantages, policy losses or data schemas"
     )

@@ -146,6 +146,11 @@ def _require_models(config: Any) -> None:
 
 
 def _require_ranges(config: Any) -> None:
+    seconds = config.reward_timeout
+    require(
+        seconds is None or seconds > 0,
+        f"{config.flag('reward_timeout')} {seconds}: expected seconds above 0, or leave it out.",
+    )
     require_at_least(config, 1, *AT_LEAST_ONE)
     require_at_least(config, 0, *NOT_NEGATIVE)
     for names, holds, expected in (
