@@ -4,7 +4,7 @@
     python benchmarks/frontier.py --plan benchmarks/frontier_example.yaml --summary
     python benchmarks/frontier.py --plan benchmarks/frontier_example.yaml --figure FILE.png
 
-A run is training and measuring, in processes of one thread at the lowest priority. Started again,
+A run is training and measuring, in processes of one thread at low priority. Started again,
 what is in the CSV is skipped, and what was interrupted resumes from its last checkpoint. Rows are
 in --rows, everything else in --out. All settings of a seed come before the next seed. What is
 measured, and why, is in docs/frontier.md.
@@ -104,8 +104,8 @@ def rows_text(rows: list[dict[str, Any]]) -> str:
 class Driver:
     """Carries out a plan."""
 
-    def __init__(self, plan: dict[str, Any], out: Path, rows: Path) -> None:
-        self.plan, self.out, self.path = plan, out, rows
+    def __init__(self, plan: dict[str, Any], out: Path, rows: Path, nice: int = 19) -> None:
+        self.plan, self.out, self.path, self.nice = plan, out, rows, nice
         self.rows = read_rows(rows)
         self.lock = threading.Lock()
         self.failed = 0
@@ -117,7 +117,7 @@ class Driver:
             RuntimeError: it failed; the message has the end of its output.
         """
         filled = line.format(root=ROOT, out=self.out, **values)
-        words = ["nice", "-n", "19", *shlex.split(filled)]
+        words = ["nice", "-n", str(self.nice), *shlex.split(filled)]
         if words[3] == "python":
             words[3] = sys.executable
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -214,6 +214,7 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help="CSV; unset: assets/PLAN.csv")
     parser.add_argument("--out", type=Path, help="models and logs; unset: runs/PLAN")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--nice", type=int, default=19, help="lower priority of runs by this")
     parser.add_argument("--summary", action="store_true", help="print tables of finished runs")
     parser.add_argument("--figure", type=Path, help="draw finished runs into this PNG")
     given = parser.parse_args()
@@ -232,7 +233,7 @@ def main() -> int:
         return 0
     out = (given.out or ROOT / "runs" / given.plan.stem).resolve()
     with alone(out):
-        driver = Driver(plan, out, path)
+        driver = Driver(plan, out, path, given.nice)
         driver.all(given.jobs)
         return 1 if driver.failed else 0
 

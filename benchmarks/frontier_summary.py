@@ -168,4 +168,8 @@ def save_figure(rows: Rows, path: Path) -> None:
         figure, _ = draw_frontier(plt, frontier(groups, drift), drift)
         figure.axes[0].set_ylabel("mean gold score of held-out prompts")
         figure.axes[0].set_title("gold score against drift: up and to the left is better")
+        seeds = sorted({len(g.runs) for g in groups})
+        bars = f"; {seeds[0]} to {seeds[-1]} seeds, bars: ± standard error" if seeds[-1] > 1 else ""
+        title = f"the policy after the last iteration{bars}\nnumbers at the points: the coefficient"
+        figure.legends[0].set_title(title)
         save_picture(figure, path)
