@@ -107,3 +107,16 @@ def test_with_activation_checkpointing_rows_go_through_in_full() -> None:
     found = values_and_gradients(policy, inputs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-4)
+
+
+def test_attention_implementations_agree() -> None:
+    """Shared prompts add their keys and values to masks that each implementation builds itself."""
+    policy = PolicyModel(small_model("llama"), 0.8).train()
+    inputs = batch([1, 0, 0, 1, 2, 0, 1, 1])
+    found = {}
+    for name in ("eager", "sdpa"):
+        policy.model.set_attn_implementation(name)
+        assert policy.model.model.layers[0].self_attn.config._attn_implementation == name
+        assert policy.plan(*inputs).shared is not None
+        found[name] = policy(*inputs)
+    torch.testing.assert_close(found["eager"], found["sdpa"], atol=1e-5, rtol=0)

@@ -303,10 +303,11 @@ def test_a_rank_without_any_response_reports_what_the_others_report(
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_policy_that_is_its_reference_has_no_divergence_at_all(
-    settings: Any, checkpointing: bool
+    settings: Any, checkpointing: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Policy and reference take the same passes, so that equal weights give equal bits."""
     trainer = make_trainer(settings(actor_gradient_checkpointing=checkpointing, **GROUP))
+    assert ("once per response, not once per group" in capsys.readouterr().out) == checkpointing
     experiences, _ = score(trainer, trainer.sample([trainer.prompts[0]] * 8))
     for e in experiences:
         assert torch.equal(e.logprobs, e.reference_logprobs)

@@ -80,6 +80,7 @@ def test_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--gpu 2: there are 2, numbered from 0"):
         choose_device(2)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="--gpu 0 is for one process"):
         choose_device(0)
 

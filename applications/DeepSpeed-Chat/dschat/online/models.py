@@ -154,6 +154,12 @@ def load_models(
         )
     check_length(actor.config, config)
     _checkpointing(actor, config.actor_gradient_checkpointing)
+    if config.actor_gradient_checkpointing and config.group_size() > 1:
+        distributed.log_main(
+            f"{config.flag('actor_gradient_checkpointing')}: a group's prompt goes through the "
+            "actor once per response, not once per group: layers that recompute their activations "
+            "do so without the prompt's keys and values. Results are the same; it takes more time."
+        )
     critic = None
     if config.trains_critic:
         classifier = _classifier(
