@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dschat.errors import UserError
+from dschat.errors import UserError, printable
 from dschat.evaluation.judging.client import estimate_cost
 from dschat.evaluation.judging.instructions import judge_messages, read_answer
 from dschat.evaluation.judging.pairs import Pair, category_of, first_shown, read_pairs
 from dschat.evaluation.judging.report import figures_of, report_text
-from dschat.evaluation.judging.terminal import printable
 from dschat.settings.command_line import CommandLine
 from dschat.settings.judging import (
     JUDGE,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 MAX_DEPTH = 64
 """Lists and objects inside each other in what is read from a user's files. Python's own limit
 depends on how deep the reader stands, so a file could be read and not be written again."""
+
+DIRECTION_MARKS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 
 
 class UserError(Exception):
@@ -17,9 +22,28 @@ class UserError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """The text without what commands a terminal or shows it in another order.
+
+    Replaced by U+FFFD: control characters but for line ends and tabs (they move the cursor, clear
+    lines, start escape codes), Unicode's marks of writing direction (UAX 9: they reorder what
+    stands beside them), its line and paragraph separators, and lone surrogates, which cannot be
+    written.
+    """
+    return "".join(
+        c
+        if c in "\n\t"
+        or (c not in DIRECTION_MARKS and unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp"))
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text.replace("\r\n", "\n")
+    )
+
+
 def one_line(message: str) -> str:
-    """The message on one line: libraries' own, which it may quote, can have several."""
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    """The message on one line and `printable`: libraries' own, files' names and servers' answers,
+    which it may quote, can have several lines and escape codes."""
+    lines = (line.strip() for line in message.splitlines())
+    return printable(" ".join(line for line in lines if line))
 
 
 def too_deep(value: Any, limit: int = MAX_DEPTH) -> bool:

@@ -33,6 +33,10 @@ def drawing() -> Iterator[Any]:
         plt.close("all")
 
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Spreadsheets of some languages take the full-width forms too."""
+
+
 def save_picture(figure: Any, path: Path) -> None:
     """Write the figure as a PNG; its folder is made.
 
@@ -44,11 +48,28 @@ def save_picture(figure: Any, path: Path) -> None:
         figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
+def _defused(cell: object) -> object:
+    """A text that a spreadsheet would run as a formula, with an apostrophe before it.
+
+    Source: OWASP, CSV Injection. Numbers stay as they are.
+    """
+    if not isinstance(cell, str) or not cell.lstrip().startswith(FORMULA_STARTS):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return "'" + cell
+    return cell
+
+
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """The numbers of a picture as CSV, a row for each; a value that was not finite is empty."""
+    """The numbers of a picture as CSV, a row for each; a value that was not finite is empty.
+
+    A name that begins like a formula (`=`, `+`, `-`, `@`) gets an apostrophe before it.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for *names, value in rows:
-        writer.writerow([*names, repr(float(value)) if math.isfinite(value) else ""])
+        writer.writerow([*map(_defused, names), repr(float(value)) if math.isfinite(value) else ""])
     atomic_write_text(path, text.getvalue())

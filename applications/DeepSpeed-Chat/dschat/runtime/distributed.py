@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dschat.errors import UserError
+from dschat.errors import UserError, printable
 from dschat.runtime.launchers import adopt_launcher
 from dschat.settings.command_line import require
 
@@ -196,11 +196,11 @@ def gather_shares(share: list[Any]) -> list[Any]:
 
 
 def log_main(message: str) -> None:
-    """Print on rank 0 only, past a progress bar."""
+    """Print on rank 0 only, past a progress bar; see `printable`."""
     if is_main():
         from tqdm import tqdm
 
-        tqdm.write(message)
+        tqdm.write(printable(message))
 
 
 @contextlib.contextmanager

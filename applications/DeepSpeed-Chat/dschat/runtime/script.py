@@ -6,6 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from dschat.errors import UserError, one_line
+from dschat.errors import UserError, one_line, printable
 from dschat.runtime.launchers import adopt_launcher
 
 # How long other ranks wait before they report an error: the launcher polls every second, and
@@ -27,6 +28,7 @@ EXIT_OUTPUT_LOST = 120  # Python's own
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; a `UserError` becomes one message and exit code 1."""
     try:
+        log_printable()
         adopt_launcher()
         main()
         if "torch" in sys.modules and is_outermost(sys._getframe(1)):
@@ -44,6 +46,18 @@ def run_script(main: Callable[[], None]) -> None:
         # and a normal interpreter shutdown could wait for them instead.
         sys.stdout.flush()
         os._exit(1)
+
+
+class _PrintableRecord(logging.LogRecord):
+    """A line of a log, whichever library writes it, may quote data, names and answers."""
+
+    def getMessage(self) -> str:  # noqa: N802 (logging's own name)
+        return printable(super().getMessage())
+
+
+def log_printable() -> None:
+    """From now on every logger's messages are `printable`."""
+    logging.setLogRecordFactory(_PrintableRecord)
 
 
 def is_outermost(frame: FrameType | None) -> bool:

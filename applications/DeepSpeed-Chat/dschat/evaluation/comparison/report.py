@@ -6,9 +6,10 @@ import itertools
 import textwrap
 from collections.abc import Sequence
 
+from dschat.errors import printable
 from dschat.evaluation.comparison.figures import LETTERS, Figures, Measure
 from dschat.evaluation.comparison.pairing import Aligned
-from dschat.evaluation.judging.terminal import one_line, printable
+from dschat.evaluation.judging.terminal import one_line
 from dschat.evaluation.tables import text_table
 from dschat.runtime.statistics import Estimate
 

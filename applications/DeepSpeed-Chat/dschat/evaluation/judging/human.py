@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from dschat.errors import printable
 from dschat.evaluation.judging.instructions import Choice
 from dschat.evaluation.judging.pairs import Pair, first_shown, in_order, read_pairs, winner_of
 from dschat.evaluation.judging.records import Records, record_of
 from dschat.evaluation.judging.report import figures_of, report_text
-from dschat.evaluation.judging.terminal import END, printable, read_key, single_keys
+from dschat.evaluation.judging.terminal import END, read_key, single_keys
 from dschat.settings.judging import HumanConfig
 
 QUESTIONS = {

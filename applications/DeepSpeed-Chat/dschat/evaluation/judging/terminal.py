@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dschat.errors import printable
+
 END = ""
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could move the cursor or clear lines, and without
-    lone surrogates, which cannot be written."""
-    return "".join(
-        c
-        if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs")
-        else "\N{REPLACEMENT CHARACTER}"
-        for c in text.replace("\r\n", "\n")
-    )
 
 
 def one_line(text: str, width: int = 40) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dschat.errors import UserError
+from dschat.errors import UserError, printable
 from dschat.evaluation.drawing import drawing, save_picture, write_table
-from dschat.evaluation.judging.terminal import printable
 from dschat.evaluation.runs import curves, frontier_figure
 from dschat.evaluation.runs.frontier import Point, frontier, notes_on_ends
 from dschat.evaluation.runs.grouping import group_runs, notes_on
