@@ -150,3 +150,12 @@ def test_a_function_may_have_the_name_of_a_built_in_reward(file: str) -> None:
     assert not names_reward([f"{file}:math"], "math")
     assert scores(f"{file}:math") == ([3.0, 6.0], {})
     assert parse_rewards(["reward_model:0.5"]) == [RewardSpec("reward_model", 0.5)]
+
+
+def test_a_file_imports_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "my_neighbour_of_rewards.py").write_text("WORTH = 7.0")
+    path = tmp_path / "importing.py"
+    path.write_text(
+        "from my_neighbour_of_rewards import WORTH\ndef f(p, r, e):\n    return [WORTH] * len(p)\n"
+    )
+    assert scores(f"{path}:f")[0] == [7.0, 7.0]

@@ -49,3 +49,12 @@ def test_a_missing_column_and_another_form_are_named() -> None:
 def test_a_wrong_count_is_named_with_the_prompt() -> None:
     with pytest.raises(UserError, match="1 rewards for 2 responses.*prompt 'p'"):
         scored(lambda prompts, responses, examples: [0.0])
+
+
+def test_a_column_named_as_a_keyword_is_not_overwritten_in_silence() -> None:
+    def taking(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        raise AssertionError("called with another's column")
+
+    rows = [{"completions": "mine"}, {"completions": "mine"}]
+    with pytest.raises(UserError, match="taking .* a column of the name 'completions'"):
+        score_responses(as_reward(taking), ["p", "q"], ["a", "b"], rows)

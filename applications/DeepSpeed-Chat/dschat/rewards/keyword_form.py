@@ -53,8 +53,15 @@ def keywords_for(
     """The arguments of a call in TRL's form, those that the function takes.
 
     Raises:
-        UserError: it needs a column that no row has; names those that there are.
+        UserError: it needs a column that no row has; names those that there are. Or a column of
+            the data has the name of one of TRL's keywords.
     """
+    if own := OWN & set().union(*examples):
+        raise UserError(
+            f"The reward function {name} takes TRL's keywords, and the data have a column of the "
+            f"name {sorted(own)[0]!r}, which is one of them. Rename the column, or write the "
+            "function with (prompts, responses, examples)."
+        )
     talks = [e.get("conversation") for e in examples]
     chats = [
         isinstance(talk, list) and not (len(talk) == 1 and talk[0]["role"] == "verbatim")

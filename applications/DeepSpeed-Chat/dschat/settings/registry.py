@@ -124,6 +124,8 @@ DATA_SCHEMAS = Registry("data schema")
 def import_file(path: str, flag: str) -> Any:
     """Run a user's Python file as a module of its own; a file is run once in a process.
 
+    It can import the modules of its folder.
+
     Args:
         flag: names the file, for messages ("--plugin").
 
@@ -142,6 +144,8 @@ def import_file(path: str, flag: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(file.parent) not in sys.path:  # last: a neighbour takes no other module's place
+        sys.path.append(str(file.parent))
     try:
         spec.loader.exec_module(module)
     except UserError:
