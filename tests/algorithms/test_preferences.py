@@ -15,6 +15,7 @@ from dschat.algorithms.preferences import (
     mix_sequence_logprobs,
 )
 from scipy.optimize import brentq
+from scipy.special import lambertw
 from torch import Tensor
 
 END = 0
@@ -62,7 +63,8 @@ class World:
         w, l = torch.cartesian_prod(torch.arange(n), torch.arange(n)).unbind(1)
         keep = w != l
         w, l = w[keep], l[keep]
-        margins, _ = dpo_margins(policy[w], policy[l], reference[w], reference[l], gamma, kl)
+        pair = (reference[..., w], reference[..., l])
+        margins, _ = dpo_margins(policy[w], policy[l], *pair, gamma, kl)
         preferred = (self.reward[w] - self.reward[l]).sigmoid()
         return -(preferred * torch.nn.functional.logsigmoid(margins)).mean()
 
@@ -99,6 +101,8 @@ def optimum(world: World, weights: list[float], gamma: float, kl: str) -> Tensor
         return unnormalised / unnormalised.sum()
     mean = sum(weight * p for weight, p in zip(weights, rho, strict=True))
     assert isinstance(mean, Tensor)
+    if kl == "rkl_chi2":
+        return mixed_optimum(rho, weights, reward, gamma)
     top = float(reward.max())
 
     def excess(z: float) -> float:
@@ -108,11 +112,26 @@ def optimum(world: World, weights: list[float], gamma: float, kl: str) -> Tensor
     return gamma * mean / (z - reward)
 
 
+def mixed_optimum(rho: Tensor, weights: list[float], reward: Tensor, gamma: float) -> Tensor:
+    """pi with log(pi / g) + pi / h = (R - Z) / gamma: pi = h W((g / h) exp((R - Z) / gamma))."""
+    w = torch.tensor(weights, dtype=rho.dtype).unsqueeze(1)
+    g, h = (rho**w).prod(dim=0), 1 / (w / rho).sum(dim=0)
+
+    def policy(z: float) -> Tensor:
+        inside = (g / h * ((reward - z) / gamma).exp()).numpy()
+        return h * torch.from_numpy(lambertw(inside).real)
+
+    z = brentq(lambda z: float(policy(z).sum()) - 1, -100.0, 100.0, xtol=1e-15, rtol=1e-15)
+    return policy(z)
+
+
 CASES = [
     ("rkl", 3, [0.3, 0.7], 0.5),
     ("rkl", 4, [0.2, 0.5, 0.3], 1.0),
     ("fkl", 3, [0.3, 0.7], 1.0),
     ("fkl", 4, [0.2, 0.5, 0.3], 0.5),
+    ("rkl_chi2", 3, [0.3, 0.7], 1.0),
+    ("rkl_chi2", 4, [0.2, 0.5, 0.3], 0.5),
 ]
 
 
@@ -135,7 +154,7 @@ def test_dpo_finds_the_closed_form_optimum(
     assert 0.5 * float((found - other).abs().sum()) > 1e-3
 
 
-@pytest.mark.parametrize("kl", ["rkl", "fkl"])
+@pytest.mark.parametrize("kl", ["rkl", "fkl", "rkl_chi2"])
 def test_a_policy_with_a_table_per_prefix_finds_it_too(kl: str) -> None:
     weights, gamma = [0.25, 0.75], 1.0
     world = World(3, 2, seed=7)
@@ -146,7 +165,7 @@ def test_a_policy_with_a_table_per_prefix_finds_it_too(kl: str) -> None:
     torch.testing.assert_close(world.logprobs(table).exp(), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kl", ["rkl", "fkl"])
+@pytest.mark.parametrize("kl", ["rkl", "fkl", "rkl_chi2"])
 def test_the_optimum_is_the_objectives_own(kl: str) -> None:
     """The closed form itself is checked: ascending reward - penalty numerically leads to it."""
     weights, gamma = [0.25, 0.75], 0.5
@@ -156,8 +175,11 @@ def test_the_optimum_is_the_objectives_own(kl: str) -> None:
         log_pi = logits.log_softmax(dim=0)
         value = (log_pi.exp() * world.reward).sum()
         for weight, log_rho in zip(weights, world.references, strict=True):
-            p, q = (log_pi, log_rho) if kl == "rkl" else (log_rho, log_pi)
+            p, q = (log_rho, log_pi) if kl == "fkl" else (log_pi, log_rho)
             value = value - gamma * weight * (p.exp() * (p - q)).sum()
+            if kl == "rkl_chi2":
+                squares = ((log_pi - log_rho).exp() - 1) ** 2
+                value = value - gamma * weight * (log_rho.exp() * squares).sum() / 2
         return -value
 
     # From the closed form of another gamma: far from the answer, and not at it.
@@ -174,13 +196,13 @@ def test_the_mixtures_are_those_of_probabilities() -> None:
     assert arithmetic.tolist() == pytest.approx([0.275, 0.325])
 
 
-@pytest.mark.parametrize("kl", ["rkl", "fkl"])
+@pytest.mark.parametrize("kl", ["rkl", "fkl", "rkl_chi2"])
 def test_long_texts_and_weight_zero(kl: str) -> None:
     long = torch.tensor([[-5000.0, -6000.0], [-torch.inf, -1.0]])
     mixed = mix_sequence_logprobs(long, [1.0, 0.0], kl)
-    assert torch.equal(mixed, long[0])
+    assert torch.equal(mixed, long[0].expand_as(mixed))
     both = mix_sequence_logprobs(torch.tensor([[-5000.0], [-5000.0]]), [0.5, 0.5], kl)
-    assert both.item() == pytest.approx(-5000.0, abs=1e-3)
+    assert both.flatten().tolist() == pytest.approx([-5000.0] * both.numel(), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +257,22 @@ def test_rkl_margins_by_hand_and_unguarded() -> None:
     assert share.item() == 0.0
     margins, _ = dpo_margins(t([-10.0]), t([-11.0]), t([-12.0]), t([-9.0]), 0.5, "fkl")
     assert margins.item() == pytest.approx(0.5 * (math.exp(2.0) - math.exp(-2.0)), rel=1e-6)
+
+
+def test_the_mixed_link_is_chi_pos() -> None:
+    """beta [phi(z_w) - phi(z_l)], phi(z) = z + log z, z = pi / rho; guarded if z is huge."""
+    policy = (
+        torch.tensor([-10.0, -10.0], dtype=torch.float64),
+        torch.tensor([-11.5, -700.0]).double(),
+    )
+    rho = torch.tensor([[-12.0, -900.0]]).double(), torch.tensor([[-9.0, -20.0]]).double()
+    mixed = [mix_sequence_logprobs(x, [1.0], "rkl_chi2") for x in rho]
+    chosen = policy[0].clone().requires_grad_()
+    margins, share = dpo_margins(chosen, policy[1], *mixed, 0.5, "rkl_chi2")
+    by_hand = 0.5 * (math.exp(2.0) + 2.0 - math.exp(-2.5) + 2.5)
+    assert float(margins[0].detach()) == pytest.approx(by_hand, rel=1e-12)
+    assert share.item() == 0.25
+    margins.sum().backward()
+    assert chosen.grad is not None
+    slopes = [0.5 * (1 + math.exp(2.0)), 0.5 * (1 + math.exp(10.0))]
+    assert chosen.grad.tolist() == pytest.approx(slopes, rel=1e-12)

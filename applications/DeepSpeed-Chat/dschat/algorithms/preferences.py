@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-KL_TYPES = ("rkl", "fkl")
+KL_TYPES = ("rkl", "fkl", "rkl_chi2")
 
-# Above this log(reference / policy) the ratio goes on as a straight line. At the optimum the ratio
-# is (Z - R) / gamma: e^10 = 22,026 is beyond any range of rewards over gamma that is meant.
+# Above this log(reference / policy), for rkl_chi2 log(policy / reference), the ratio goes on as a
+# straight line. At the optimum the ratio is (Z - R) / gamma, for rkl_chi2 below (R - Z) / gamma:
+# e^10 = 22,026 is beyond any range of rewards over gamma that is meant.
 MAX_LOG_RATIO = 10.0
 
 
@@ -25,15 +26,16 @@ def mix_sequence_logprobs(logprobs: Tensor, weights: Sequence[float], kl_type: s
 
     "rkl": the geometric mean, sum_k w_k log rho_k(y), without its normaliser: that is a constant of
     the prompt, which a difference of two responses to it does not contain. "fkl": the arithmetic
-    mean, log sum_k w_k rho_k(y).
+    mean, log sum_k w_k rho_k(y). "rkl_chi2": the geometric mean and the harmonic one,
+    -log sum_k w_k / rho_k(y): each term of the penalty has its own mixture.
 
     Args:
         logprobs: [K, B] log rho_k(y), summed over the response's tokens.
         weights: K numbers from 0 with sum 1. What has weight 0 does not count, even at -inf.
-        kl_type: "rkl" or "fkl".
+        kl_type: "rkl", "fkl" or "rkl_chi2".
 
     Returns:
-        [B].
+        [B]; rkl_chi2: [2, B], both mixtures.
 
     Raises:
         ValueError: another number of weights than references, weights that are no distribution,
@@ -53,9 +55,12 @@ def mix_sequence_logprobs(logprobs: Tensor, weights: Sequence[float], kl_type: s
         [weights[k] for k in used], dtype=logprobs.dtype, device=logprobs.device
     ).unsqueeze(1)
     logprobs = logprobs[used]
+    if kl_type == "fkl":
+        return (w.log() + logprobs).logsumexp(dim=0)
+    geometric = (w * logprobs).sum(dim=0)
     if kl_type == "rkl":
-        return (w * logprobs).sum(dim=0)
-    return (w.log() + logprobs).logsumexp(dim=0)
+        return geometric
+    return torch.stack([geometric, -(w.log() - logprobs).logsumexp(dim=0)])
 
 
 def guarded_exp(x: Tensor, limit: float = MAX_LOG_RATIO) -> Tensor:
@@ -83,12 +88,17 @@ def implicit_rewards(
     pi = gamma rhobar / (Z - R) (FKL, rhobar the arithmetic mean), Z in each a constant of the
     prompt (Aminian et al., arXiv 2502.01203):
     RKL: gamma (log pi - log rho). FKL: -gamma rhobar / pi.
+    RKL_CHI2: gamma (log pi - log rho + pi / rho_h), rho_h the harmonic mean: chi-PO's mixed link
+    (Huang et al., arXiv 2407.13399), the first variation of sum_k w_k [KL(pi || rho_k) +
+    chi2(pi || rho_k)], chi2 = E_rho[(pi / rho - 1)^2] / 2. The paper also clips the margin to twice
+    the largest reward, where its gradient is 0; that is left out here.
 
     Args:
-        policy: [B] log pi(y). reference: [B] from `mix_sequence_logprobs` of the same kl_type.
+        policy: [B] log pi(y). reference: from `mix_sequence_logprobs` of the same kl_type, [B], or
+            [2, B] for rkl_chi2.
         gamma: strength of the penalty, above 0.
-        kl_type: "rkl" or "fkl".
-        max_log_ratio: limit of `guarded_exp` (FKL).
+        kl_type: "rkl", "fkl" or "rkl_chi2".
+        max_log_ratio: limit of `guarded_exp` (fkl, rkl_chi2).
 
     Returns:
         rewards [B], and [B] bool: where the guard acts (never for RKL).
@@ -96,11 +106,16 @@ def implicit_rewards(
     _check_kl_type(kl_type)
     if not gamma > 0:
         raise ValueError(f"given gamma {gamma}, expected a number above 0")
-    if policy.shape != reference.shape:
+    expected = (2, *policy.shape) if kl_type == "rkl_chi2" else tuple(policy.shape)
+    if tuple(reference.shape) != expected:
         raise ValueError(
             f"given log-probabilities of shapes {tuple(policy.shape)} (policy) and "
-            f"{tuple(reference.shape)} (reference), expected the same"
+            f"{tuple(reference.shape)} (reference), expected {expected} for the reference"
         )
+    if kl_type == "rkl_chi2":
+        log_ratio = policy - reference[1]
+        link = policy - reference[0] + guarded_exp(log_ratio, max_log_ratio)
+        return gamma * link, log_ratio > max_log_ratio
     log_ratio = reference - policy
     if kl_type == "rkl":
         return -gamma * log_ratio, torch.zeros_like(log_ratio, dtype=torch.bool)
@@ -120,11 +135,11 @@ def dpo_margins(
 
     RKL: gamma [(log pi - log rho)(y_w) - (log pi - log rho)(y_l)], which with one reference is DPO
     (Rafailov et al., 2023) with beta = gamma. FKL: gamma [rhobar(y_l) / pi(y_l) -
-    rhobar(y_w) / pi(y_w)].
+    rhobar(y_w) / pi(y_w)]. RKL_CHI2: chi-PO, see `implicit_rewards`.
 
     Args:
         policy_chosen, policy_rejected: [B] log pi(y_w) and log pi(y_l), differentiable.
-        reference_chosen, reference_rejected: [B] of the references' mixture.
+        reference_chosen, reference_rejected: of the references' mixture, [B], or [2, B].
         gamma, kl_type, max_log_ratio: see `implicit_rewards`.
 
     Returns:

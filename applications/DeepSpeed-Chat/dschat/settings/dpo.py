@@ -33,7 +33,7 @@ REPLACED_DPO_FLAGS: dict[str, str] = {
     "evaluation_strategy": "evaluate every N steps with --eval_steps N",
     "save_strategy": "save every N steps with --save_steps N",
     "dtype": "give --bf16 or --fp16, or neither for float32",
-    "loss_type": "the loss is decided by --kl_type rkl or fkl",
+    "loss_type": "the loss is decided by --kl_type rkl, fkl or rkl_chi2 (chi-PO)",
 }
 
 
@@ -44,8 +44,9 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     kl_type: str = flag(
         "rkl",
         "Divergence from the references: rkl, sum_k w_k KL(policy || ref_k), or fkl, "
-        "sum_k w_k KL(ref_k || policy).",
-        choices=KL_TYPES,
+        "sum_k w_k KL(ref_k || policy); rkl_chi2 adds the chi-squared divergence to rkl (chi-PO's "
+        "mixed link).",
+        choices=[*KL_TYPES, "rkl_chi2"],
         group=REFERENCES,
     )
     gamma: float = flag(
@@ -53,8 +54,8 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     )
     max_log_ratio: float = flag(
         10.0,
-        "fkl: above this log of reference / policy the ratio continues linearly, so that it cannot "
-        "overflow.",
+        "fkl: above this log of reference / policy, rkl_chi2: of policy / reference, the ratio "
+        "continues linearly, so that it cannot overflow.",
     )
     model: str | None = flag(
         None, "The policy to start from; unset: ref_a, or the first of --refs.", group="Model"
@@ -203,7 +204,7 @@ class DirectPreferenceConfig(ReferenceFlags, TrainingFlags):
     def _refuse_idle_flags(self) -> None:
         """Refuse flags that do nothing without another one."""
         for names, used, where in (
-            (["max_log_ratio"], self.kl_type == "fkl", "--kl_type fkl"),
+            (["max_log_ratio"], self.kl_type != "rkl", "--kl_type fkl or rkl_chi2"),
             (["lora_module_name", "save_adapter"], self.lora_dim > 0, "--lora_dim"),
             (["num_samples", "max_new_tokens", "temperature"], bool(self.rm_name), "--rm_name"),
         ):

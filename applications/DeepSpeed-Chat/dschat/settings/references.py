@@ -47,7 +47,7 @@ def reference_weights(config: ReferenceFlags, kl_type: str) -> list[tuple[str, f
     """The references in order, each with its weight; the weights have sum 1.
 
     Args:
-        kl_type: rkl or fkl: whether alpha or beta is the weight of ref_a.
+        kl_type: beta is the weight of ref_a for fkl, else alpha.
 
     Raises:
         UserError: neither or both ways to name references, a reference without its partner, or
@@ -78,7 +78,7 @@ def reference_weights(config: ReferenceFlags, kl_type: str) -> list[tuple[str, f
             0.0 <= value <= 1.0,
             f"{config.flag(name)} {value}: expected the weight of ref_a, in [0, 1].",
         )
-    weight = config.alpha if kl_type == "rkl" else config.beta
+    weight = config.beta if kl_type == "fkl" else config.alpha
     return [(config.ref_a, weight), (config.ref_b, 1.0 - weight)]
 
 

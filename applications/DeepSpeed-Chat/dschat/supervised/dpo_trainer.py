@@ -24,7 +24,7 @@ class PairObjective:
 
     Attributes:
         weights: of the K references.
-        kl_type: "rkl" or "fkl". gamma: strength of the penalty.
+        kl_type: "rkl", "fkl" or "rkl_chi2". gamma: strength of the penalty.
         max_log_ratio: see `dschat.algorithms.preferences.guarded_exp`.
     """
 
@@ -51,7 +51,7 @@ class PairObjective:
             reference_logps = reference_logps.unflatten(1, (2, -1))[..., :pairs].flatten(1)
         mixed = mix_sequence_logprobs(reference_logps, self.weights, self.kl_type)
         chosen, rejected = logps.chunk(2)
-        better, worse = mixed.chunk(2)
+        better, worse = mixed.chunk(2, dim=-1)
         options = (self.gamma, self.kl_type, self.max_log_ratio)
         margins, guarded = dpo_margins(chosen, rejected, better, worse, *options)
         with torch.no_grad():
