@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 KEY = "sk-test-0123456789abcdefSECRET"
-SHOWN = re.compile(r"<(?:summary|reply)_([ab])>\n(.*?)\n</", re.DOTALL)
+SHOWN = re.compile(
+    r"<(?:summary|reply)_([ab])(-[0-9a-f]{32})>\n(.*?)\n</(?:summary|reply)_\1\2>", re.DOTALL
+)
 
 
 @dataclass
@@ -47,7 +49,8 @@ def error(status: int, message: str, code: str | None = None) -> Reply:
 
 def shown(body: dict[str, Any]) -> tuple[str, str]:
     """The two responses of a question, in the order in which they are shown."""
-    found = dict(SHOWN.findall(body["messages"][1]["content"]))
+    content = body["messages"][1]["content"]
+    found = {letter: text for letter, _, text in SHOWN.findall(content)}
     return found["a"], found["b"]
 
 

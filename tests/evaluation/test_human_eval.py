@@ -68,9 +68,9 @@ def test_choices_are_of_models_and_nothing_tells_them_apart(
     for i, screen in enumerate(before):
         for text in (
             f" {i + 1} of 8 ",
-            f"POST\nSubreddit: r/AskReddit\nPost number {i}.\nTL;DR:",
-            f"{rows[i]['A response'].strip()}\n",
-            f"{rows[i]['B response'].strip()}\n",
+            f"| POST\n| Subreddit: r/AskReddit\n| Post number {i}.\n| TL;DR:",
+            f"| {rows[i]['A response'].strip()}\n",
+            f"| {rows[i]['B response'].strip()}\n",
             "Which is the better summary?",
             "[1, 2, t: neither, c: comment, u: undo the last one, q: stop]",
             *("Prompt", "Response 1", "Response 2"),
@@ -209,7 +209,7 @@ def test_an_empty_response_is_shown_as_such(
 
     def act(person: Person) -> None:
         screen = person.read_until(READY)
-        assert sorted(dict(RESPONSE.findall(screen)).values()) == ["(empty)", "good one 0"]
+        assert sorted(dict(RESPONSE.findall(screen)).values()) == ["(empty)", "| good one 0"]
         person.press("1" if "(empty)" in dict(RESPONSE.findall(screen))["2"] else "2")
         person.read_until("Written")
 

@@ -76,8 +76,14 @@ def _show(pair: Pair, first: str, number: int, total: int) -> None:
     parts += [(f"Response {i}", r) for i, r in enumerate(in_order(pair, first), start=1)]
     print(f"\n{f' {number} of {total} ':=^{WIDTH}}")
     for title, text in parts:
-        print(f"{f' {title} ':-^{WIDTH}}\n{printable(text.strip()) or '(empty)'}")
+        print(f"{f' {title} ':-^{WIDTH}}\n{_framed(text)}")
     print("-" * WIDTH)
+
+
+def _framed(text: str) -> str:
+    """The text with a bar before every line: one that draws a frame of its own stays inside."""
+    shown = printable(text).strip()
+    return "\n".join(f"| {line}" for line in shown.split("\n")) if shown else "(empty)"
 
 
 def _ask(question: str, can_undo: bool) -> tuple[str, str]:
