@@ -134,3 +134,8 @@ score_responses(Rewards(settings).combined(), ["a?"], ["yes"], [{{}}])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert f"error: The reward function {name} did not return within 0.5 seconds" in done.stderr
     assert "the first to the prompt 'a?'" in done.stderr
+
+
+def test_a_rank_without_responses_is_not_timed() -> None:
+    reward = TimedReward(as_reward(lambda prompts, *_: [1.0] * len(prompts), "none"), 0.2)
+    assert score_responses(reward, [], [], [])[0] == []

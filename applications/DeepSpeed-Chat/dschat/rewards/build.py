@@ -99,7 +99,7 @@ class TimedReward(RewardFunction):
         Raises:
             UserError: it took too long; names it, the seconds, and the first prompt.
         """
-        if self.collective:
+        if self.collective or not prompts:
             return awaited(self.reward.explained(prompts, responses, examples))
         message = (
             f"The reward function {self.name} did not return within {self.seconds:g} seconds "
