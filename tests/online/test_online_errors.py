@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dschat.errors import UserError
 from dschat.runtime.faults import BadStepError
 from dschat.settings.online_scripts import PPO, WPR
 from launch import TRAINING, run_script
 from online_fixtures import make_trainer, score
+from safetensors.torch import save_file
 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"actor_model_name_or_path": "./nowhere"}, "no such folder.*nowhere|nowhere.*no such folder"),
@@ -199,3 +201,21 @@ def test_an_error_ends_a_script_with_one_message_and_code_1(settings: Any, tmp_p
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "--critic_model_name_or_path" in result.stderr
+
+
+def test_a_resumed_run_refuses_another_table_of_embeddings(settings: Any, tmp_path: Path) -> None:
+    table = tmp_path / "table.safetensors"
+    save_file({"table": torch.randn(200, 4)}, table)
+    flags = {"regularizer": "smoothed_kl", "embedding": str(table)}
+    flags |= {"enable_test_mode": True, "test_stop_step": 2, "checkpoint_steps": 1}
+    trainer = make_trainer(settings(**flags))
+    with trainer.report.log:
+        trainer.train()
+    newest = max((tmp_path / "out").glob("resumable-*"))
+    make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))
+    save_file({"table": torch.randn(200, 4)}, table)
+    with pytest.raises(UserError, match="checksum of the embedding [0-9a-f]{64} -> [0-9a-f]{64}"):
+        make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))
+    table.unlink()
+    with pytest.raises(UserError, match="--embedding .* cannot be read"):
+        make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))

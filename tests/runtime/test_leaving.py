@@ -120,6 +120,60 @@ def test_output_that_nobody_takes(kind: str) -> None:
     assert found == dict.fromkeys(found, 0 if kind == "none" else 120)
 
 
+MUCH = """
+def main():
+    for i in range(10000):
+        print(i)
+end(main)
+"""
+HELP = """
+import argparse
+def main():
+    argparse.ArgumentParser().parse_args(["--help"])
+end(main)
+"""
+OTHER = """
+def main():
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.write(writer, b"to a process that has ended")
+end(main)
+"""
+INSPECT = """
+import runpy
+sys.argv[1:] = ["--help"]
+runpy.run_module("dschat.regularization.inspect_metric", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "program", [OUTPUT, MUCH, HELP, INSPECT], ids=["little", "much", "help", "inspect_metric"]
+)
+def test_a_reader_that_has_seen_enough_is_no_error(program: str, unbuffered: str) -> None:
+    """As in `script.py | head`: no traceback, and no "Exception ignored" of Python's end."""
+    reader, stdout = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + program, "script"],
+        env=environment(PYTHONUNBUFFERED=unbuffered),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(stdout)
+    # argparse itself ignores that its help cannot be written.
+    code = 0 if unbuffered and program in (HELP, INSPECT) else 120
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_another_pipe_that_breaks_is_an_error() -> None:
+    code, _, err = run(OTHER, "script")
+    assert code == 1
+    assert err.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
 SCRIPT = """
 import atexit, os, sys, types
 from dschat.runtime.script import run_script

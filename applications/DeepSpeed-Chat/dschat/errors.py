@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
 import unicodedata
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 MAX_DEPTH = 64
 """Lists and objects inside each other in what is read from a user's files. Python's own limit
@@ -14,12 +19,64 @@ DIRECTION_MARKS = frozenset(
 )
 
 
+EXIT_OUTPUT_LOST = 120
+"""Python's own exit code where output cannot be written."""
+
+
 class UserError(Exception):
     """Something the user gave cannot be used.
 
     The message says what was given, what was expected and what to do. Scripts print it without a
     traceback and exit with code 1 (see `dschat.runtime.script.run_script`).
     """
+
+
+@contextmanager
+def closed_pipe_ends_quietly() -> Iterator[None]:
+    """End without a traceback where nobody reads the output any more, as in `script.py | head`.
+
+    Output is flushed at the end, also after `--help`. Other pipes that break, such as one to a
+    process of the script's own, remain errors.
+
+    Raises:
+        SystemExit: with code 120; standard output or error is a pipe that its reader has closed.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:
+            _flush()
+            raise
+        _flush()
+    except BrokenPipeError:
+        lost = [s for s in (sys.stdout, sys.stderr) if s is not None and _is_closed_pipe(s)]
+        if not lost:
+            raise
+        for stream in lost:  # what is still in its buffer would fail again at Python's end
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        raise SystemExit(EXIT_OUTPUT_LOST) from None
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # a full disk: Python tells of it at its end
+            pass
+
+
+def _is_closed_pipe(stream: TextIO) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return bool(poll.poll(0))  # errors only: the reading end is closed
+    except (OSError, ValueError):  # no file behind it
+        return False
 
 
 def printable(text: str) -> str:

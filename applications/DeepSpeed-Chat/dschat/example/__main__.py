@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dschat.errors import UserError
+from dschat.errors import UserError, closed_pipe_ends_quietly
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,4 +45,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with closed_pipe_ends_quietly():
+        sys.exit(main())

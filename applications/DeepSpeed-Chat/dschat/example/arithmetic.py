@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from dschat.errors import UserError
+from dschat.errors import UserError, closed_pipe_ends_quietly
 from dschat.example.arithmetic_problems import (
     OPERATIONS,
     Operation,
@@ -140,4 +140,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with closed_pipe_ends_quietly():
+        sys.exit(main())

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dschat.errors import UserError
+from dschat.errors import UserError, closed_pipe_ends_quietly
 from dschat.runtime.files import write_jsonl
 
 INSTRUCTION = 'Write one sentence that contains the word "{word}".'
@@ -115,4 +115,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with closed_pipe_ends_quietly():
+        sys.exit(main())

@@ -13,6 +13,7 @@ from dschat.online.pretraining_mix import PretrainingMix
 from dschat.regularization import PolicyRegularizer
 from dschat.runtime import distributed
 from dschat.runtime.deepspeed_config import read_overrides
+from dschat.scoring.token_table import file_checksum
 from dschat.settings.command_line import require
 from dschat.settings.online import OnlineConfig
 
@@ -62,9 +63,13 @@ def optimizer_steps(config: OnlineConfig, n_prompts: int) -> int:
 
 
 def data_facts(
-    prompts: list[PromptExample], mix: PretrainingMix | None, deepspeed_config: str | None
+    prompts: list[PromptExample], mix: PretrainingMix | None, config: OnlineConfig
 ) -> dict[str, Any]:
-    """What a resumed run must share beside the settings: its data and DeepSpeed's own file."""
+    """What a resumed run must share beside the settings: its data and the files these name.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
     crc = 0
     for prompt in prompts:
         crc = zlib.crc32(np.asarray(prompt.ids, dtype=np.int64).tobytes(), crc)
@@ -72,7 +77,8 @@ def data_facts(
         "prompts": len(prompts),
         "checksum_of_the_prompts": crc,
         "checksum_of_the_text": None if mix is None else zlib.crc32(mix.blocks.tobytes()),
-        "contents_of_the_deepspeed_config": read_overrides(deepspeed_config),
+        "contents_of_the_deepspeed_config": read_overrides(config.deepspeed_config),
+        "checksum_of_the_embedding": file_checksum(config.penalty),
     }
 
 

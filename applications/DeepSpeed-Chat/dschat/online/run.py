@@ -133,7 +133,7 @@ def build_trainer(
     steps = optimizer_steps(config, len(prompts))
     iterations = config.planned_iterations(len(prompts), prompts_per_iteration(config))
     mix = load_mix(config, tokenizer, iterations)
-    run.check_data(**data_facts(prompts, mix, config.deepspeed_config))
+    run.check_data(**data_facts(prompts, mix, config))
 
     # 2. models and penalty
     models = load_models(config, tokenizer, dtype, device, rewards, prompts)

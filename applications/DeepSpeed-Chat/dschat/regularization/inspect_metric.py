@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from dschat.errors import closed_pipe_ends_quietly
 from dschat.regularization.ground.inspection import (
     Contrast,
     contrast_of,
@@ -169,4 +170,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closed_pipe_ends_quietly():
+        main()

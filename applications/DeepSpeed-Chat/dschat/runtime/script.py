@@ -15,22 +15,30 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from dschat.errors import UserError, one_line, printable
+from dschat.errors import (
+    EXIT_OUTPUT_LOST,
+    UserError,
+    closed_pipe_ends_quietly,
+    one_line,
+    printable,
+)
 from dschat.runtime.launchers import adopt_launcher
 
 # How long other ranks wait before they report an error: the launcher polls every second, and
 # rank 0 may be some seconds behind while starting up.
 SECONDS_FOR_RANK_0 = 10.0
 
-EXIT_OUTPUT_LOST = 120  # Python's own
-
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main function; a `UserError` becomes one message and exit code 1."""
+    """Run a script's main function; a `UserError` becomes one message and exit code 1.
+
+    Output that nobody reads any more (`| head`) ends it without a traceback, with code 120.
+    """
     try:
         log_printable()
         adopt_launcher()
-        main()
+        with closed_pipe_ends_quietly():
+            main()
         if "torch" in sys.modules and is_outermost(sys._getframe(1)):
             leave()
     except UserError as error:

@@ -9,9 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.nn.functional import pad
 
+from dschat.data.tables import sha256_of
 from dschat.errors import UserError
 from dschat.models.output_layer import tokens_of
 from dschat.regularization.ground.permutation import permuted
+from dschat.settings.flags import Settings
 from dschat.settings.regularizers.ground import TABLES, GroundSettings
 
 
@@ -44,6 +46,21 @@ def token_table(
         noise = torch.randn(table.shape, generator=generator).to(table)
         table = (1 - share) * table + share * noise
     return table
+
+
+def file_checksum(settings: Settings) -> str | None:
+    """SHA-256 of the table's file; None where the penalty takes its table from the model.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if not isinstance(settings, GroundSettings) or settings.embedding in TABLES:
+        return None
+    try:
+        return sha256_of(Path(settings.embedding).expanduser())
+    except OSError as error:
+        given = f"{settings.flag('embedding')} {settings.embedding}"
+        raise UserError(f"{given} cannot be read: {error}") from error
 
 
 def _from_file(settings: GroundSettings, tokens: int, rows: int) -> torch.Tensor:
