@@ -117,7 +117,7 @@ def test_data(flags: dict[str, Any], tmp_path: Path) -> None:
     broken.mkdir()
     tests = json.dumps({"inputs": ["1"], "outputs": ["1", "2"]})
     write(broken, [{**program_rows()[0], "input_output": tests}])
-    refused(flags, "no problem can be used: .*1 inputs and 2 outputs", dataset=broken)
+    refused(flags, "no usable row .*\n.*1 x unequal numbers of inputs and outputs", dataset=broken)
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
