@@ -205,7 +205,8 @@ def test_an_error_ends_a_script_with_one_message_and_code_1(settings: Any, tmp_p
 
 def test_a_resumed_run_refuses_another_table_of_embeddings(settings: Any, tmp_path: Path) -> None:
     table = tmp_path / "table.safetensors"
-    save_file({"table": torch.randn(200, 4)}, table)
+    embeddings = torch.randn(200, 4)
+    save_file({"table": embeddings}, table)
     flags = {"regularizer": "smoothed_kl", "embedding": str(table)}
     flags |= {"enable_test_mode": True, "test_stop_step": 2, "checkpoint_steps": 1}
     trainer = make_trainer(settings(**flags))
@@ -213,7 +214,8 @@ def test_a_resumed_run_refuses_another_table_of_embeddings(settings: Any, tmp_pa
         trainer.train()
     newest = max((tmp_path / "out").glob("resumable-*"))
     make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))
-    save_file({"table": torch.randn(200, 4)}, table)
+    # Not drawn anew: a resumed run's random state could draw the same table again.
+    save_file({"table": 2 * embeddings}, table)
     with pytest.raises(UserError, match="checksum of the embedding [0-9a-f]{64} -> [0-9a-f]{64}"):
         make_trainer(settings(**flags, resume_from_checkpoint=str(newest)))
     table.unlink()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dschat.regularization
 
-TOOLS = {"matplotlib", "safetensors", "transformers"}
+TOOLS = {"dschat.errors", "matplotlib", "safetensors", "transformers"}
 ALLOWED = {"torch", "numpy", *sys.stdlib_module_names}
 
 
